@@ -1,0 +1,1 @@
+//! RingMQ's benches: Criterion on the leaves, and the load tool.

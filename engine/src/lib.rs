@@ -1,0 +1,1 @@
+//! RingMQ's storage: bytes, offsets, logs, the ring. No network protocol, no async.

@@ -1,0 +1,1 @@
+//! RingMQ's NameServer: a route table and a door.

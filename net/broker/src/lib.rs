@@ -1,0 +1,1 @@
+//! RingMQ's broker.

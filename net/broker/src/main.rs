@@ -1,0 +1,2 @@
+//! The binary `ringmq`.
+fn main() {}

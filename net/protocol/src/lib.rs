@@ -1,0 +1,1 @@
+//! RocketMQ's words: pure bytes to values and back. No I/O.

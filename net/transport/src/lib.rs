@@ -1,0 +1,1 @@
+//! Framed TCP on tokio-uring, for everything that is not the hot path.
