@@ -1,0 +1,227 @@
+//! The named text values of a command header ("ext fields").
+
+use std::fmt;
+
+/// Most fields that a received header may carry. 256: the largest stock header has 14 and a
+/// client's hooks add a handful.
+pub const FIELDS_MAX: usize = 256;
+/// What an emptied `Fields` keeps for the next message. 64 KiB holds the longest properties, so
+/// that only an oversized header gives memory back, and so that none is kept for ever.
+const TEXT_BYTES_KEPT: usize = 64 * 1024;
+
+/// Names and values, all in one text, so that refilling them allocates nothing in steady state.
+#[derive(Clone, Debug, Default)]
+pub struct Fields {
+    text: String,
+    spans: Vec<Span>,
+}
+
+/// A name at `at`, its value right behind it.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    at: u32,
+    name_bytes: u32,
+    value_bytes: u32,
+}
+
+impl Fields {
+    /// The value of `name`; the last one if it was given twice, as in a Java map.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let span = self
+            .spans
+            .iter()
+            .rev()
+            .find(|span| self.name(span) == name)?;
+        Some(self.value(span))
+    }
+
+    /// Names and values in the order they came.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.spans
+            .iter()
+            .map(|span| (self.name(span), self.value(span)))
+    }
+
+    /// How many fields there are.
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// Forgets all fields and keeps the memory, up to a bound.
+    pub fn clear(&mut self) {
+        self.spans.clear();
+        self.text.clear();
+        if self.text.capacity() > TEXT_BYTES_KEPT {
+            self.text.shrink_to(TEXT_BYTES_KEPT);
+        }
+    }
+
+    /// Adds a field.
+    pub fn push(&mut self, name: &str, value: &str) {
+        let at = self.text.len();
+        self.text.push_str(name);
+        self.text.push_str(value);
+        self.close(at, name.len());
+    }
+
+    /// Adds a field with a decimal value, without the detour through `fmt`.
+    pub fn push_int(&mut self, name: &str, value: impl Into<i64>) {
+        let at = self.text.len();
+        self.text.push_str(name);
+        self.text.push_str(Decimal::of(value.into()).as_str());
+        self.close(at, name.len());
+    }
+
+    /// Adds a field with `true` or `false`, as Java prints them.
+    pub fn push_bool(&mut self, name: &str, value: bool) {
+        self.push(name, if value { "true" } else { "false" });
+    }
+
+    /// Adds a field with any printable value.
+    pub fn push_display(&mut self, name: &str, value: impl fmt::Display) {
+        use fmt::Write;
+        let at = self.text.len();
+        self.text.push_str(name);
+        write!(self.text, "{value}").expect("writing into memory cannot fail");
+        self.close(at, name.len());
+    }
+
+    /// Where decoders write a name and then its value. They `close` the field, or `cut` the text
+    /// back.
+    pub(crate) fn text(&mut self) -> &mut String {
+        &mut self.text
+    }
+
+    /// Takes back what was written into the text behind `at` and not closed.
+    pub(crate) fn cut(&mut self, at: usize) {
+        self.text.truncate(at);
+    }
+
+    /// Makes a field of the text behind `at`: its name first, everything else is its value.
+    pub(crate) fn close(&mut self, at: usize, name_bytes: usize) {
+        let value_bytes = self.text.len() - at - name_bytes;
+        let narrow = |bytes| u32::try_from(bytes).expect("a header's text is far below 4 GiB");
+        self.spans.push(Span {
+            at: narrow(at),
+            name_bytes: narrow(name_bytes),
+            value_bytes: narrow(value_bytes),
+        });
+    }
+
+    /// Capacities of text and spans: tests see that they stay.
+    #[cfg(test)]
+    pub(crate) fn capacities(&self) -> (usize, usize) {
+        (self.text.capacity(), self.spans.capacity())
+    }
+
+    #[inline]
+    fn name(&self, span: &Span) -> &str {
+        let at = span.at as usize;
+        &self.text[at..at + span.name_bytes as usize]
+    }
+
+    #[inline]
+    fn value(&self, span: &Span) -> &str {
+        let at = span.at as usize + span.name_bytes as usize;
+        &self.text[at..at + span.value_bytes as usize]
+    }
+}
+
+/// Equal when both print the same fields in the same order.
+impl PartialEq for Fields {
+    fn eq(&self, other: &Fields) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl<'a> Extend<(&'a str, &'a str)> for Fields {
+    fn extend<T: IntoIterator<Item = (&'a str, &'a str)>>(&mut self, fields: T) {
+        for (name, value) in fields {
+            self.push(name, value);
+        }
+    }
+}
+
+/// An integer's decimal digits, on the stack.
+pub(crate) struct Decimal {
+    digits: [u8; 20],
+    from: usize,
+}
+
+impl Decimal {
+    pub(crate) fn of(value: i64) -> Decimal {
+        let mut digits = [0; 20];
+        let mut from = digits.len();
+        let mut rest = value.unsigned_abs();
+        loop {
+            from -= 1;
+            digits[from] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        if value < 0 {
+            from -= 1;
+            digits[from] = b'-';
+        }
+        Decimal { digits, from }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.digits[self.from..]
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).expect("digits are ASCII")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_come_back_and_the_last_one_wins() {
+        let mut fields = Fields::default();
+        fields.push("topic", "T");
+        fields.push_int("queueId", -3);
+        fields.push_int("offset", i64::MIN);
+        fields.push_int("max", i64::MAX);
+        fields.push_bool("lo", true);
+        fields.push_display("tps", 1.5);
+        fields.push("topic", "");
+        let seen: Vec<_> = fields.iter().collect();
+        assert_eq!(
+            seen,
+            [
+                ("topic", "T"),
+                ("queueId", "-3"),
+                ("offset", "-9223372036854775808"),
+                ("max", "9223372036854775807"),
+                ("lo", "true"),
+                ("tps", "1.5"),
+                ("topic", ""),
+            ]
+        );
+        assert_eq!((fields.get("topic"), fields.get("top")), (Some(""), None));
+        assert_eq!(fields.len(), 7);
+        fields.clear();
+        assert!(fields.is_empty());
+        fields.push_int("zero", 0);
+        assert_eq!(fields.get("zero"), Some("0"));
+    }
+
+    #[test]
+    fn an_oversized_header_keeps_no_memory() {
+        let mut fields = Fields::default();
+        fields.push("p", &"x".repeat(500_000));
+        fields.clear();
+        assert!(fields.capacities().0 <= TEXT_BYTES_KEPT);
+    }
+}
