@@ -1,1 +1,3 @@
 //! RingMQ's storage: bytes, offsets, logs, the ring. No network protocol, no async.
+
+pub mod buffer;

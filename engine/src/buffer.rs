@@ -1,0 +1,482 @@
+//! Block-aligned memory: what `O_DIRECT` demands, handed out so that safe code can fill it once and
+//! share it many times. A [`Region`] is one mapping cut into chunks of one size; a [`Chunk`] is the
+//! only writer of what has not been shared yet; what it has shared is immutable [`Bytes`].
+//!
+//! Why this is sound, for all of the file: a chunk's memory belongs to one [`Lease`]. Of its range,
+//! the front `[0, start)` is shared and never written again, and the rest `[start, capacity)` is
+//! reachable through the one `Chunk` only. `start` only grows, and only [`Chunk::split_to`] moves it.
+//! The memory goes back (to the region or to the allocator) when the last holder of the lease is
+//! gone, and then no reference to it is left. All memory is zeroed when it is new, so that it is
+//! always initialised, if perhaps stale.
+
+#![allow(
+    unsafe_code,
+    reason = "the wall of memory: aligned, shared, returned to its region"
+)]
+
+use bytes::Bytes;
+use std::alloc::{self, Layout};
+use std::io;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What positions, lengths and memory of direct I/O are multiples of, in bytes.
+pub const BLOCK: usize = 4096;
+
+/// Rounds up to whole blocks.
+pub const fn blocks_up(bytes: usize) -> usize {
+    bytes.next_multiple_of(BLOCK)
+}
+
+/// One mapped range cut into chunks of one size. It is not resident until it is used, unless a ring
+/// registers it (which pins all of it).
+#[derive(Debug)]
+pub struct Region {
+    base: NonNull<u8>,
+    chunks: usize,
+    chunk_bytes: usize,
+    /// One bit for each chunk; set: free. The lowest free one is taken first, so that a quiet broker
+    /// keeps touching the same few chunks and the others never become resident.
+    free: Box<[AtomicU64]>,
+}
+
+// SAFETY: `base` is a mapping that belongs to the region until `drop`; the region itself never reads
+// or writes through it. Who may touch which bytes is decided by the atomic bits of `free`.
+unsafe impl Send for Region {}
+// SAFETY: as above; every method takes `&self` and changes `free` only, atomically.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Maps `chunks` chunks of `chunk_bytes` each.
+    ///
+    /// Fails with `InvalidInput` unless there is at least one chunk, `chunk_bytes` is a positive
+    /// multiple of [`BLOCK`], and the sum fits `isize`; and with the system's error if it refuses.
+    pub fn new(chunks: usize, chunk_bytes: usize) -> io::Result<Arc<Region>> {
+        let bytes = chunks
+            .checked_mul(chunk_bytes)
+            .filter(|bytes| (1..=isize::MAX as usize).contains(bytes));
+        let Some(bytes) = bytes.filter(|_| chunk_bytes.is_multiple_of(BLOCK)) else {
+            let text = format!(
+                "a region of {chunks} chunks of {chunk_bytes} bytes: not a multiple of {BLOCK}"
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        };
+        // SAFETY: a new anonymous mapping where the kernel likes: no memory of ours is touched.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // Fewer TLB misses, and fewer pages to pin when it is registered. Only advice: a kernel without
+        // huge pages refuses and nothing is lost.
+        // SAFETY: exactly the mapping made above; the advice changes no contents.
+        unsafe { libc::madvise(base, bytes, libc::MADV_HUGEPAGE) };
+        let free = (0..chunks.div_ceil(64)).map(|word| {
+            let bits = (chunks - word * 64).min(64);
+            AtomicU64::new(u64::MAX >> (64 - bits))
+        });
+        Ok(Arc::new(Region {
+            base: NonNull::new(base.cast()).expect("mmap without MAP_FIXED never maps page zero"),
+            chunks,
+            chunk_bytes,
+            free: free.collect(),
+        }))
+    }
+
+    /// A free chunk, all of it unshared; `None` when all are in use. Its contents are stale.
+    pub fn take(self: &Arc<Self>) -> Option<Chunk> {
+        for (word, free) in self.free.iter().enumerate() {
+            let mut bits = free.load(Ordering::Relaxed);
+            while bits != 0 {
+                let bit = bits & bits.wrapping_neg();
+                // Acquire pairs with the Release in `give`: what the last holders did is over.
+                bits = free.fetch_and(!bit, Ordering::Acquire);
+                if bits & bit != 0 {
+                    let index = word * 64 + bit.trailing_zeros() as usize;
+                    return Some(Chunk {
+                        lease: Arc::new(Lease::Region {
+                            region: Arc::clone(self),
+                            index,
+                        }),
+                        start: 0,
+                        capacity: self.chunk_bytes,
+                    });
+                }
+            }
+        }
+        None
+    }
+
+    /// How many chunks are free now.
+    pub fn free(&self) -> usize {
+        self.free
+            .iter()
+            .map(|word| word.load(Ordering::Relaxed).count_ones() as usize)
+            .sum()
+    }
+
+    /// How many chunks there are.
+    pub fn chunks(&self) -> usize {
+        self.chunks
+    }
+
+    /// The size of each chunk.
+    pub fn chunk_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+
+    /// Whether all of `bytes` lies in this region.
+    pub fn contains(&self, bytes: &[u8]) -> bool {
+        let base = self.base.as_ptr().addr();
+        let from = bytes.as_ptr().addr();
+        from >= base && from + bytes.len() <= base + self.bytes()
+    }
+
+    /// Where it begins, for registration.
+    pub(crate) fn base(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    /// The size of all of it.
+    pub fn bytes(&self) -> usize {
+        self.chunks * self.chunk_bytes
+    }
+
+    fn give(&self, index: usize) {
+        let bit = 1 << (index % 64);
+        let bits = self.free[index / 64].fetch_or(bit, Ordering::Release);
+        assert!(bits & bit == 0, "chunk {index} was given back twice");
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: exactly the mapping of `new`. Every lease holds the region, so no chunk and no slice
+        // of one is left; a ring that registered it holds it too.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes()) };
+    }
+}
+
+/// The only writer of memory that is not shared yet.
+#[derive(Debug)]
+pub struct Chunk {
+    lease: Arc<Lease>,
+    /// Below it: shared. From it to `capacity`: ours alone.
+    start: usize,
+    capacity: usize,
+}
+
+impl Chunk {
+    /// Memory of its own, for what no region's chunk can hold: at least `bytes`, in whole blocks. It is
+    /// zeroed, and returned to the allocator with its last slice.
+    pub fn standalone(bytes: usize) -> Chunk {
+        let memory = Aligned::zeroed(bytes);
+        Chunk {
+            start: 0,
+            capacity: memory.capacity(),
+            lease: Arc::new(Lease::Own(memory)),
+        }
+    }
+
+    /// How many bytes are not shared yet.
+    pub fn len(&self) -> usize {
+        self.capacity - self.start
+    }
+
+    /// Whether all of it is shared.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All that is not shared yet: what was written to it since, and behind that stale bytes.
+    pub fn spare(&self) -> &[u8] {
+        // SAFETY: `[start, capacity)` lies in the lease's memory, is initialised, and is written only
+        // through `&mut self`, which cannot be borrowed while this is.
+        unsafe { std::slice::from_raw_parts(self.lease.base().add(self.start), self.len()) }
+    }
+
+    /// All that is not shared yet, to be written. A reused chunk holds stale bytes of its last use:
+    /// padding must be zeroed by whoever pads.
+    pub fn spare_mut(&mut self) -> &mut [u8] {
+        // SAFETY: `[start, capacity)` lies in the lease's memory and is initialised; no `Bytes` covers
+        // it, and no other chunk has this lease (it is never cloned into one), so `&mut self` makes
+        // this the only reference to it.
+        unsafe { std::slice::from_raw_parts_mut(self.lease.base().add(self.start), self.len()) }
+    }
+
+    /// Shares the first `bytes` unshared bytes, as they are now and will stay; the chunk keeps the
+    /// rest. Panics if there are fewer.
+    pub fn split_to(&mut self, bytes: usize) -> Bytes {
+        assert!(
+            bytes <= self.len(),
+            "{bytes} bytes of {} unshared",
+            self.len()
+        );
+        let slice = Slice {
+            lease: Arc::clone(&self.lease),
+            start: self.start,
+            bytes,
+        };
+        self.start += bytes;
+        Bytes::from_owner(slice)
+    }
+}
+
+/// What keeps a chunk's memory: the last holder's drop returns it.
+#[derive(Debug)]
+enum Lease {
+    Region { region: Arc<Region>, index: usize },
+    Own(Aligned),
+}
+
+impl Lease {
+    fn base(&self) -> *mut u8 {
+        match self {
+            // SAFETY: `index` is below the region's count (it came from its bits), so the sum stays
+            // inside the mapping.
+            Lease::Region { region, index } => unsafe {
+                region.base.as_ptr().add(index * region.chunk_bytes)
+            },
+            Lease::Own(memory) => memory.base.as_ptr(),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Lease::Region { region, index } = self {
+            region.give(*index);
+        }
+    }
+}
+
+/// The owner behind a shared slice of a chunk.
+struct Slice {
+    lease: Arc<Lease>,
+    start: usize,
+    bytes: usize,
+}
+
+impl AsRef<[u8]> for Slice {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the range was below the chunk's `start` from the moment this was made: initialised,
+        // inside the lease's memory, and never written again while the lease lives, which we hold.
+        unsafe { std::slice::from_raw_parts(self.lease.base().add(self.start), self.bytes) }
+    }
+}
+
+/// A heap allocation in whole blocks, aligned to one. What was written to it can be frozen.
+#[derive(Debug)]
+pub(crate) struct Aligned {
+    base: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: it owns its allocation alone, like a `Box<[u8]>`; shared access goes through `Slice` and
+// `Frozen`, which only read.
+unsafe impl Send for Aligned {}
+// SAFETY: as above.
+unsafe impl Sync for Aligned {}
+
+impl Aligned {
+    /// At least `bytes`, not initialised: for a kernel that is about to write to it.
+    pub(crate) fn uninit(bytes: usize) -> Aligned {
+        // SAFETY: the layout's size is not zero (`layout` gives at least one block).
+        Aligned::from_raw(Aligned::layout(bytes), |layout| unsafe {
+            alloc::alloc(layout)
+        })
+    }
+
+    fn zeroed(bytes: usize) -> Aligned {
+        // SAFETY: as above.
+        Aligned::from_raw(Aligned::layout(bytes), |layout| unsafe {
+            alloc::alloc_zeroed(layout)
+        })
+    }
+
+    /// How many bytes it holds: whole blocks.
+    pub(crate) fn capacity(&self) -> usize {
+        self.layout.size()
+    }
+
+    /// Where it begins.
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    /// Shares the first `bytes`.
+    ///
+    /// # Safety
+    /// The first `bytes` are initialised (the kernel said that it wrote them), and nothing writes to
+    /// the memory any more.
+    pub(crate) unsafe fn freeze(self, bytes: usize) -> Bytes {
+        assert!(
+            bytes <= self.capacity(),
+            "{bytes} bytes of {}",
+            self.capacity()
+        );
+        Bytes::from_owner(Frozen {
+            memory: self,
+            bytes,
+        })
+    }
+
+    fn layout(bytes: usize) -> Layout {
+        Layout::from_size_align(blocks_up(bytes.max(1)), BLOCK)
+            .expect("a block is a power of two, and no buffer is near isize::MAX")
+    }
+
+    fn from_raw(layout: Layout, allocate: impl FnOnce(Layout) -> *mut u8) -> Aligned {
+        match NonNull::new(allocate(layout)) {
+            Some(base) => Aligned { base, layout },
+            None => alloc::handle_alloc_error(layout),
+        }
+    }
+}
+
+impl Drop for Aligned {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `from_raw` with this layout, and freed only here.
+        unsafe { alloc::dealloc(self.base.as_ptr(), self.layout) };
+    }
+}
+
+/// The owner behind a frozen [`Aligned`].
+struct Frozen {
+    memory: Aligned,
+    bytes: usize,
+}
+
+impl AsRef<[u8]> for Frozen {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: `freeze` was promised that these bytes are initialised and never written again.
+        unsafe { std::slice::from_raw_parts(self.memory.base.as_ptr(), self.bytes) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_refuses_sizes_that_are_not_blocks() {
+        for (chunks, bytes) in [
+            (0, BLOCK),
+            (1, 0),
+            (1, 1),
+            (1, BLOCK + 1),
+            (usize::MAX, BLOCK),
+        ] {
+            let error = Region::new(chunks, bytes).expect_err("not a region");
+            assert_eq!(
+                error.kind(),
+                io::ErrorKind::InvalidInput,
+                "{chunks} of {bytes}"
+            );
+        }
+    }
+
+    #[test]
+    fn chunks_are_aligned_distinct_and_come_back() {
+        let region = Region::new(130, 2 * BLOCK).unwrap();
+        assert_eq!(region.free(), 130);
+        let mut chunks: Vec<Chunk> = std::iter::from_fn(|| region.take()).collect();
+        assert_eq!((chunks.len(), region.free()), (130, 0));
+        for (index, chunk) in chunks.iter_mut().enumerate() {
+            assert!(chunk.spare().as_ptr().addr().is_multiple_of(BLOCK));
+            assert!(region.contains(chunk.spare()));
+            assert!(chunk.spare().iter().all(|byte| *byte == 0));
+            chunk.spare_mut().fill(index as u8);
+        }
+        for (index, chunk) in chunks.iter().enumerate() {
+            assert!(
+                chunk.spare().iter().all(|byte| *byte == index as u8),
+                "chunk {index}"
+            );
+        }
+        chunks.remove(77);
+        assert_eq!(region.free(), 1);
+        assert_eq!(
+            region.take().unwrap().spare()[0],
+            77,
+            "the one that came back"
+        );
+        drop(chunks);
+        assert_eq!(region.free(), 130);
+    }
+
+    #[test]
+    fn a_chunk_returns_with_its_last_slice_and_outlives_the_region_handle() {
+        let region = Region::new(1, BLOCK).unwrap();
+        let mut chunk = region.take().unwrap();
+        chunk.spare_mut()[..10].copy_from_slice(b"0123456789");
+        let (first, second) = (chunk.split_to(4), chunk.split_to(6));
+        chunk.spare_mut().fill(b'x');
+        assert_eq!((&first[..], &second[..]), (&b"0123"[..], &b"456789"[..]));
+        assert_eq!((chunk.len(), chunk.is_empty()), (BLOCK - 10, false));
+        let inner = second.slice(2..);
+        drop((chunk, first, second));
+        assert!(region.take().is_none(), "a slice of a slice still holds it");
+        drop(region);
+        assert_eq!(&inner[..], b"6789");
+    }
+
+    #[test]
+    fn a_standalone_chunk_is_zeroed_whole_blocks() {
+        for (wanted, given) in [
+            (0, BLOCK),
+            (1, BLOCK),
+            (BLOCK, BLOCK),
+            (BLOCK + 1, 2 * BLOCK),
+        ] {
+            let mut chunk = Chunk::standalone(wanted);
+            assert_eq!(chunk.len(), given);
+            assert!(chunk.spare().as_ptr().addr().is_multiple_of(BLOCK));
+            let all = chunk.split_to(given);
+            assert!(chunk.is_empty() && all.iter().all(|byte| *byte == 0));
+        }
+    }
+
+    #[test]
+    fn contains_knows_both_ends() {
+        let region = Region::new(2, BLOCK).unwrap();
+        let mut chunk = region.take().unwrap();
+        let outside = Chunk::standalone(1);
+        assert!(region.contains(&chunk.split_to(BLOCK)));
+        assert!(!region.contains(outside.spare()));
+    }
+
+    /// Threads take, fill, check and return: a chunk that two of them hold at once shows a wrong byte.
+    #[test]
+    fn threads_never_share_a_chunk() {
+        let region = Region::new(3, BLOCK).unwrap();
+        std::thread::scope(|scope| {
+            for name in 1..=4u8 {
+                let region = &region;
+                scope.spawn(move || {
+                    let mut taken = 0;
+                    while taken < 2_000 {
+                        let Some(mut chunk) = region.take() else {
+                            std::thread::yield_now();
+                            continue;
+                        };
+                        chunk.spare_mut()[..64].fill(name);
+                        let shared = chunk.split_to(64);
+                        assert!(shared.iter().all(|byte| *byte == name));
+                        taken += 1;
+                    }
+                });
+            }
+        });
+        assert_eq!(region.free(), 3);
+    }
+}
