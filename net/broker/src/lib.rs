@@ -1,1 +1,3 @@
 //! RingMQ's broker.
+
+pub mod mail;

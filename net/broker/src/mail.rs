@@ -1,0 +1,328 @@
+//! What cores tell each other, and the bounded boxes it goes through.
+//!
+//! A core owns its connections and its partitions outright. A request that another core must execute
+//! crosses that core's mailbox whole and its encoded answer comes back the same way.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crossbeam_queue::ArrayQueue;
+use engine::io::Handle;
+use protocol::{Header, Language, Serialize};
+
+use crate::admin::{Part, Question};
+use crate::catalog::Catalog;
+
+/// A connection, for ever: a slot that is used again has another generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    /// The core that owns it.
+    pub core: u16,
+    /// Its place in that core's table.
+    pub slot: u32,
+    /// Which user of that place.
+    pub generation: u32,
+}
+
+/// Whom to answer, and how: enough to encode an answer without the request at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// Where the answer goes.
+    pub connection: ConnectionId,
+    /// The request's number.
+    pub opaque: i32,
+    /// The request's code.
+    pub code: i32,
+    /// The requester's RocketMQ version.
+    pub version: i32,
+    /// How the request was written; the answer is written the same way.
+    pub serialize: Serialize,
+    /// Nobody waits: never answer, not even on failure.
+    pub oneway: bool,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The connection it asks through.
+    pub connection: ConnectionId,
+    /// Its address: a message's born host.
+    pub address: SocketAddr,
+    /// What it is written in.
+    pub language: Language,
+    /// Its RocketMQ version.
+    pub version: i32,
+}
+
+/// A request that must wait or cross to another core, with memory of its own.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Code and fields.
+    pub header: Header,
+    /// The body; never a slice of a receive buffer.
+    pub body: Bytes,
+    /// Whom to answer.
+    pub reply: ReplyTo,
+    /// Who asks.
+    pub peer: Peer,
+    /// It has already waited for its topic: a topic that is still missing stays missing.
+    pub resumed: bool,
+}
+
+/// A message that the broker makes itself from another one: a retry, a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// Its topic, which should exist by now. One that does not is answered with 17.
+    pub topic: String,
+    /// Its queue, below the topic's write queues when the mail was made.
+    pub queue: u32,
+    /// The sender's own flag, kept as it is.
+    pub flag: i32,
+    /// Bits of PROTOCOL 3.3; the store host's is set by whoever appends.
+    pub sys_flag: i32,
+    /// When the original was made, in ms.
+    pub born_ms: i64,
+    /// Who made the original.
+    pub born_host: SocketAddr,
+    /// How often it was consumed in vain.
+    pub reconsume_times: i32,
+    /// The whole property string.
+    pub properties: String,
+    /// The body.
+    pub body: Bytes,
+    /// Delay level; 0: none.
+    pub delay_level: i32,
+    /// Whom to answer when it is durable.
+    pub reply: ReplyTo,
+}
+
+/// Asks the registrar to make sure that a topic exists, and then to send `then` to core `back`.
+/// If the topic cannot be made, `then` is sent all the same and finds none.
+#[derive(Debug)]
+pub struct Ensure {
+    /// The topic.
+    pub topic: String,
+    /// What it is like if it is missing.
+    pub how: Make,
+    /// What waits for it.
+    pub then: Mail,
+    /// Where that goes on.
+    pub back: usize,
+}
+
+/// How a missing topic is made (PROTOCOL 4.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Make {
+    /// A producer sends to it: from a template that has the inherit bit, usually TBW102.
+    Send {
+        /// The template's name.
+        template: String,
+        /// How many queues the producer would like.
+        queues: i32,
+    },
+    /// `%RETRY%` of this group.
+    Retry {
+        /// The group.
+        group: String,
+    },
+    /// `%DLQ%` of this group.
+    Dead {
+        /// The group.
+        group: String,
+    },
+}
+
+/// What one core tells another one (or, so that there is one code path, itself).
+#[derive(Debug)]
+pub enum Mail {
+    /// A connection that core 0 accepted and deals to this core.
+    Adopt {
+        /// The socket; its number means the same in every core's ring.
+        socket: Handle,
+        /// Who is on its other end.
+        peer: SocketAddr,
+        /// It came through the fast port, which serves no pulls.
+        fast: bool,
+    },
+    /// Execute this and answer with `Answer`.
+    Request(Box<Request>),
+    /// An encoded frame for a connection of the receiving core.
+    Answer {
+        /// The connection.
+        connection: ConnectionId,
+        /// The frame. Empty: the request is over and has no answer.
+        pieces: Vec<Bytes>,
+        /// It answers a request (and does not push): one fewer is outstanding.
+        settles: bool,
+    },
+    /// Hold this catalog from now on and tell core 0 with `Installed`.
+    Publish {
+        /// Topics, groups and subscriptions.
+        catalog: Arc<Catalog>,
+        /// Which change it is.
+        change: u64,
+    },
+    /// To the registrar: a core holds the catalog of this change.
+    Installed {
+        /// That core.
+        core: usize,
+        /// The change.
+        change: u64,
+    },
+    /// To the registrar: make sure that a topic exists.
+    Ensure(Box<Ensure>),
+    /// To the owner of the message's queue: append it.
+    Store(Box<Store>),
+    /// A connection is gone: leave its groups, forget its parked pulls.
+    Closed {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// What do your partitions know about this? Answer core `from` with `Told`.
+    Ask {
+        /// Which gathering this belongs to.
+        ticket: u64,
+        /// Who gathers.
+        from: usize,
+        /// The question.
+        question: Question,
+    },
+    /// One core's part of an answer.
+    Told {
+        /// Which gathering this belongs to.
+        ticket: u64,
+        /// The part.
+        part: Part,
+    },
+    /// Stop: accept nothing more, answer what is durable, shut the partitions.
+    Stop,
+}
+
+/// The mailboxes of all cores. Cheap to clone; every core and the control thread hold one.
+#[derive(Clone, Debug)]
+pub struct Mailboxes {
+    boxes: Arc<[ArrayQueue<Mail>]>,
+}
+
+impl Mailboxes {
+    /// One box for each core, each with room for `mails`.
+    pub fn new(cores: usize, mails: usize) -> Mailboxes {
+        Mailboxes { boxes: (0..cores).map(|_| ArrayQueue::new(mails)).collect() }
+    }
+
+    /// How many cores there are.
+    pub fn cores(&self) -> usize {
+        self.boxes.len()
+    }
+
+    /// Puts mail into a core's box; gives it back when the box is full. Waking that core is the
+    /// caller's part.
+    pub fn push(&self, core: usize, mail: Mail) -> Result<(), Mail> {
+        self.boxes[core].push(mail)
+    }
+
+    /// The oldest mail for a core.
+    pub fn pop(&self, core: usize) -> Option<Mail> {
+        self.boxes[core].pop()
+    }
+}
+
+/// A core's way to all mailboxes: remembers whom to wake, and keeps what must not be lost while a
+/// box is full.
+///
+/// What may wait here is bounded by what may be under way in this core: an answer by the waiting
+/// answers and parked pulls (both have limits), `Closed` by the connections, `Publish` and
+/// `Installed` by one change at a time, `Ask` and `Told` by the gatherings.
+#[derive(Debug)]
+pub struct Outbox {
+    mailboxes: Mailboxes,
+    waiting: Vec<VecDeque<Mail>>,
+    wake: Vec<bool>,
+}
+
+impl Outbox {
+    /// An outbox for one core.
+    pub fn new(mailboxes: Mailboxes) -> Outbox {
+        let cores = mailboxes.cores();
+        Outbox { mailboxes, waiting: (0..cores).map(|_| VecDeque::new()).collect(), wake: vec![false; cores] }
+    }
+
+    /// Sends what can be refused: gives it back if the box is full or older mail waits for it.
+    pub fn offer(&mut self, core: usize, mail: Mail) -> Result<(), Mail> {
+        if !self.waiting[core].is_empty() {
+            return Err(mail);
+        }
+        self.mailboxes.push(core, mail)?;
+        self.wake[core] = true;
+        Ok(())
+    }
+
+    /// Sends what must arrive: now, or as soon as there is room.
+    pub fn send(&mut self, core: usize, mail: Mail) {
+        if let Err(mail) = self.offer(core, mail) {
+            self.waiting[core].push_back(mail);
+        }
+    }
+
+    /// Tries again to send what waits. Returns whether all is sent.
+    pub fn flush(&mut self) -> bool {
+        let mut all = true;
+        for (core, waiting) in self.waiting.iter_mut().enumerate() {
+            while let Some(mail) = waiting.pop_front() {
+                if let Err(mail) = self.mailboxes.push(core, mail) {
+                    waiting.push_front(mail);
+                    all = false;
+                    break;
+                }
+                self.wake[core] = true;
+            }
+        }
+        all
+    }
+
+    /// The cores that got mail since the last call.
+    pub fn woken(&mut self) -> impl Iterator<Item = usize> {
+        self.wake.iter_mut().enumerate().filter_map(|(core, wake)| std::mem::take(wake).then_some(core))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed(slot: u32) -> Mail {
+        Mail::Closed { connection: ConnectionId { core: 0, slot, generation: 0 } }
+    }
+
+    fn slot(mail: Option<Mail>) -> Option<u32> {
+        match mail {
+            Some(Mail::Closed { connection }) => Some(connection.slot),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_full_box_keeps_order_and_loses_nothing() {
+        let boxes = Mailboxes::new(2, 2);
+        let mut outbox = Outbox::new(boxes.clone());
+        for index in 0..5 {
+            outbox.send(1, closed(index));
+        }
+        assert!(outbox.offer(1, closed(9)).is_err(), "it would overtake");
+        assert!(outbox.offer(0, closed(8)).is_ok());
+        assert_eq!(outbox.woken().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(outbox.woken().count(), 0);
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            while let Some(index) = slot(boxes.pop(1)) {
+                seen.push(index);
+            }
+            outbox.flush();
+        }
+        assert_eq!(seen, [0, 1, 2, 3, 4]);
+        assert!(outbox.flush());
+        assert_eq!(slot(boxes.pop(0)), Some(8));
+    }
+}
