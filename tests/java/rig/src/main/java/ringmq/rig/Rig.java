@@ -1,0 +1,198 @@
+package ringmq.rig;
+
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.net.InetSocketAddress;
+import java.net.ServerSocket;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.Comparator;
+import java.util.List;
+import java.util.Locale;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Supplier;
+import java.util.stream.Collectors;
+import java.util.stream.Stream;
+
+/**
+ * Starts the servers that the tests talk to, on loopback. System properties choose what they are:
+ *
+ * <ul>
+ * <li>{@code rig}: {@code ringmq} (default) or {@code java}, the stock servers of RocketMQ 5.5.0;
+ * <li>{@code ringmq.bin}, or the environment's {@code RINGMQ_BIN}: the binary; {@code target/release/ringmq} by default;
+ * <li>{@code namesrv} and {@code broker}: addresses of servers that already run, for {@link #shared}.
+ * </ul>
+ */
+public final class Rig {
+    /** What a server is. */
+    public enum Kind { RINGMQ, JAVA }
+
+    private static final AtomicInteger NEXT_NODE = new AtomicInteger(1);
+    // Below the kernel's range for outgoing connections; spread by pid, so that two runs beside each other rarely meet.
+    private static int nextPort = 20_000 + (int) (ProcessHandle.current().pid() * 40 % 12_000);
+    private static Node shared;
+
+    static {
+        // Data of this run; what a killed run left goes when the next one starts.
+        delete(build().resolve("data"));
+        delete(build().resolve("servers"));
+    }
+
+    /** The kind under test. */
+    public static Kind kind() {
+        return Kind.valueOf(property("rig", "ringmq").toUpperCase(Locale.ROOT));
+    }
+
+    /** A NameServer and a broker that many tests share: made at the first call, gone with this JVM. */
+    public static synchronized Node shared() {
+        if (shared == null) {
+            String namesrv = property("namesrv", "");
+            String broker = property("broker", namesrv.replaceFirst(":\\d+$", ":10911"));
+            shared = namesrv.isEmpty() ? dev() : new Node(kind(), namesrv, broker, dir("none"), List.of());
+        }
+        return shared;
+    }
+
+    /** A NameServer and a broker of one's own, called {@code broker-a} in {@code DefaultCluster}. */
+    public static Node dev() {
+        int namesrv = port();
+        int broker = port();
+        Path dir = dir("dev");
+        if (kind() == Kind.JAVA) {
+            return new Node(Kind.JAVA, address(namesrv), address(broker), dir, List.of(
+                javaNamesrv(dir.resolve("namesrv"), namesrv),
+                javaBroker(dir.resolve("broker"), "DefaultCluster", "broker-a", address(namesrv), broker)));
+        }
+        return new Node(Kind.RINGMQ, address(namesrv), address(broker), dir, List.of(() -> Server.start(
+            List.of(ringmq(), "dev", "--data", dir.toString(), "--namesrv-port", "" + namesrv, "--broker-port", "" + broker,
+                "--flush", "sync", "--cores", "2"),
+            log(dir), line -> line.startsWith("ready "))));
+    }
+
+    /** A NameServer alone. */
+    public static Node namesrv(Kind kind) {
+        int port = port();
+        Path dir = dir("namesrv");
+        return new Node(kind, address(port), null, dir, List.of(kind == Kind.JAVA
+            ? javaNamesrv(dir, port)
+            : ringmq("namesrv", dir,
+                "listen = \"" + address(port) + "\"",
+                "data = \"" + dir + "\"")));
+    }
+
+    /** A broker alone, which registers with every one of {@code namesrvs}. */
+    public static Node broker(Kind kind, String cluster, String name, String... namesrvs) {
+        int port = port();
+        Path dir = dir(name);
+        String joined = String.join(";", namesrvs);
+        return new Node(kind, joined, address(port), dir, List.of(kind == Kind.JAVA
+            ? javaBroker(dir, cluster, name, joined, port)
+            : ringmq("broker", dir,
+                "cluster = \"" + cluster + "\"",
+                "name = \"" + name + "\"",
+                "listen = \"" + address(port) + "\"",
+                "advertise = \"127.0.0.1\"",
+                "data = \"" + dir + "/data\"",
+                "namesrv = " + Arrays.stream(namesrvs).map(a -> '"' + a + '"').collect(Collectors.joining(", ", "[", "]")))));
+    }
+
+    /** The tests' own directory, where {@code mqadmin} and {@code java-broker} are. */
+    public static Path tests() {
+        return Path.of(property("tests.dir", "..")).toAbsolutePath().normalize();
+    }
+
+    private static Supplier<Server> ringmq(String command, Path dir, String... config) {
+        Path file = dir.resolve("ringmq.toml");
+        return () -> {
+            try {
+                Files.createDirectories(dir);
+                Files.write(file, Arrays.asList(config));
+            } catch (IOException e) {
+                throw new UncheckedIOException(e);
+            }
+            return Server.start(List.of(ringmq(), command, "-c", file.toString()), log(dir),
+                line -> line.startsWith("ready "));
+        };
+    }
+
+    private static Supplier<Server> javaNamesrv(Path dir, int port) {
+        return javaServer(dir, "--only", "namesrv", "--namesrv-port", "" + port);
+    }
+
+    private static Supplier<Server> javaBroker(Path dir, String cluster, String name, String namesrv, int port) {
+        return javaServer(dir, "--only", "broker", "--port", "" + port, "--cluster", cluster, "--name", name,
+            "--namesrv", namesrv, "--heap", "512m");
+    }
+
+    // With `--only` the script becomes the JVM, so that the process we kill is the server.
+    private static Supplier<Server> javaServer(Path dir, String... options) {
+        List<String> command = Stream.concat(Stream.of(tests().resolve("java-broker").toString(), "--dir", dir.toString()),
+            Arrays.stream(options)).toList();
+        return () -> Server.start(command, log(dir), line -> line.contains("boot success"));
+    }
+
+    private static String ringmq() {
+        String given = property("ringmq.bin", System.getenv().getOrDefault("RINGMQ_BIN", ""));
+        Path path = given.isEmpty() ? tests().resolve("../target/release/ringmq") : Path.of(given);
+        if (!Files.isExecutable(path)) {
+            throw new AssertionError("no binary at " + path.normalize() + ": build it, or name it with -Dringmq.bin or RINGMQ_BIN");
+        }
+        return path.toAbsolutePath().normalize().toString();
+    }
+
+    /** A port that is free now, together with the neighbours a broker takes: two below and one above. */
+    private static synchronized int port() {
+        while (true) {
+            nextPort = 20_000 + (nextPort - 20_000 + 4) % 12_000;
+            try (ServerSocket fast = bound(nextPort - 2); ServerSocket own = bound(nextPort); ServerSocket ha = bound(nextPort + 1)) {
+                return own.getLocalPort();
+            } catch (IOException taken) {
+                continue;
+            }
+        }
+    }
+
+    private static ServerSocket bound(int port) throws IOException {
+        ServerSocket socket = new ServerSocket();
+        socket.bind(new InetSocketAddress("127.0.0.1", port));
+        return socket;
+    }
+
+    private static String address(int port) {
+        return "127.0.0.1:" + port;
+    }
+
+    /** A new directory's path; its server makes it. */
+    private static Path dir(String name) {
+        return build().resolve("data").resolve(NEXT_NODE.getAndIncrement() + "-" + name);
+    }
+
+    private static Path log(Path dir) {
+        Path data = build().resolve("data");
+        return build().resolve("servers").resolve(data.relativize(dir).toString().replace('/', '-') + ".log");
+    }
+
+    private static Path build() {
+        return Path.of(property("build.dir", "target")).toAbsolutePath().normalize();
+    }
+
+    static void delete(Path tree) {
+        if (!Files.exists(tree)) {
+            return;
+        }
+        try (Stream<Path> paths = Files.walk(tree)) {
+            paths.sorted(Comparator.reverseOrder()).forEach(path -> path.toFile().delete());
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    // Maven passes properties that were not set as empty ones.
+    private static String property(String name, String otherwise) {
+        String value = System.getProperty(name, "");
+        return value.isEmpty() ? otherwise : value;
+    }
+
+    private Rig() {}
+}
