@@ -1,0 +1,696 @@
+//! The catalog: what every core must know to serve a request without asking another one.
+//!
+//! Topics, configurations of consumer groups and the subscriptions of live groups. A catalog never
+//! changes: the registrar makes the next one, which shares what stayed the same, and publishes it.
+//! Here is also the one home of the facts (DESIGN 5) that topics and groups are stored as.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+use serde::{Deserialize, Serialize};
+
+/// Perm bit: consumers may pull (PROTOCOL 4.2).
+pub const PERM_READ: i32 = 4;
+/// Perm bit: producers may send.
+pub const PERM_WRITE: i32 = 2;
+/// Perm bit: topics may be created after this one's model.
+pub const PERM_INHERIT: i32 = 1;
+
+/// All there is to know, at one moment. Cheap to clone: the tables are shared.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    topics: Arc<Table<Topic>>,
+    groups: Arc<Table<Group>>,
+    subscriptions: Arc<Table<Subscriptions>>,
+    /// Version of the topics, as NameServers see it.
+    pub topics_version: DataVersion,
+    /// Version of the group configurations, as admin tools see it.
+    pub groups_version: DataVersion,
+}
+
+impl Catalog {
+    /// An empty one. `seed`: of its hash tables, chosen by the loop.
+    pub fn new(seed: u64) -> Catalog {
+        Catalog {
+            topics: Arc::new(Table::new(seed)),
+            groups: Arc::new(Table::new(seed ^ 1)),
+            subscriptions: Arc::new(Table::new(seed ^ 2)),
+            topics_version: DataVersion::default(),
+            groups_version: DataVersion::default(),
+        }
+    }
+
+    /// The topic of this name.
+    #[inline]
+    pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.topics.get(name)
+    }
+
+    /// The configuration of this consumer group.
+    #[inline]
+    pub fn group(&self, name: &str) -> Option<&Arc<Group>> {
+        self.groups.get(name)
+    }
+
+    /// What the live members of this group subscribe to; `None`: it has no member.
+    #[inline]
+    pub fn subscriptions(&self, group: &str) -> Option<&Arc<Subscriptions>> {
+        self.subscriptions.get(group)
+    }
+
+    /// All topics, in no order.
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics.iter()
+    }
+
+    /// All group configurations, in no order.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
+        self.groups.iter()
+    }
+
+    /// All live groups with their subscriptions, in no order.
+    pub fn live_groups(&self) -> impl Iterator<Item = &Arc<Subscriptions>> {
+        self.subscriptions.iter()
+    }
+
+    /// How many topics there are.
+    pub fn topics_count(&self) -> usize {
+        self.topics.count
+    }
+
+    /// How many group configurations there are.
+    pub fn groups_count(&self) -> usize {
+        self.groups.count
+    }
+
+    /// Puts a topic in, or in the place of the one of its name.
+    pub fn set_topic(&mut self, topic: Arc<Topic>) {
+        Arc::make_mut(&mut self.topics).set(topic);
+    }
+
+    /// Takes a topic out.
+    pub fn remove_topic(&mut self, name: &str) {
+        Arc::make_mut(&mut self.topics).remove(name);
+    }
+
+    /// Puts a group's configuration in, or in the place of its last one.
+    pub fn set_group(&mut self, group: Arc<Group>) {
+        Arc::make_mut(&mut self.groups).set(group);
+    }
+
+    /// Takes a group's configuration out.
+    pub fn remove_group(&mut self, name: &str) {
+        Arc::make_mut(&mut self.groups).remove(name);
+    }
+
+    /// Puts a live group's subscriptions in, or in the place of its last ones.
+    pub fn set_subscriptions(&mut self, subscriptions: Arc<Subscriptions>) {
+        Arc::make_mut(&mut self.subscriptions).set(subscriptions);
+    }
+
+    /// Takes the subscriptions of a group out that has no member any more.
+    pub fn remove_subscriptions(&mut self, group: &str) {
+        Arc::make_mut(&mut self.subscriptions).remove(group);
+    }
+}
+
+/// A topic of this broker. A topic that is deleted and created again is another one: it has
+/// another id.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Topic {
+    /// Unique for ever.
+    pub id: u32,
+    /// Its name, also in `config`; here for sharing.
+    pub name: Arc<str>,
+    /// The partition of queue 0. Later queues lie in the ones behind it, round and round.
+    pub first_partition: u16,
+    /// As clients and admin tools see it.
+    pub config: TopicConfig,
+}
+
+impl Topic {
+    /// The partition that `queue` lies in. `partitions`: how many the broker has, at least one.
+    #[inline]
+    pub fn partition_of(&self, queue: u32, partitions: u16) -> u16 {
+        let partition = (u64::from(self.first_partition) + u64::from(queue)) % u64::from(partitions);
+        u16::try_from(partition).expect("a remainder is less than its divisor")
+    }
+
+    /// Queues that consumers may ask for: `0..read_queues`.
+    #[inline]
+    pub fn read_queues(&self) -> u32 {
+        self.config.read_queue_nums.max(0).cast_unsigned()
+    }
+
+    /// Queues that producers may send to: `0..write_queues`.
+    #[inline]
+    pub fn write_queues(&self) -> u32 {
+        self.config.write_queue_nums.max(0).cast_unsigned()
+    }
+
+    /// Queues that exist, for reading or writing.
+    #[inline]
+    pub fn queues(&self) -> u32 {
+        self.read_queues().max(self.write_queues())
+    }
+
+    /// Whether consumers may pull.
+    #[inline]
+    pub fn is_readable(&self) -> bool {
+        self.config.perm & PERM_READ != 0
+    }
+
+    /// Whether producers may send.
+    #[inline]
+    pub fn is_writable(&self) -> bool {
+        self.config.perm & PERM_WRITE != 0
+    }
+
+    /// Whether topics may be created after its model.
+    pub fn is_inheritable(&self) -> bool {
+        self.config.perm & PERM_INHERIT != 0
+    }
+
+    /// Whether producers order their messages by queue.
+    pub fn is_ordered(&self) -> bool {
+        self.config.order
+    }
+}
+
+/// A consumer group's configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// Its name, also in `config`; here for sharing.
+    pub name: Arc<str>,
+    /// As clients and admin tools see it.
+    pub config: SubscriptionGroupConfig,
+}
+
+impl Group {
+    /// Whether its members may pull at all.
+    pub fn may_consume(&self) -> bool {
+        self.config.consume_enable
+    }
+
+    /// Whether its members may pull when they broadcast.
+    pub fn may_broadcast(&self) -> bool {
+        self.config.consume_broadcast_enable
+    }
+
+    /// How often a message is tried again before it is dead.
+    pub fn retries_max(&self) -> i32 {
+        self.config.retry_max_times
+    }
+
+    /// Queues of its `%RETRY%` topic; 0 turns retrying off.
+    pub fn retry_queues(&self) -> u32 {
+        self.config.retry_queue_nums.max(0).cast_unsigned()
+    }
+}
+
+/// A topic's configuration (PROTOCOL 3.10).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TopicConfig {
+    /// `+key=value` settings of the topic (PROTOCOL 3.18).
+    pub attributes: BTreeMap<String, String>,
+    /// Producers order by queue.
+    pub order: bool,
+    /// Perm bits.
+    pub perm: i32,
+    /// Queues for reading.
+    pub read_queue_nums: i32,
+    /// `SINGLE_TAG` or `MULTI_TAG`.
+    pub topic_filter_type: String,
+    /// Its name.
+    pub topic_name: String,
+    /// Bits: 1 unit, 2 has a unit subscription.
+    pub topic_sys_flag: i32,
+    /// Queues for writing.
+    pub write_queue_nums: i32,
+}
+
+impl Default for TopicConfig {
+    fn default() -> TopicConfig {
+        TopicConfig {
+            attributes: BTreeMap::new(),
+            order: false,
+            perm: PERM_READ | PERM_WRITE,
+            read_queue_nums: 16,
+            topic_filter_type: "SINGLE_TAG".to_owned(),
+            topic_name: String::new(),
+            topic_sys_flag: 0,
+            write_queue_nums: 16,
+        }
+    }
+}
+
+/// A version of configuration: equal only if all three are (PROTOCOL 3.10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DataVersion {
+    /// Changes so far.
+    pub counter: i64,
+    /// Of the broker's own state; always 0 here.
+    pub state_version: i64,
+    /// When it last changed, in ms.
+    pub timestamp: i64,
+}
+
+/// A consumer group's configuration (PROTOCOL 3.13).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the fields are RocketMQ's")]
+pub struct SubscriptionGroupConfig {
+    pub attributes: BTreeMap<String, String>,
+    pub broker_id: i64,
+    pub consume_broadcast_enable: bool,
+    pub consume_enable: bool,
+    pub consume_from_min_enable: bool,
+    pub consume_message_orderly: bool,
+    pub consume_timeout_minute: i32,
+    pub group_name: String,
+    pub group_sys_flag: i32,
+    pub notify_consumer_ids_changed_enable: bool,
+    pub retry_max_times: i32,
+    pub retry_queue_nums: i32,
+    pub which_broker_when_consume_slowly: i64,
+}
+
+impl Default for SubscriptionGroupConfig {
+    fn default() -> SubscriptionGroupConfig {
+        SubscriptionGroupConfig {
+            attributes: BTreeMap::new(),
+            broker_id: 0,
+            consume_broadcast_enable: true,
+            consume_enable: true,
+            consume_from_min_enable: true,
+            consume_message_orderly: false,
+            consume_timeout_minute: 15,
+            group_name: String::new(),
+            group_sys_flag: 0,
+            notify_consumer_ids_changed_enable: true,
+            retry_max_times: 16,
+            retry_queue_nums: 1,
+            which_broker_when_consume_slowly: 1,
+        }
+    }
+}
+
+/// Whether each member of a group gets its share of the messages, or all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum MessageModel {
+    /// Its share.
+    #[default]
+    Clustering,
+    /// All of them.
+    Broadcasting,
+}
+
+/// What the members of a live group subscribe to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subscriptions {
+    /// The group's name.
+    pub group: Arc<str>,
+    /// How its members share messages.
+    pub model: MessageModel,
+    /// By topic.
+    pub topics: BTreeMap<Arc<str>, Arc<Subscription>>,
+}
+
+impl Subscriptions {
+    /// The subscription to this topic.
+    #[inline]
+    pub fn topic(&self, name: &str) -> Option<&Arc<Subscription>> {
+        self.topics.get(name)
+    }
+}
+
+/// Which messages of one topic a group wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// Grows with each change that the client makes; in its milliseconds. Go sends 0.
+    pub version: i64,
+    /// `TAG` or `SQL92`.
+    pub expression_type: String,
+    /// As the client wrote it: `*`, `TagA || TagB`.
+    pub expression: String,
+    /// What the index tells us about a message, compared with this, decides.
+    pub wants: Wants,
+}
+
+/// A filter by tag hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// Everything.
+    All,
+    /// Messages with one of these hashes (Java's `String.hashCode`), sorted.
+    Tags(Vec<i32>),
+}
+
+impl Wants {
+    /// Whether a message with this tag hash is wanted. Java compares the low 32 bits.
+    #[inline]
+    pub fn tag(&self, tag_hash: i64) -> bool {
+        match self {
+            Wants::All => true,
+            Wants::Tags(tags) => tags.binary_search(&(tag_hash as i32)).is_ok(),
+        }
+    }
+
+    /// From the code set of a subscription, which is empty for `*`.
+    pub fn of_codes(codes: impl IntoIterator<Item = i32>) -> Wants {
+        let mut codes: Vec<i32> = codes.into_iter().collect();
+        codes.sort_unstable();
+        codes.dedup();
+        Wants::Tags(codes)
+    }
+}
+
+impl Subscription {
+    /// Whether it filters by tag; else by SQL. A missing type means tag (PROTOCOL 3.11).
+    pub fn is_tag_type(&self) -> bool {
+        matches!(self.expression_type.as_str(), "" | "TAG")
+    }
+}
+
+/// A table that shares with its clones what did not change since.
+///
+/// 64 small hash tables: changing one of 100,000 entries copies some 1,600 of them, not all.
+#[derive(Clone, Debug)]
+struct Table<V> {
+    state: RandomState,
+    shards: Vec<Arc<HashTable<Arc<V>>>>,
+    count: usize,
+}
+
+/// How many shards a `Table` has; a power of two.
+const SHARDS: usize = 64;
+
+/// What a `Table` finds its entries by.
+trait Named {
+    fn name(&self) -> &str;
+}
+
+impl Named for Topic {
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Named for Group {
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Named for Subscriptions {
+    fn name(&self) -> &str {
+        &self.group
+    }
+}
+
+impl<V: Named> Table<V> {
+    fn new(seed: u64) -> Table<V> {
+        Table {
+            state: RandomState::with_seeds(seed, !seed, seed.rotate_left(32), 0),
+            shards: (0..SHARDS).map(|_| Arc::default()).collect(),
+            count: 0,
+        }
+    }
+
+    #[inline]
+    fn get(&self, name: &str) -> Option<&Arc<V>> {
+        let hash = self.state.hash_one(name);
+        self.shards[shard_of(hash)].find(hash, |value| value.name() == name)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<V>> {
+        self.shards.iter().flat_map(|shard| shard.iter())
+    }
+
+    fn set(&mut self, value: Arc<V>) {
+        let hash = self.state.hash_one(value.name());
+        let shard = Arc::make_mut(&mut self.shards[shard_of(hash)]);
+        match shard.find_mut(hash, |old| old.name() == value.name()) {
+            Some(old) => *old = value,
+            None => {
+                let state = &self.state;
+                shard.insert_unique(hash, value, |value| state.hash_one(value.name()));
+                self.count += 1;
+            }
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        let hash = self.state.hash_one(name);
+        let shard = Arc::make_mut(&mut self.shards[shard_of(hash)]);
+        if let Ok(entry) = shard.find_entry(hash, |value| value.name() == name) {
+            entry.remove();
+            self.count -= 1;
+        }
+    }
+}
+
+/// The hash tables go by the lowest and the highest bits; this takes some between them.
+#[inline]
+fn shard_of(hash: u64) -> usize {
+    (hash >> 40) as usize % SHARDS
+}
+
+/// Key prefix of topics' facts; the name follows.
+pub const TOPIC_KEY: &[u8] = b"t/";
+/// Key prefix of group configurations' facts; the name follows.
+pub const GROUP_KEY: &[u8] = b"g/";
+/// Key of the fact that holds what outlives every topic.
+pub const COUNTERS_KEY: &[u8] = b"n/";
+/// Key prefix of consumer offsets: topic id (u32 BE), queue (u32 BE), the group's name.
+pub const OFFSET_KEY: &[u8] = b"o/";
+
+/// A fact's key and value.
+pub type Fact = (Vec<u8>, Vec<u8>);
+
+/// What outlives every topic and group.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Counters {
+    /// The id of the next topic; ids are never used again.
+    pub next_topic: u32,
+    /// Version of the topics.
+    pub topics: DataVersion,
+    /// Version of the group configurations.
+    pub groups: DataVersion,
+}
+
+impl Counters {
+    /// As a fact.
+    pub fn fact(&self) -> Fact {
+        (COUNTERS_KEY.to_vec(), json(self))
+    }
+
+    /// From the fact's value.
+    pub fn from_fact(value: &[u8]) -> Result<Counters, FactError> {
+        serde_json::from_slice(value).map_err(|error| FactError::of(COUNTERS_KEY, &error))
+    }
+}
+
+impl Topic {
+    /// As a fact.
+    pub fn fact(&self) -> Fact {
+        let stored = StoredTopic { id: self.id, first_partition: self.first_partition, config: self.config.clone() };
+        (Topic::key(&self.name), json(&stored))
+    }
+
+    /// The key of the fact of the topic of this name.
+    pub fn key(name: &str) -> Vec<u8> {
+        [TOPIC_KEY, name.as_bytes()].concat()
+    }
+
+    /// From the fact's value.
+    pub fn from_fact(key: &[u8], value: &[u8]) -> Result<Topic, FactError> {
+        let stored: StoredTopic = serde_json::from_slice(value).map_err(|error| FactError::of(key, &error))?;
+        let topic = Topic {
+            id: stored.id,
+            name: stored.config.topic_name.as_str().into(),
+            first_partition: stored.first_partition,
+            config: stored.config,
+        };
+        if Topic::key(&topic.name) != key {
+            return Err(FactError::of(key, &"it names another topic"));
+        }
+        Ok(topic)
+    }
+}
+
+impl Group {
+    /// As a fact.
+    pub fn fact(&self) -> Fact {
+        (Group::key(&self.name), json(&self.config))
+    }
+
+    /// The key of the fact of the group of this name.
+    pub fn key(name: &str) -> Vec<u8> {
+        [GROUP_KEY, name.as_bytes()].concat()
+    }
+
+    /// From the fact's value.
+    pub fn from_fact(key: &[u8], value: &[u8]) -> Result<Group, FactError> {
+        let config: SubscriptionGroupConfig =
+            serde_json::from_slice(value).map_err(|error| FactError::of(key, &error))?;
+        if Group::key(&config.group_name) != key {
+            return Err(FactError::of(key, &"it names another group"));
+        }
+        Ok(Group { name: config.group_name.as_str().into(), config })
+    }
+}
+
+/// The key of a group's consumer offset: a fact of the queue's own partition, with a u64 BE.
+pub fn offset_key(topic: u32, queue: u32, group: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(OFFSET_KEY.len() + 8 + group.len());
+    key.extend_from_slice(OFFSET_KEY);
+    key.extend_from_slice(&topic.to_be_bytes());
+    key.extend_from_slice(&queue.to_be_bytes());
+    key.extend_from_slice(group.as_bytes());
+    key
+}
+
+/// Takes an offset's key apart: topic, queue, group. `None`: it is none.
+pub fn split_offset_key(key: &[u8]) -> Option<(u32, u32, &str)> {
+    let (topic, rest) = key.strip_prefix(OFFSET_KEY)?.split_first_chunk::<4>()?;
+    let (queue, group) = rest.split_first_chunk::<4>()?;
+    let group = std::str::from_utf8(group).ok()?;
+    Some((u32::from_be_bytes(*topic), u32::from_be_bytes(*queue), group))
+}
+
+/// A consumer offset's value. `None`: it has not eight bytes.
+pub fn offset_value(value: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(value.try_into().ok()?))
+}
+
+/// A fact that cannot be read: the store was written by another program or version.
+#[derive(Debug)]
+pub struct FactError {
+    key: String,
+    reason: String,
+}
+
+impl FactError {
+    fn of(key: &[u8], reason: &dyn std::fmt::Display) -> FactError {
+        FactError { key: String::from_utf8_lossy(key).into_owned(), reason: reason.to_string() }
+    }
+}
+
+impl std::fmt::Display for FactError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "fact {}: {}", self.key, self.reason)
+    }
+}
+
+impl std::error::Error for FactError {}
+
+/// A topic as its fact holds it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoredTopic {
+    id: u32,
+    first_partition: u16,
+    config: TopicConfig,
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain structs with text keys always have a JSON form")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(name: &str, id: u32) -> Arc<Topic> {
+        Arc::new(Topic {
+            id,
+            name: name.into(),
+            first_partition: 3,
+            config: TopicConfig { topic_name: name.to_owned(), ..TopicConfig::default() },
+        })
+    }
+
+    #[test]
+    fn a_clone_keeps_what_it_had() {
+        let mut catalog = Catalog::new(7);
+        for id in 0..1_000 {
+            catalog.set_topic(topic(&format!("T{id}"), id));
+        }
+        let before = catalog.clone();
+        catalog.remove_topic("T5");
+        catalog.remove_topic("T5");
+        catalog.remove_topic("none");
+        catalog.set_topic(topic("T6", 6_000));
+        catalog.set_topic(topic("new", 7_000));
+        assert_eq!((before.topics_count(), catalog.topics_count()), (1_000, 1_000));
+        assert_eq!(before.topics().count(), 1_000);
+        assert_eq!(catalog.topics().count(), 1_000);
+        let id = |catalog: &Catalog, name| catalog.topic(name).map(|topic| topic.id);
+        let rows =
+            [("T5", Some(5), None), ("T6", Some(6), Some(6_000)), ("T7", Some(7), Some(7)), ("new", None, Some(7_000))];
+        for (name, old, new) in rows {
+            assert_eq!((id(&before, name), id(&catalog, name)), (old, new), "{name}");
+        }
+    }
+
+    #[test]
+    fn queues_go_round_the_partitions() {
+        let topic = topic("T", 1);
+        let seen: Vec<u16> = (0..6).map(|queue| topic.partition_of(queue, 4)).collect();
+        assert_eq!(seen, [3, 0, 1, 2, 3, 0]);
+        assert_eq!(topic.partition_of(u32::MAX, 1), 0);
+    }
+
+    #[test]
+    fn facts_come_back_and_wrong_ones_are_named() {
+        let topic = topic("%RETRY%g", 9);
+        let (key, value) = topic.fact();
+        assert_eq!(key, b"t/%RETRY%g");
+        assert_eq!(Topic::from_fact(&key, &value).unwrap(), *topic);
+        let wrong = Topic::from_fact(b"t/other", &value).unwrap_err();
+        assert_eq!(wrong.to_string(), "fact t/other: it names another topic");
+        for cut in 0..value.len() {
+            assert!(Topic::from_fact(&key, &value[..cut]).is_err());
+        }
+        let group = Group {
+            name: "g".into(),
+            config: SubscriptionGroupConfig {
+                group_name: "g".to_owned(),
+                retry_max_times: 3,
+                ..SubscriptionGroupConfig::default()
+            },
+        };
+        let (key, value) = group.fact();
+        assert_eq!(Group::from_fact(&key, &value).unwrap(), group);
+        let counters = Counters { next_topic: 17, ..Counters::default() };
+        assert_eq!(Counters::from_fact(&counters.fact().1).unwrap(), counters);
+    }
+
+    #[test]
+    fn offset_keys_come_apart_and_sort_by_topic_and_queue() {
+        let key = offset_key(0x0102_0304, 7, "group");
+        assert_eq!(key, b"o/\x01\x02\x03\x04\x00\x00\x00\x07group");
+        assert_eq!(split_offset_key(&key), Some((0x0102_0304, 7, "group")));
+        assert_eq!(split_offset_key(&key[..9]), None);
+        assert_eq!(split_offset_key(b"t/\x01\x02\x03\x04\x00\x00\x00\x07"), None);
+        assert!(offset_key(1, 256, "a") < offset_key(2, 0, "a"));
+        assert_eq!(offset_value(&5u64.to_be_bytes()), Some(5));
+        assert_eq!(offset_value(&[0; 7]), None);
+    }
+
+    #[test]
+    fn tags_are_wanted_by_their_low_half() {
+        let wants = Wants::of_codes([65, -7, 65]);
+        for (hash, wanted) in [(65, true), (66, false), (-7, true), (0, false)] {
+            assert_eq!(wants.tag(hash), wanted, "{hash}");
+        }
+        assert!(Wants::All.tag(0));
+    }
+}
