@@ -84,9 +84,7 @@ impl Language {
 
     /// From the byte of a binary header.
     pub fn from_code(code: u8) -> Language {
-        Self::ALL
-            .get(usize::from(code))
-            .map_or(Language::Other, |(language, _)| *language)
+        Self::ALL.get(usize::from(code)).map_or(Language::Other, |(language, _)| *language)
     }
 
     /// From the name in a JSON header.
@@ -130,11 +128,7 @@ pub struct Header {
 impl Header {
     /// A request of ours: JSON, two-way, opaque 0 until the sender numbers it.
     pub fn request(code: i32) -> Header {
-        Header {
-            code,
-            version: VERSION,
-            ..Header::default()
-        }
+        Header { code, version: VERSION, ..Header::default() }
     }
 
     /// Whether this answers a request.
@@ -362,10 +356,7 @@ impl std::error::Error for CommandError {}
 impl Command {
     /// A request of ours without fields or body.
     pub fn request(code: i32) -> Command {
-        Command {
-            header: Header::request(code),
-            body: Bytes::new(),
-        }
+        Command { header: Header::request(code), body: Bytes::new() }
     }
 
     /// An empty answer to `request`.
@@ -385,14 +376,8 @@ impl Command {
     /// Reads one whole frame, as `Frames::cut` gives it. The body shares its memory.
     pub fn decode(frame: Bytes) -> Result<Command, CommandError> {
         let (serialize, header, body) = frame::split(&frame).map_err(CommandError::Frame)?;
-        let mut command = Command {
-            body: frame.slice(body),
-            ..Command::default()
-        };
-        command
-            .header
-            .decode(serialize, &frame[header])
-            .map_err(CommandError::Header)?;
+        let mut command = Command { body: frame.slice(body), ..Command::default() };
+        command.header.decode(serialize, &frame[header]).map_err(CommandError::Header)?;
         Ok(command)
     }
 
@@ -465,7 +450,8 @@ mod tests {
     /// Appendix C, vector 1.
     const ROUTE_JSON: &str = r#"{"code":105,"extFields":{"topic":"T"},"flag":0,"language":"JAVA","opaque":1,"serializeTypeCurrentRPC":"JSON","version":479}"#;
     /// Appendix C, vector 2.
-    const ROUTE_BINARY: &[u8] = b"\0\0\0\x25\x01\0\0\x21\0\x69\0\x01\xdf\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\x0c\0\x05topic\0\0\0\x01T";
+    const ROUTE_BINARY: &[u8] =
+        b"\0\0\0\x25\x01\0\0\x21\0\x69\0\x01\xdf\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\x0c\0\x05topic\0\0\0\x01T";
 
     fn route() -> Command {
         let mut command = Command::request(105);
@@ -476,9 +462,7 @@ mod tests {
 
     fn json(text: &str) -> Result<Header, HeaderError> {
         let mut header = Header::default();
-        header
-            .decode(Serialize::Json, text.as_bytes())
-            .map(|()| header)
+        header.decode(Serialize::Json, text.as_bytes()).map(|()| header)
     }
 
     #[test]
@@ -491,10 +475,7 @@ mod tests {
 
         command.header.serialize = Serialize::RocketMq;
         assert_eq!(command.encode(), ROUTE_BINARY);
-        assert_eq!(
-            Command::decode(Bytes::from_static(ROUTE_BINARY)).unwrap(),
-            command
-        );
+        assert_eq!(Command::decode(Bytes::from_static(ROUTE_BINARY)).unwrap(), command);
     }
 
     #[test]
@@ -504,12 +485,7 @@ mod tests {
         request.opaque = 9;
         let mut answer = Header::default();
         answer.answer_to(&request, 19);
-        for (name, value) in [
-            ("suggestWhichBrokerId", 0),
-            ("nextBeginOffset", 5),
-            ("minOffset", 0),
-            ("maxOffset", 5),
-        ] {
+        for (name, value) in [("suggestWhichBrokerId", 0), ("nextBeginOffset", 5), ("minOffset", 0), ("maxOffset", 5)] {
             answer.fields.push_int(name, value);
         }
         answer.remark.push_str("OFFSET_OVERFLOW_ONE");
@@ -531,24 +507,15 @@ mod tests {
         )
         .unwrap();
         assert_eq!((header.code, header.version, header.opaque), (10, 317, -7));
-        assert_eq!(
-            (header.language, header.remark.as_str()),
-            (Language::Go, "")
-        );
+        assert_eq!((header.language, header.remark.as_str()), (Language::Go, ""));
         assert!(header.is_oneway());
         let fields: Vec<_> = header.fields.iter().collect();
-        assert_eq!(
-            fields,
-            [("a", "1"), ("b", "true"), ("d", "-1.5e3"), ("e", "x")]
-        );
+        assert_eq!(fields, [("a", "1"), ("b", "true"), ("d", "-1.5e3"), ("e", "x")]);
 
         assert_eq!(json("{}").unwrap(), Header::default());
         assert_eq!(json(r#"{"extFields":null}"#).unwrap(), Header::default());
         assert_eq!(json(r#"{"extFields":{}}"#).unwrap(), Header::default());
-        assert_eq!(
-            json(r#"{"language":"KLINGON"}"#).unwrap().language,
-            Language::Other
-        );
+        assert_eq!(json(r#"{"language":"KLINGON"}"#).unwrap().language, Language::Other);
     }
 
     #[test]
@@ -584,18 +551,10 @@ mod tests {
         }
         let deep = format!("{{\"x\":{}1{}}}", "[".repeat(33), "]".repeat(33));
         assert_eq!(json(&deep), Err(HeaderError::Depth));
-        let wide: Vec<_> = (0..=FIELDS_MAX)
-            .map(|index| format!("\"f{index}\":\"\""))
-            .collect();
-        assert_eq!(
-            json(&format!("{{\"extFields\":{{{}}}}}", wide.join(","))),
-            Err(HeaderError::Fields)
-        );
+        let wide: Vec<_> = (0..=FIELDS_MAX).map(|index| format!("\"f{index}\":\"\"")).collect();
+        assert_eq!(json(&format!("{{\"extFields\":{{{}}}}}", wide.join(","))), Err(HeaderError::Fields));
         let mut header = Header::default();
-        assert_eq!(
-            header.decode(Serialize::Json, b"{\"\xff\":1}"),
-            Err(HeaderError::Utf8)
-        );
+        assert_eq!(header.decode(Serialize::Json, b"{\"\xff\":1}"), Err(HeaderError::Utf8));
     }
 
     #[test]
@@ -646,21 +605,13 @@ mod tests {
             header.decode(kind, &frame[range.clone()]).unwrap();
             let mut answer = Vec::new();
             header.encode_frame(&mut answer, 0);
-            let before = (
-                header.fields.capacities(),
-                header.remark.capacity(),
-                answer.capacity(),
-            );
+            let before = (header.fields.capacities(), header.remark.capacity(), answer.capacity());
             for _ in 0..100 {
                 header.decode(kind, &frame[range.clone()]).unwrap();
                 answer.clear();
                 header.encode_frame(&mut answer, 0);
             }
-            let after = (
-                header.fields.capacities(),
-                header.remark.capacity(),
-                answer.capacity(),
-            );
+            let after = (header.fields.capacities(), header.remark.capacity(), answer.capacity());
             assert_eq!(before, after);
             assert_eq!(header, command.header);
         }
@@ -671,10 +622,7 @@ mod tests {
         let mut command = Command::request(200_050);
         command.header.serialize = Serialize::RocketMq;
         let back = Command::decode(command.encode().into()).unwrap();
-        assert_eq!(
-            (back.header.code, back.header.serialize),
-            (200_050, Serialize::Json)
-        );
+        assert_eq!((back.header.code, back.header.serialize), (200_050, Serialize::Json));
     }
 
     #[test]
@@ -682,10 +630,7 @@ mod tests {
         for (index, (language, name)) in Language::ALL.into_iter().enumerate() {
             assert_eq!(usize::from(language.code()), index);
             assert_eq!(Language::from_code(index as u8), language);
-            assert_eq!(
-                (Language::from_name(name), language.name()),
-                (language, name)
-            );
+            assert_eq!((Language::from_name(name), language.name()), (language, name));
         }
         assert_eq!(Language::from_code(200), Language::Other);
     }

@@ -27,19 +27,13 @@ struct Span {
 impl Fields {
     /// The value of `name`; the last one if it was given twice, as in a Java map.
     pub fn get(&self, name: &str) -> Option<&str> {
-        let span = self
-            .spans
-            .iter()
-            .rev()
-            .find(|span| self.name(span) == name)?;
+        let span = self.spans.iter().rev().find(|span| self.name(span) == name)?;
         Some(self.value(span))
     }
 
     /// Names and values in the order they came.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.spans
-            .iter()
-            .map(|span| (self.name(span), self.value(span)))
+        self.spans.iter().map(|span| (self.name(span), self.value(span)))
     }
 
     /// How many fields there are.
@@ -106,11 +100,7 @@ impl Fields {
     pub(crate) fn close(&mut self, at: usize, name_bytes: usize) {
         let value_bytes = self.text.len() - at - name_bytes;
         let narrow = |bytes| u32::try_from(bytes).expect("a header's text is far below 4 GiB");
-        self.spans.push(Span {
-            at: narrow(at),
-            name_bytes: narrow(name_bytes),
-            value_bytes: narrow(value_bytes),
-        });
+        self.spans.push(Span { at: narrow(at), name_bytes: narrow(name_bytes), value_bytes: narrow(value_bytes) });
     }
 
     /// Capacities of text and spans: tests see that they stay.

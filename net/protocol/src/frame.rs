@@ -24,14 +24,8 @@ pub const LENGTH_BYTES: usize = 4;
 /// What stands before the header: length, serialize type and header length.
 pub const PREFIX_BYTES: usize = LENGTH_BYTES + 4;
 
-const _: () = assert!(
-    HEADER_BYTES_MAX < 1 << 24,
-    "a header's length fits its 24 bits"
-);
-const _: () = assert!(
-    HEADER_BYTES_MAX + PREFIX_BYTES < FRAME_BYTES_MAX,
-    "a header fits a frame"
-);
+const _: () = assert!(HEADER_BYTES_MAX < 1 << 24, "a header's length fits its 24 bits");
+const _: () = assert!(HEADER_BYTES_MAX + PREFIX_BYTES < FRAME_BYTES_MAX, "a header fits a frame");
 
 /// Why bytes are no frame. Always means: the peer does not speak our protocol, close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +59,7 @@ pub fn peek(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
     };
     let length = i32::from_be_bytes(*length);
     match usize::try_from(length) {
-        Ok(bytes) if (4..=FRAME_BYTES_MAX - LENGTH_BYTES).contains(&bytes) => {
-            Ok(Some(LENGTH_BYTES + bytes))
-        }
+        Ok(bytes) if (4..=FRAME_BYTES_MAX - LENGTH_BYTES).contains(&bytes) => Ok(Some(LENGTH_BYTES + bytes)),
         _ => Err(FrameError::Length(length)),
     }
 }
@@ -76,9 +68,7 @@ pub fn peek(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
 #[inline]
 pub fn split(frame: &[u8]) -> Result<(Serialize, Range<usize>, Range<usize>), FrameError> {
     let Some(mark) = frame.get(LENGTH_BYTES..PREFIX_BYTES) else {
-        return Err(FrameError::Length(
-            i32::try_from(frame.len()).unwrap_or(i32::MAX),
-        ));
+        return Err(FrameError::Length(i32::try_from(frame.len()).unwrap_or(i32::MAX)));
     };
     let kind = Serialize::from_code(mark[0]).ok_or(FrameError::Serialize(mark[0]))?;
     let header_bytes = u32::from_be_bytes([0, mark[1], mark[2], mark[3]]) as usize;
@@ -151,10 +141,7 @@ mod tests {
     #[test]
     fn split_refuses_a_header_beyond_the_frame() {
         assert_eq!(split(&[0, 0, 0, 4, 0, 0, 0, 1]), Err(FrameError::Header(1)));
-        assert_eq!(
-            split(&[0, 0, 0, 4, 2, 0, 0, 0]),
-            Err(FrameError::Serialize(2))
-        );
+        assert_eq!(split(&[0, 0, 0, 4, 2, 0, 0, 0]), Err(FrameError::Serialize(2)));
         assert_eq!(split(&[0, 0, 0, 4, 0, 0]), Err(FrameError::Length(6)));
         let frame = [0, 0, 0, 7, 1, 0, 0, 1, b'h', b'b', b'b'];
         assert_eq!(split(&frame), Ok((Serialize::RocketMq, 8..9, 9..11)));

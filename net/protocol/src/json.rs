@@ -122,9 +122,7 @@ impl<'a> Scanner<'a> {
         } else if word == "null" {
             return Ok(None);
         }
-        word.parse()
-            .map(Some)
-            .map_err(|_| HeaderError::Number(name))
+        word.parse().map(Some).map_err(|_| HeaderError::Number(name))
     }
 
     /// Whether the next value is null; consumes it only then.
@@ -194,19 +192,14 @@ impl<'a> Scanner<'a> {
     }
 
     fn wanted(&self, wanted: &'static str) -> HeaderError {
-        HeaderError::Json {
-            at: self.at,
-            wanted,
-        }
+        HeaderError::Json { at: self.at, wanted }
     }
 
     /// Letters, digits and signs up to the next structural byte.
     fn word(&mut self) -> &'a str {
         let from = self.at;
         let bytes = self.text.as_bytes();
-        while let Some(b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'+' | b'.') =
-            bytes.get(self.at)
-        {
+        while let Some(b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'+' | b'.') = bytes.get(self.at) {
             self.at += 1;
         }
         &self.text[from..self.at]
@@ -219,10 +212,7 @@ impl<'a> Scanner<'a> {
         loop {
             let special = find_special(self.text.as_bytes(), self.at);
             let Some(byte) = self.text.as_bytes().get(special) else {
-                return Err(HeaderError::Json {
-                    at: special,
-                    wanted: "a closing quote",
-                });
+                return Err(HeaderError::Json { at: special, wanted: "a closing quote" });
             };
             out.push_str(&self.text[self.at..special]);
             self.at = special + 1;
@@ -291,10 +281,7 @@ impl<'a> Scanner<'a> {
 }
 
 /// Reads the object of ext fields behind `fields`.
-pub(crate) fn read_fields(
-    scanner: &mut Scanner<'_>,
-    fields: &mut Fields,
-) -> Result<(), HeaderError> {
+pub(crate) fn read_fields(scanner: &mut Scanner<'_>, fields: &mut Fields) -> Result<(), HeaderError> {
     if scanner.null() {
         return Ok(());
     }
@@ -322,10 +309,7 @@ pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
     let mut rest = text.as_bytes();
-    while let Some(at) = rest
-        .iter()
-        .position(|byte| *byte < 0x20 || matches!(byte, b'"' | b'\\'))
-    {
+    while let Some(at) = rest.iter().position(|byte| *byte < 0x20 || matches!(byte, b'"' | b'\\')) {
         out.extend_from_slice(&rest[..at]);
         match rest[at] {
             b'"' => out.extend_from_slice(b"\\\""),
@@ -394,10 +378,7 @@ mod tests {
                         bytes.push(special);
                         bytes.extend_from_slice(&[b'"'; 9]);
                         assert_eq!(find_special(&bytes, from), from + distance);
-                        assert_eq!(
-                            find_special(&bytes[..from + distance], from),
-                            from + distance
-                        );
+                        assert_eq!(find_special(&bytes[..from + distance], from), from + distance);
                     }
                 }
             }
@@ -431,10 +412,7 @@ mod tests {
 
     #[test]
     fn written_strings_come_back() {
-        let text: String = (0..0x500u32)
-            .filter_map(char::from_u32)
-            .chain("😀\"\\".chars())
-            .collect();
+        let text: String = (0..0x500u32).filter_map(char::from_u32).chain("😀\"\\".chars()).collect();
         let mut json = Vec::new();
         write_string(&mut json, &text);
         let mut back = String::new();
