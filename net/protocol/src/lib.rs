@@ -1,13 +1,20 @@
 //! RocketMQ's words: pure bytes to values and back. No I/O.
 
+pub mod codes;
 pub mod command;
+pub mod delay;
 pub mod fields;
 pub mod frame;
+pub mod ids;
 pub mod json;
+pub mod message;
+pub mod names;
 #[cfg(test)]
 mod noise;
+pub mod properties;
 
 pub use command::{Command, CommandError, Header, Language, Serialize};
 pub use fields::Fields;
 pub use frame::{FrameError, Frames};
 pub use json::HeaderError;
+pub use message::{MessageError, StoredMessage};

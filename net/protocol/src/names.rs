@@ -1,0 +1,317 @@
+//! Names with a meaning, the rules that names obey, and the bits of flags and permissions.
+
+use std::fmt;
+
+/// Longest topic. A stored record of the usual form keeps the length in a signed byte.
+pub const TOPIC_BYTES_MAX: usize = 127;
+/// Longest retry or dead-letter topic, which carries a group's name behind a prefix.
+pub const RETRY_TOPIC_BYTES_MAX: usize = 255;
+/// Longest group.
+pub const GROUP_BYTES_MAX: usize = 120;
+
+/// Before a group: the topic of its messages that wait for another try.
+pub const RETRY_PREFIX: &str = "%RETRY%";
+/// Before a group: the topic of its messages that failed for good.
+pub const DLQ_PREFIX: &str = "%DLQ%";
+/// Before the names of RocketMQ's own topics.
+pub const SYSTEM_PREFIX: &str = "rmq_sys_";
+/// Before the names of RocketMQ's own groups.
+pub const SYSTEM_GROUP_PREFIX: &str = "CID_RMQ_SYS_";
+
+/// The template for topics created by a first send; must be in the route table for that to work.
+pub const DEFAULT_TOPIC: &str = "TBW102";
+/// Exists on every broker.
+pub const SELF_TEST_TOPIC: &str = "SELF_TEST_TOPIC";
+/// Exists on every broker, with 1024 queues.
+pub const BENCHMARK_TOPIC: &str = "BenchmarkTest";
+/// Exists on every broker.
+pub const OFFSET_MOVED_EVENT_TOPIC: &str = "OFFSET_MOVED_EVENT";
+/// Messages of the delay levels.
+pub const SCHEDULE_TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
+/// Message traces.
+pub const TRACE_TOPIC: &str = "RMQ_SYS_TRACE_TOPIC";
+/// Half messages of transactions.
+pub const TRANS_HALF_TOPIC: &str = "RMQ_SYS_TRANS_HALF_TOPIC";
+/// Marks of ended transactions.
+pub const TRANS_OP_HALF_TOPIC: &str = "RMQ_SYS_TRANS_OP_HALF_TOPIC";
+/// Transactions given up on.
+pub const TRANS_CHECK_MAX_TIME_TOPIC: &str = "TRANS_CHECK_MAX_TIME_TOPIC";
+/// Timer messages.
+pub const TIMER_TOPIC: &str = "rmq_sys_wheel_timer";
+
+/// The producer group that every Java client instance has.
+pub const CLIENT_INNER_PRODUCER_GROUP: &str = "CLIENT_INNER_PRODUCER";
+/// Consumer groups that exist without being created.
+pub const BUILT_IN_GROUPS: [&str; 8] = [
+    "TOOLS_CONSUMER",
+    "FILTERSRV_CONSUMER",
+    "SELF_TEST_C_GROUP",
+    "CID_ONS-HTTP-PROXY",
+    "CID_ONSAPI_PULL",
+    "CID_ONSAPI_PERMISSION",
+    "CID_ONSAPI_OWNER",
+    "CID_RMQ_SYS_TRANS",
+];
+
+/// The key-value namespace in which a NameServer keeps the queues of order topics.
+pub const ORDER_TOPIC_NAMESPACE: &str = "ORDER_TOPIC_CONFIG";
+/// Cluster of a broker that was not told another.
+pub const DEFAULT_CLUSTER: &str = "DefaultCluster";
+/// Region of a broker that was not told another.
+pub const DEFAULT_REGION: &str = "DefaultRegion";
+/// Id of a broker that takes writes.
+pub const MASTER_ID: i64 = 0;
+
+/// Ext fields outside any header class.
+pub mod ext {
+    /// Of a send's answer: the broker's region.
+    pub const MSG_REGION: &str = "MSG_REGION";
+    /// Of a send's answer: whether clients trace.
+    pub const TRACE_ON: &str = "TRACE_ON";
+    /// Of code 12: the key is a unique id.
+    pub const UNIQUE_KEY_QUERY: &str = "_UNIQUE_KEY_QUERY";
+    /// Of a heartbeat's answer: we understand fingerprints.
+    pub const IS_SUPPORT_HEART_BEAT_V2: &str = "IS_SUPPORT_HEART_BEAT_V2";
+    /// Of a heartbeat's answer: send the full one again.
+    pub const IS_SUB_CHANGE: &str = "IS_SUB_CHANGE";
+    /// Of code 103: the broker's zone.
+    pub const ZONE_NAME: &str = "__ZONE_NAME";
+}
+
+/// Permission bits of topics and brokers.
+pub mod perm {
+    /// Topics created by a first send inherit from this one.
+    pub const INHERIT: i32 = 1;
+    /// Producers may send.
+    pub const WRITE: i32 = 2;
+    /// Consumers may pull.
+    pub const READ: i32 = 4;
+    /// No meaning in today's RocketMQ.
+    pub const PRIORITY: i32 = 8;
+
+    /// Whether consumers may pull.
+    pub fn readable(perm: i32) -> bool {
+        perm & READ != 0
+    }
+
+    /// Whether producers may send.
+    pub fn writeable(perm: i32) -> bool {
+        perm & WRITE != 0
+    }
+
+    /// Whether new topics inherit.
+    pub fn inherited(perm: i32) -> bool {
+        perm & INHERIT != 0
+    }
+
+    /// Whether mqadmin may set it (PermName.isValid).
+    pub fn valid(perm: i32) -> bool {
+        (0..PRIORITY).contains(&perm)
+    }
+}
+
+/// Bits of a message's sysFlag (PROTOCOL 3.3).
+pub mod sys_flag {
+    /// The body is compressed; the broker never looks inside.
+    pub const COMPRESSED: i32 = 0x1;
+    /// Several tags; legacy.
+    pub const MULTI_TAGS: i32 = 0x2;
+    /// The transaction's state.
+    pub const TRANSACTION_MASK: i32 = 0xc;
+    /// A half message.
+    pub const TRANSACTION_PREPARED: i32 = 0x4;
+    /// A committed one.
+    pub const TRANSACTION_COMMIT: i32 = 0x8;
+    /// A rolled back one.
+    pub const TRANSACTION_ROLLBACK: i32 = 0xc;
+    /// bornHost has 16 address bytes.
+    pub const BORN_HOST_V6: i32 = 0x10;
+    /// storeHost has 16 address bytes.
+    pub const STORE_HOST_V6: i32 = 0x20;
+    /// Clients split this record into several messages.
+    pub const NEED_UNWRAP: i32 = 0x40;
+    /// One record of several messages.
+    pub const INNER_BATCH: i32 = 0x80;
+}
+
+/// Bits of a pull's sysFlag.
+pub mod pull_flag {
+    /// `commitOffset` is to be stored.
+    pub const COMMIT_OFFSET: i32 = 1;
+    /// The pull may be parked until a message comes.
+    pub const SUSPEND: i32 = 2;
+    /// The header carries the subscription.
+    pub const SUBSCRIPTION: i32 = 4;
+    /// Class filter; gone.
+    pub const CLASS_FILTER: i32 = 8;
+    /// A lite pull.
+    pub const LITE: i32 = 16;
+}
+
+/// Bits of a topic's topicSysFlag.
+pub mod topic_flag {
+    /// The topic belongs to a unit.
+    pub const UNIT: i32 = 1;
+    /// It has subscriptions from units.
+    pub const UNIT_SUB: i32 = 2;
+}
+
+/// Why a name is refused. Prints what a Java broker answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameError {
+    /// Empty or blank.
+    Blank,
+    /// Other characters than `%`, `|`, letters, digits, `_` and `-`.
+    Illegal,
+    /// Longer than its maximum, in bytes.
+    Long(usize),
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NameError::Blank => write!(f, "the specified name is blank"),
+            NameError::Illegal => {
+                write!(f, "the specified name contains illegal characters, allowing only ^[%|a-zA-Z0-9_-]+$")
+            }
+            NameError::Long(max) => write!(f, "the specified name is longer than {max}"),
+        }
+    }
+}
+
+impl std::error::Error for NameError {}
+
+/// Whether a topic may exist under this name (TopicValidator.validateTopic).
+pub fn check_topic(topic: &str) -> Result<(), NameError> {
+    let is_long = topic.starts_with(RETRY_PREFIX) || topic.starts_with(DLQ_PREFIX);
+    check(topic, if is_long { RETRY_TOPIC_BYTES_MAX } else { TOPIC_BYTES_MAX })
+}
+
+/// Whether a group may exist under this name.
+pub fn check_group(group: &str) -> Result<(), NameError> {
+    check(group, GROUP_BYTES_MAX)
+}
+
+fn check(name: &str, bytes_max: usize) -> Result<(), NameError> {
+    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'%' | b'|' | b'_' | b'-');
+    if name.trim_ascii().is_empty() {
+        Err(NameError::Blank)
+    } else if name.len() > bytes_max {
+        Err(NameError::Long(bytes_max))
+    } else if !name.bytes().all(is_legal) {
+        Err(NameError::Illegal)
+    } else {
+        Ok(())
+    }
+}
+
+/// The topic of a group's messages that wait for another try.
+pub fn retry_topic(group: &str) -> String {
+    format!("{RETRY_PREFIX}{group}")
+}
+
+/// The topic of a group's messages that failed for good.
+pub fn dlq_topic(group: &str) -> String {
+    format!("{DLQ_PREFIX}{group}")
+}
+
+/// The group of a retry topic; in pop's second form (`%RETRY%group+topic`) what stands before the
+/// plus sign.
+pub fn group_of_retry_topic(topic: &str) -> Option<&str> {
+    let rest = topic.strip_prefix(RETRY_PREFIX)?;
+    Some(rest.split_once('+').map_or(rest, |(group, _)| group))
+}
+
+/// The topic of replies in a cluster.
+pub fn reply_topic(cluster: &str) -> String {
+    format!("{cluster}_REPLY_TOPIC")
+}
+
+/// The topic in which pop consumption keeps its check points.
+pub fn revive_topic(cluster: &str) -> String {
+    format!("rmq_sys_REVIVE_LOG_{cluster}")
+}
+
+/// The topic through which brokers of one name find each other.
+pub fn member_topic(broker: &str) -> String {
+    format!("rmq_sys_SYNC_BROKER_MEMBER_{broker}")
+}
+
+/// Topics that mqadmin may neither change nor delete. A broker adds its own name, its cluster's
+/// and the reply topic.
+pub fn is_system_topic(topic: &str) -> bool {
+    const TOPICS: [&str; 9] = [
+        DEFAULT_TOPIC,
+        SCHEDULE_TOPIC,
+        BENCHMARK_TOPIC,
+        TRANS_HALF_TOPIC,
+        TRACE_TOPIC,
+        TRANS_OP_HALF_TOPIC,
+        TRANS_CHECK_MAX_TIME_TOPIC,
+        SELF_TEST_TOPIC,
+        OFFSET_MOVED_EVENT_TOPIC,
+    ];
+    topic.starts_with(SYSTEM_PREFIX) || TOPICS.contains(&topic)
+}
+
+/// Topics that clients may not send to: answered 16 (PROTOCOL 4.1, item 6).
+pub fn is_closed_topic(topic: &str) -> bool {
+    const TOPICS: [&str; 6] = [
+        SCHEDULE_TOPIC,
+        TRANS_HALF_TOPIC,
+        TRANS_OP_HALF_TOPIC,
+        TRANS_CHECK_MAX_TIME_TOPIC,
+        SELF_TEST_TOPIC,
+        OFFSET_MOVED_EVENT_TOPIC,
+    ];
+    TOPICS.contains(&topic)
+}
+
+/// Groups of RocketMQ itself.
+pub fn is_system_group(group: &str) -> bool {
+    group.starts_with(SYSTEM_GROUP_PREFIX) || BUILT_IN_GROUPS.contains(&group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_obey_the_rules() {
+        let long = |prefix: &str, bytes: usize| format!("{prefix}{}", "x".repeat(bytes - prefix.len()));
+        let cases = [
+            ("T".to_owned(), Ok(())),
+            ("%RETRY%a-b_c|D9".to_owned(), Ok(())),
+            (String::new(), Err(NameError::Blank)),
+            ("  ".to_owned(), Err(NameError::Blank)),
+            ("a b".to_owned(), Err(NameError::Illegal)),
+            ("a.b".to_owned(), Err(NameError::Illegal)),
+            ("名".to_owned(), Err(NameError::Illegal)),
+            (long("", 127), Ok(())),
+            (long("", 128), Err(NameError::Long(127))),
+            (long("%RETRY%", 255), Ok(())),
+            (long("%DLQ%", 256), Err(NameError::Long(255))),
+        ];
+        for (topic, wanted) in cases {
+            assert_eq!(check_topic(&topic), wanted, "{topic}");
+        }
+        assert_eq!(check_group(&long("", 120)), Ok(()));
+        assert_eq!(check_group(&long("", 121)), Err(NameError::Long(120)));
+    }
+
+    #[test]
+    fn retry_topics_know_their_group() {
+        assert_eq!(group_of_retry_topic(&retry_topic("g")), Some("g"));
+        assert_eq!(group_of_retry_topic("%RETRY%g+T"), Some("g"));
+        assert_eq!(group_of_retry_topic(&dlq_topic("g")), None);
+    }
+
+    #[test]
+    fn system_names_are_known() {
+        assert!(is_system_topic("TBW102") && is_system_topic(&revive_topic("C")));
+        assert!(!is_system_topic("T") && !is_system_topic("%RETRY%g"));
+        assert!(is_closed_topic(SCHEDULE_TOPIC) && !is_closed_topic(DEFAULT_TOPIC));
+        assert!(is_system_group("CID_RMQ_SYS_TRANS") && !is_system_group("g"));
+        assert!(perm::valid(6) && perm::valid(0) && !perm::valid(8) && !perm::valid(-1));
+    }
+}

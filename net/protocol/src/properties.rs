@@ -1,0 +1,166 @@
+//! A message's properties: `name 0x01 value 0x02 name 0x01 value 0x02` (PROTOCOL 3.4).
+//!
+//! They stay the text they came as. Reading walks over it; writing appends to it or cuts from it.
+
+/// Stands between name and value.
+pub const NAME_END: char = '\u{1}';
+/// Stands behind a value; may be missing behind the last.
+pub const VALUE_END: char = '\u{2}';
+/// Longest property text of a stored record: its length is a signed 16-bit number.
+pub const PROPERTIES_BYTES_MAX: usize = i16::MAX as usize;
+
+/// Names of properties that brokers and clients agree on (PROTOCOL 3.5).
+pub mod name {
+    /// Keys of a message, separated by one space.
+    pub const KEYS: &str = "KEYS";
+    /// Its tag.
+    pub const TAGS: &str = "TAGS";
+    /// Whether the producer waits until it is stored; absent means true.
+    pub const WAIT: &str = "WAIT";
+    /// Its delay level.
+    pub const DELAY: &str = "DELAY";
+    /// The original topic of a retried message.
+    pub const RETRY_TOPIC: &str = "RETRY_TOPIC";
+    /// The original topic of a delayed, half or timer message.
+    pub const REAL_TOPIC: &str = "REAL_TOPIC";
+    /// The original queue of a delayed, half or timer message.
+    pub const REAL_QID: &str = "REAL_QID";
+    /// `true` on a half message.
+    pub const TRAN_MSG: &str = "TRAN_MSG";
+    /// The producer's group.
+    pub const PGROUP: &str = "PGROUP";
+    /// How often it was tried, on retries that a client sends itself.
+    pub const RECONSUME_TIME: &str = "RECONSUME_TIME";
+    /// How often it may be tried, on retries that a client sends itself.
+    pub const MAX_RECONSUME_TIMES: &str = "MAX_RECONSUME_TIMES";
+    /// The first id of a retried message.
+    pub const ORIGIN_MESSAGE_ID: &str = "ORIGIN_MESSAGE_ID";
+    /// The broker's region, written by the broker.
+    pub const MSG_REGION: &str = "MSG_REGION";
+    /// Whether clients trace it, written by the broker.
+    pub const TRACE_ON: &str = "TRACE_ON";
+    /// The broker's cluster, written by the broker.
+    pub const CLUSTER: &str = "CLUSTER";
+    /// The client's unique id.
+    pub const UNIQ_KEY: &str = "UNIQ_KEY";
+    /// Where a popped message came from.
+    pub const POP_CK: &str = "POP_CK";
+    /// A timer's relative delay in seconds.
+    pub const TIMER_DELAY_SEC: &str = "TIMER_DELAY_SEC";
+    /// A timer's relative delay in milliseconds.
+    pub const TIMER_DELAY_MS: &str = "TIMER_DELAY_MS";
+    /// A timer's absolute time in milliseconds.
+    pub const TIMER_DELIVER_MS: &str = "TIMER_DELIVER_MS";
+    /// Count of an inner batch.
+    pub const INNER_NUM: &str = "INNER_NUM";
+    /// First offset of an inner batch.
+    pub const INNER_BASE: &str = "INNER_BASE";
+    /// The kind of a request-reply message.
+    pub const MSG_TYPE: &str = "MSG_TYPE";
+    /// Pairs request and reply messages.
+    pub const CORRELATION_ID: &str = "CORRELATION_ID";
+    /// The client that waits for the reply.
+    pub const REPLY_TO_CLIENT: &str = "REPLY_TO_CLIENT";
+    /// The original topic of a dead letter.
+    pub const DLQ_ORIGIN_TOPIC: &str = "DLQ_ORIGIN_TOPIC";
+    /// The original id of a dead letter.
+    pub const DLQ_ORIGIN_MESSAGE_ID: &str = "DLQ_ORIGIN_MESSAGE_ID";
+}
+
+/// Names and values in order. Pairs without a name or a value do not count, as in Java.
+pub fn iter(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split(VALUE_END)
+        .filter_map(|pair| pair.split_once(NAME_END))
+        .filter(|(name, value)| !name.is_empty() && !value.is_empty())
+}
+
+/// The value of `name`; the last one if it is there twice, as in a Java map.
+pub fn get<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    iter(text).filter(|(known, _)| *known == name).last().map(|(_, value)| value)
+}
+
+/// Appends a property, and the separator before it if the text lacks one. The caller has made
+/// sure that it is not there yet, or uses `set`.
+pub fn append(text: &mut String, name: &str, value: &str) {
+    if !text.is_empty() && !text.ends_with(VALUE_END) {
+        text.push(VALUE_END);
+    }
+    text.push_str(name);
+    text.push(NAME_END);
+    text.push_str(value);
+    text.push(VALUE_END);
+}
+
+/// Removes every property of this name, in place.
+pub fn remove(text: &mut String, name: &str) {
+    let mut at = 0;
+    while at < text.len() {
+        let pair = &text[at..];
+        let pair = pair.find(VALUE_END).map_or(pair, |end| &pair[..=end]);
+        let next = at + pair.len();
+        if pair.split_once(NAME_END).is_some_and(|(known, _)| known == name) {
+            text.replace_range(at..next, "");
+        } else {
+            at = next;
+        }
+    }
+}
+
+/// Gives a property this value, whether it was there or not.
+pub fn set(text: &mut String, name: &str, value: &str) {
+    remove(text, name);
+    append(text, name, value);
+}
+
+/// The single keys in a KEYS property.
+pub fn keys(value: &str) -> impl Iterator<Item = &str> {
+    value.split(' ').filter(|key| !key.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_texts_are_read_as_java_reads_them() {
+        let cases: &[(&str, &[(&str, &str)])] = &[
+            ("", &[]),
+            ("\u{2}\u{2}", &[]),
+            ("a\u{1}1\u{2}", &[("a", "1")]),
+            ("a\u{1}1", &[("a", "1")]),
+            ("a\u{1}1\u{2}b\u{1}2", &[("a", "1"), ("b", "2")]),
+            ("a\u{1}\u{2}b\u{1}2\u{2}", &[("b", "2")]),
+            ("\u{1}1\u{2}b\u{1}2\u{2}", &[("b", "2")]),
+            ("ab\u{2}b\u{1}2\u{1}3\u{2}", &[("b", "2\u{1}3")]),
+            ("名\u{1}é\u{2}", &[("名", "é")]),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(iter(text).collect::<Vec<_>>(), *wanted, "{text:?}");
+        }
+        assert_eq!(get("a\u{1}1\u{2}b\u{1}2\u{2}a\u{1}3", "a"), Some("3"));
+        assert_eq!(get("ab\u{1}1", "a"), None);
+    }
+
+    #[test]
+    fn texts_are_changed_in_place() {
+        let mut text = String::from("a\u{1}1\u{2}b\u{1}2");
+        append(&mut text, "c", "3");
+        assert_eq!(text, "a\u{1}1\u{2}b\u{1}2\u{2}c\u{1}3\u{2}");
+        set(&mut text, "b", "4");
+        assert_eq!(text, "a\u{1}1\u{2}c\u{1}3\u{2}b\u{1}4\u{2}");
+        remove(&mut text, "a");
+        remove(&mut text, "b");
+        remove(&mut text, "none");
+        assert_eq!(text, "c\u{1}3\u{2}");
+        remove(&mut text, "c");
+        assert_eq!(text, "");
+        let mut twice = String::from("a\u{1}1\u{2}x\u{2}a\u{1}2");
+        remove(&mut twice, "a");
+        assert_eq!(twice, "x\u{2}");
+    }
+
+    #[test]
+    fn keys_are_split() {
+        assert_eq!(keys(" a  b c").collect::<Vec<_>>(), ["a", "b", "c"]);
+    }
+}
