@@ -1,3 +1,6 @@
 //! RingMQ's broker.
 
 pub mod mail;
+
+pub mod config;
+pub mod keys;

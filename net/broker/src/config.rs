@@ -1,0 +1,710 @@
+//! The configuration: one TOML file, every key optional, an unknown key an error. What handlers
+//! need of it is [`Settings`], immutable and shared.
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use toml::de::{DeTable, DeValue};
+
+use crate::keys::{self, KEYS, Key, Kind, OVERHEAD_BYTES_MAX, PROPERTIES_BYTES_MAX, Unit};
+
+/// A configuration file is at most this long. 1 MiB: all keys together need a hundredth of it.
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Why a configuration is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The line in the file, from 1, if it is about one.
+    pub line: Option<usize>,
+    /// What is wrong; names the key and its range.
+    pub text: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "line {line}: {}", self.text),
+            None => f.write_str(&self.text),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Where a value comes from. A later one outranks an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// The table in `keys.rs`.
+    Default,
+    /// What `ringmq dev` sets for itself.
+    Dev,
+    /// The file, at this line.
+    File(usize),
+    /// An option of the command line.
+    CommandLine,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Default => f.write_str("default"),
+            Source::Dev => f.write_str("dev"),
+            Source::File(line) => write!(f, "file, line {line}"),
+            Source::CommandLine => f.write_str("command line"),
+        }
+    }
+}
+
+/// Every key with its value and where that comes from. Values are in range; [`Config::check`]
+/// says whether they agree with one another.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// One for each of `KEYS`.
+    entries: Vec<(Value, Source)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Value {
+    Number(u64),
+    Switch(bool),
+    Text(String),
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        let value = |key: &Key| match key.kind {
+            Kind::Number { default, .. } => Value::Number(default),
+            Kind::Switch { default } => Value::Switch(default),
+            Kind::Choice { default, .. } | Kind::Text { default, .. } => Value::Text(default.into()),
+        };
+        Config { entries: KEYS.iter().map(|key| (value(key), Source::Default)).collect() }
+    }
+}
+
+impl Config {
+    /// Reads a file's text over the defaults. Does not yet [`check`](Config::check), because the
+    /// command line may still change values.
+    pub fn load(text: &str) -> Result<Config, ConfigError> {
+        let mut config = Config::default();
+        let line_of = |at: usize| 1 + text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();
+        let document = DeTable::parse(text).map_err(|error| ConfigError {
+            line: error.span().map(|span| line_of(span.start)),
+            text: error.message().to_string(),
+        })?;
+        for (section, entries) in document.get_ref() {
+            let line = line_of(section.span().start);
+            let section = section.get_ref();
+            let Some(entries) = entries.get_ref().as_table().filter(|_| is_section(section)) else {
+                return Err(ConfigError { line: Some(line), text: unknown_section(section) });
+            };
+            for (name, value) in entries {
+                let line = line_of(name.span().start);
+                let name = format!("{section}.{}", name.get_ref());
+                config.take(&name, value.get_ref(), line).map_err(|text| ConfigError { line: Some(line), text })?;
+            }
+        }
+        Ok(config)
+    }
+
+    /// Sets one key from text, as on the command line: `log.flush`, `async`.
+    pub fn set(&mut self, name: &str, text: &str, source: Source) -> Result<(), ConfigError> {
+        let result = match keys::find(name) {
+            None => Err(unknown_key(name)),
+            Some((index, key)) => parse(key, text).map(|value| self.entries[index] = (value, source)),
+        };
+        result.map_err(|text| ConfigError { line: None, text })
+    }
+
+    /// Whether values agree with one another. `Err` names the keys.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let least = self.number("limits.message_bytes") + PROPERTIES_BYTES_MAX + OVERHEAD_BYTES_MAX;
+        let rules = [
+            (
+                self.number("log.batch_bytes") <= self.number("log.batch_bytes_max"),
+                "log.batch_bytes must not exceed log.batch_bytes_max".to_string(),
+            ),
+            (
+                least <= self.number("log.batch_bytes_max"),
+                format!("log.batch_bytes_max must be at least {least}, so that a message of limits.message_bytes fits"),
+            ),
+            (
+                self.number("log.batch_bytes_max") <= self.number("log.segment_bytes"),
+                "log.batch_bytes_max must not exceed log.segment_bytes".to_string(),
+            ),
+            (
+                self.number("log.segment_bytes").is_multiple_of(1 << 20),
+                "log.segment_bytes must be a multiple of 1 MiB".to_string(),
+            ),
+            (
+                self.number("log.disk_clean_percent") <= self.number("log.disk_full_percent"),
+                "log.disk_clean_percent must not exceed log.disk_full_percent".to_string(),
+            ),
+            (
+                self.number("engine.receive_buffers").is_power_of_two(),
+                "engine.receive_buffers must be a power of two".to_string(),
+            ),
+            (
+                self.number("engine.ring_depth") <= self.number("engine.ring_slots"),
+                "engine.ring_depth must not exceed engine.ring_slots".to_string(),
+            ),
+            (
+                self.cpus().is_empty() || self.number("engine.cores") <= self.cpus().len() as u64,
+                "engine.cpus must name a CPU for each of engine.cores".to_string(),
+            ),
+            (
+                !matches!(self.number("broker.port"), 1..=2),
+                "broker.port must be 0, or 3 to 65535, so that there is a fast port below".to_string(),
+            ),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, text)) => Err(ConfigError { line: None, text }),
+            None => Ok(()),
+        }
+    }
+
+    /// All keys with value and source, as a TOML file that would give the same configuration.
+    pub fn effective(&self) -> String {
+        let mut out = String::new();
+        for (section, key, name, (value, source)) in self.rows() {
+            if let Some(section) = section {
+                let _ = writeln!(out, "{}[{section}]", if out.is_empty() { "" } else { "\n" });
+            }
+            let assignment = format!("{name} = {}", show(&value, &key.kind));
+            let _ = writeln!(out, "{assignment:<44} # {source}");
+        }
+        out
+    }
+
+    /// The table of keys as a TOML file of comments: what each is for, default and range.
+    pub fn document() -> String {
+        let mut out = String::from("# Every key is optional. What stands here are the defaults.\n");
+        for (section, key, name, (value, _)) in Config::default().rows() {
+            if let Some(section) = section {
+                let _ = writeln!(out, "\n[{section}]");
+            }
+            let _ = writeln!(out, "# {} ({})\n#{name} = {}", key.why, range(&key.kind), show(&value, &key.kind));
+        }
+        out
+    }
+
+    /// The number of a key. Asking for a key that is not there is our mistake.
+    pub fn number(&self, name: &str) -> u64 {
+        match self.value(name) {
+            Value::Number(number) => *number,
+            other => panic!("{name} is {other:?}, not a number"),
+        }
+    }
+
+    /// The number of a key, as a size or index in memory.
+    pub fn size(&self, name: &str) -> usize {
+        usize::try_from(self.number(name)).expect("ranges fit: Linux here has 64 bits")
+    }
+
+    /// The switch of a key.
+    pub fn switch(&self, name: &str) -> bool {
+        match self.value(name) {
+            Value::Switch(switch) => *switch,
+            other => panic!("{name} is {other:?}, not a switch"),
+        }
+    }
+
+    /// The text of a key.
+    pub fn text(&self, name: &str) -> &str {
+        match self.value(name) {
+            Value::Text(text) => text,
+            other => panic!("{name} is {other:?}, not a text"),
+        }
+    }
+
+    /// The port of a key.
+    pub fn port(&self, name: &str) -> u16 {
+        u16::try_from(self.number(name)).expect("the range of a port was checked")
+    }
+
+    /// The IP address of a key.
+    pub fn address(&self, name: &str) -> IpAddr {
+        self.text(name).parse().expect("an address was checked when it was set")
+    }
+
+    /// `log.dir`.
+    pub fn data_dir(&self) -> PathBuf {
+        PathBuf::from(self.text("log.dir"))
+    }
+
+    /// `engine.cpus`; empty if the choice is ours.
+    pub fn cpus(&self) -> Vec<usize> {
+        keys::cpus(self.text("engine.cpus")).unwrap_or_default()
+    }
+
+    /// `broker.namesrv`.
+    pub fn servers(&self) -> Vec<String> {
+        keys::servers(self.text("broker.namesrv")).expect("servers were checked when they were set")
+    }
+
+    /// Where the value of a key comes from.
+    pub fn source(&self, name: &str) -> Source {
+        self.entries[index_of(name)].1
+    }
+
+    /// What handlers need, joined with what is known only once the ports are bound.
+    pub fn settings(&self, found: Found) -> Settings {
+        let levels = self.text("broker.message_delay_level");
+        Settings {
+            cluster: self.text("broker.cluster").into(),
+            broker_name: self.text("broker.name").into(),
+            broker_id: 0,
+            broker_ip1: found.broker_ip1,
+            port: found.port,
+            namesrv: self.servers(),
+            region: self.text("broker.region").into(),
+            permission: self.number("broker.permission") as i32,
+            auto_create_topic: self.switch("broker.auto_create_topic"),
+            auto_create_group: self.switch("broker.auto_create_group"),
+            cluster_topic: self.switch("broker.cluster_topic"),
+            broker_topic: self.switch("broker.broker_topic"),
+            trace_topic: self.switch("broker.trace_topic"),
+            trace_on: self.switch("broker.trace_on"),
+            topic_queues: self.number("broker.topic_queues") as i32,
+            delay_levels: keys::delay_levels(levels).expect("levels were checked when they were set"),
+            delay_levels_text: levels.into(),
+            cores: found.cores,
+            partitions: found.partitions,
+            flush: match self.text("log.flush") {
+                "async" => Flush::Async,
+                _ => Flush::Sync,
+            },
+            flush_interval_ms: self.number("log.flush_interval_ms"),
+            retention_hours: self.number("log.retention_hours"),
+            segment_bytes: self.number("log.segment_bytes"),
+            disk_clean_percent: self.number("log.disk_clean_percent"),
+            data_dir: self.data_dir(),
+            started_ms: found.started_ms,
+            limits: self.limits(),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            message_bytes: self.size("limits.message_bytes"),
+            batch_bytes_max: self.size("log.batch_bytes_max"),
+            connections: self.size("limits.connections"),
+            connection_requests: self.size("limits.connection_requests"),
+            connection_unsent_bytes: self.size("limits.connection_unsent_bytes"),
+            idle_timeout_ms: self.number("limits.idle_timeout_ms"),
+            frame_timeout_ms: self.number("limits.frame_timeout_ms"),
+            send_timeout_ms: self.number("limits.send_timeout_ms"),
+            pull_messages: self.number("limits.pull_messages") as u32,
+            pull_bytes: self.number("limits.pull_bytes") as u32,
+            pull_scan: self.number("limits.pull_scan") as u32,
+            parked_pulls: self.size("limits.parked_pulls"),
+            query_messages: self.size("limits.query_messages"),
+            topics: self.size("limits.topics"),
+            topic_queues: self.number("limits.topic_queues") as u32,
+            groups: self.size("limits.groups"),
+            group_clients: self.size("limits.group_clients"),
+            group_subscriptions: self.size("limits.group_subscriptions"),
+            group_locks: self.size("limits.group_locks"),
+            client_timeout_ms: self.number("limits.client_timeout_ms"),
+            lock_timeout_ms: self.number("limits.lock_timeout_ms"),
+            mailbox: self.size("engine.mailbox"),
+        }
+    }
+
+    fn value(&self, name: &str) -> &Value {
+        &self.entries[index_of(name)].0
+    }
+
+    fn take(&mut self, name: &str, value: &DeValue<'_>, line: usize) -> Result<(), String> {
+        let Some((index, key)) = keys::find(name) else { return Err(unknown_key(name)) };
+        let wrong = || format!("{name} must be {}", range(&key.kind));
+        let text = match (key.kind, value) {
+            (Kind::Number { .. }, DeValue::Integer(number)) => plain(number).ok_or_else(wrong)?,
+            (Kind::Number { unit: Unit::Bytes, .. }, DeValue::String(text)) => text.to_string(),
+            (Kind::Switch { .. }, DeValue::Boolean(switch)) => switch.to_string(),
+            (Kind::Choice { .. } | Kind::Text { .. }, DeValue::String(text)) => text.to_string(),
+            (Kind::Text { .. }, DeValue::Array(array)) => {
+                let part = |value: &DeValue<'_>| match value {
+                    DeValue::String(text) => Some(text.to_string()),
+                    DeValue::Integer(number) => plain(number),
+                    _ => None,
+                };
+                let parts: Option<Vec<_>> = array.iter().map(|value| part(value.get_ref())).collect();
+                parts.ok_or_else(wrong)?.join(",")
+            }
+            _ => return Err(wrong()),
+        };
+        self.entries[index] = (parse(key, &text)?, Source::File(line));
+        Ok(())
+    }
+
+    /// Section (where it begins), key, name within the section, entry: in the order of the table.
+    fn rows(&self) -> impl Iterator<Item = (Option<&'static str>, &'static Key, &'static str, (Value, Source))> {
+        let mut last = "";
+        KEYS.iter().zip(&self.entries).map(move |(key, entry)| {
+            let (section, name) = split(key);
+            let begins = (section != last).then_some(section);
+            last = section;
+            (begins, key, name, entry.clone())
+        })
+    }
+}
+
+/// What is known only at start.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// The address that clients are told.
+    pub broker_ip1: Ipv4Addr,
+    /// The port that is really bound.
+    pub port: u16,
+    /// How many cores run.
+    pub cores: usize,
+    /// How many partitions the data directory has.
+    pub partitions: u16,
+    /// When the process started, in ms since 1970.
+    pub started_ms: u64,
+}
+
+/// When a send is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// When it is on stable storage.
+    Sync,
+    /// When it is written.
+    Async,
+}
+
+/// What handlers need of the configuration. Each field is the key of the same name; see `keys.rs`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `broker.cluster`.
+    pub cluster: String,
+    /// `broker.name`.
+    pub broker_name: String,
+    /// 0, a master.
+    pub broker_id: u64,
+    /// The address that clients are told.
+    pub broker_ip1: Ipv4Addr,
+    /// The port that is really bound.
+    pub port: u16,
+    /// `broker.namesrv`.
+    pub namesrv: Vec<String>,
+    /// `broker.region`.
+    pub region: String,
+    /// `broker.permission`: bits 4 read, 2 write, 1 inherit.
+    pub permission: i32,
+    /// `broker.auto_create_topic`.
+    pub auto_create_topic: bool,
+    /// `broker.auto_create_group`.
+    pub auto_create_group: bool,
+    /// `broker.cluster_topic`.
+    pub cluster_topic: bool,
+    /// `broker.broker_topic`.
+    pub broker_topic: bool,
+    /// `broker.trace_topic`.
+    pub trace_topic: bool,
+    /// `broker.trace_on`.
+    pub trace_on: bool,
+    /// `broker.topic_queues`.
+    pub topic_queues: i32,
+    /// Milliseconds of each delay level; level 1 is at index 0. Never empty.
+    pub delay_levels: Vec<u64>,
+    /// `broker.message_delay_level`, as written.
+    pub delay_levels_text: String,
+    /// How many cores run.
+    pub cores: usize,
+    /// How many partitions the data directory has.
+    pub partitions: u16,
+    /// `log.flush`.
+    pub flush: Flush,
+    /// `log.flush_interval_ms`.
+    pub flush_interval_ms: u64,
+    /// `log.retention_hours`.
+    pub retention_hours: u64,
+    /// `log.segment_bytes`.
+    pub segment_bytes: u64,
+    /// `log.disk_clean_percent`.
+    pub disk_clean_percent: u64,
+    /// `log.dir`.
+    pub data_dir: PathBuf,
+    /// When the process started, in ms since 1970.
+    pub started_ms: u64,
+    /// Bounds that face the network.
+    pub limits: Limits,
+}
+
+impl Settings {
+    /// `ip:port` as clients and NameServers know the broker.
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.broker_ip1, self.port)
+    }
+
+    /// How long a delay level is, in ms. Levels above the last mean the last; 0 and below, none.
+    pub fn delay_ms(&self, level: i32) -> Option<u64> {
+        let index = usize::try_from(level).ok()?.checked_sub(1)?;
+        let last = self.delay_levels.len().checked_sub(1)?;
+        self.delay_levels.get(index.min(last)).copied()
+    }
+}
+
+/// Bounds that face the network. Each field is the key `limits.…` of the same name; see `keys.rs`.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest body of a message, in bytes.
+    pub message_bytes: usize,
+    /// Most that one group commit carries, in bytes (`log.batch_bytes_max`).
+    pub batch_bytes_max: usize,
+    /// Connections at once, all cores together.
+    pub connections: usize,
+    /// Unanswered requests of one connection.
+    pub connection_requests: usize,
+    /// Answers that one connection has not taken, in bytes.
+    pub connection_unsent_bytes: usize,
+    /// A connection that is silent so long is closed.
+    pub idle_timeout_ms: u64,
+    /// A frame that began must be whole by then.
+    pub frame_timeout_ms: u64,
+    /// A connection that takes no byte of its answers for so long is closed.
+    pub send_timeout_ms: u64,
+    /// Messages of one pull.
+    pub pull_messages: u32,
+    /// Bytes of one pull, but one message always.
+    pub pull_bytes: u32,
+    /// Index entries that one pull looks at.
+    pub pull_scan: u32,
+    /// Pulls that wait for messages, per core.
+    pub parked_pulls: usize,
+    /// Messages of one query by key.
+    pub query_messages: usize,
+    /// Topics of the broker.
+    pub topics: usize,
+    /// Queues of one topic.
+    pub topic_queues: u32,
+    /// Consumer groups of the broker.
+    pub groups: usize,
+    /// Live clients of one group.
+    pub group_clients: usize,
+    /// Topics that one group subscribes to.
+    pub group_subscriptions: usize,
+    /// Queues that one group holds locked.
+    pub group_locks: usize,
+    /// A client without a heartbeat for so long leaves its groups.
+    pub client_timeout_ms: u64,
+    /// A queue lock that is not renewed for so long is free.
+    pub lock_timeout_ms: u64,
+    /// Letters that wait for a core (`engine.mailbox`).
+    pub mailbox: usize,
+}
+
+fn index_of(name: &str) -> usize {
+    match keys::find(name) {
+        Some((index, _)) => index,
+        None => panic!("{name} is not in the table of keys"),
+    }
+}
+
+fn split(key: &Key) -> (&'static str, &'static str) {
+    key.name.split_once('.').expect("a test holds that every key has a section")
+}
+
+fn is_section(section: &str) -> bool {
+    KEYS.iter().any(|key| split(key).0 == section)
+}
+
+fn unknown_section(section: &str) -> String {
+    let mut sections: Vec<_> = KEYS.iter().map(|key| split(key).0).collect();
+    sections.dedup();
+    format!("unknown section or key `{section}`; the sections are {}", sections.join(", "))
+}
+
+fn unknown_key(name: &str) -> String {
+    match name.split_once('.') {
+        Some((section, _)) if is_section(section) => {
+            let of = |key: &&Key| split(key).0 == section;
+            let names: Vec<_> = KEYS.iter().filter(of).map(|key| split(key).1).collect();
+            format!("unknown key `{name}`; section {section} has {}", names.join(", "))
+        }
+        _ => unknown_section(name),
+    }
+}
+
+/// An integer of the file as decimal digits. `None` if it does not fit, or is below zero.
+fn plain(number: &toml::de::DeInteger<'_>) -> Option<String> {
+    let number = u64::from_str_radix(number.as_str(), number.radix()).ok()?;
+    Some(number.to_string())
+}
+
+fn parse(key: &Key, text: &str) -> Result<Value, String> {
+    let value = match key.kind {
+        Kind::Number { unit, min, max, .. } => {
+            let number = if unit == Unit::Bytes { bytes(text) } else { text.parse().ok() };
+            number.filter(|number| (min..=max).contains(number)).map(Value::Number)
+        }
+        Kind::Switch { .. } => text.parse().ok().map(Value::Switch),
+        Kind::Choice { of, .. } => of.contains(&text).then(|| Value::Text(text.into())),
+        Kind::Text { is_valid, .. } => is_valid(text).then(|| Value::Text(text.into())),
+    };
+    value.ok_or_else(|| format!("{} = {text:?} must be {}", key.name, range(&key.kind)))
+}
+
+/// `4096`, `64KiB`, `64 MiB`, `1GiB`.
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit: u64 = match text[digits..].trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    text[..digits].parse::<u64>().ok()?.checked_mul(unit)
+}
+
+fn range(kind: &Kind) -> String {
+    match *kind {
+        Kind::Number { unit, min, max, .. } => {
+            let (min, max) = (amount(min, unit), amount(max, unit));
+            match unit {
+                Unit::Count | Unit::Bytes => format!("{min} to {max}"),
+                Unit::Milliseconds => format!("{min} to {max} ms"),
+                Unit::Hours => format!("{min} to {max} hours"),
+                Unit::Percent => format!("{min} to {max} percent"),
+            }
+        }
+        Kind::Switch { .. } => "true or false".into(),
+        Kind::Choice { of, .. } => of.join(" or "),
+        Kind::Text { what, .. } => what.into(),
+    }
+}
+
+/// Bytes in the largest unit that divides them.
+fn amount(number: u64, unit: Unit) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let fits = |(unit, _): &&(u64, &str)| number >= *unit && number.is_multiple_of(*unit);
+    match units.iter().find(fits) {
+        Some((size, name)) if unit == Unit::Bytes => format!("{}{name}", number / size),
+        _ => number.to_string(),
+    }
+}
+
+fn show(value: &Value, kind: &Kind) -> String {
+    match (value, kind) {
+        (Value::Number(number), Kind::Number { unit, .. }) => {
+            let text = amount(*number, *unit);
+            let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+            if is_plain { text } else { format!("{text:?}") }
+        }
+        (Value::Number(number), _) => number.to_string(),
+        (Value::Switch(switch), _) => switch.to_string(),
+        (Value::Text(text), _) => toml::Value::String(text.clone()).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found() -> Found {
+        Found { broker_ip1: Ipv4Addr::LOCALHOST, port: 10_911, cores: 1, partitions: 1, started_ms: 0 }
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults_and_they_agree() {
+        let config = Config::load("").unwrap();
+        config.check().unwrap();
+        let settings = config.settings(found());
+        assert_eq!(settings.address(), "127.0.0.1:10911");
+        assert_eq!((settings.limits.message_bytes, settings.flush), (4 << 20, Flush::Sync));
+        let delays = [0, -1, 1, 3, 18, 99].map(|level| settings.delay_ms(level));
+        let last = Some(7_200_000);
+        assert_eq!(delays, [None, None, Some(1_000), Some(10_000), last, last]);
+    }
+
+    #[test]
+    fn values_are_taken_in_their_forms() {
+        let text = "[log]\nsegment_bytes = \"256MiB\"\nbatch_bytes = 0x40000\nflush = 'async'\n\
+                    [engine]\ncpus = [0, \"2-3\"]\ncores = 2\n[broker]\nauto_create_topic = false\n\
+                    namesrv = ['a:1', 'b:2']";
+        let config = Config::load(text).unwrap();
+        config.check().unwrap();
+        assert_eq!(config.number("log.segment_bytes"), 256 << 20);
+        assert_eq!(config.number("log.batch_bytes"), 256 << 10);
+        assert_eq!(config.cpus(), [0, 2, 3]);
+        assert_eq!(config.servers(), ["a:1", "b:2"]);
+        assert!(!config.switch("broker.auto_create_topic"));
+        assert_eq!(config.source("log.flush"), Source::File(4));
+        assert_eq!(config.source("log.dir"), Source::Default);
+    }
+
+    #[test]
+    fn errors_name_line_key_and_range() {
+        let table = [
+            ("[log]\nflush = 'maybe'", Some(2), "log.flush = \"maybe\" must be sync or async"),
+            ("[log]\n\ninflight_batches = 65", Some(3), "log.inflight_batches = \"65\" must be 1 to 64"),
+            ("[log]\nsegment_bytes = '63MiB'", Some(2), "log.segment_bytes = \"63MiB\" must be 64MiB to 16GiB"),
+            ("[log]\nsegment_bytes = true", Some(2), "log.segment_bytes must be 64MiB to 16GiB"),
+            ("[log]\nflush_interval_ms = -1", Some(2), "log.flush_interval_ms must be 1 to 60000 ms"),
+            ("[log]\nflush_interval_ms = 1.5", Some(2), "log.flush_interval_ms must be 1 to 60000 ms"),
+            ("[broker]\nname = 5", Some(2), "broker.name must be 1 to 120 of"),
+            ("[broker]\nname = 'a b'", Some(2), "broker.name = \"a b\" must be 1 to 120 of"),
+            ("[broker]\nauto_create_topic = 'yes'", Some(2), "must be true or false"),
+            ("[broker]\nport = 65536", Some(2), "broker.port = \"65536\" must be 0 to 65535"),
+            ("[log]\nflash = 1", Some(2), "unknown key `log.flash`; section log has dir,"),
+            ("\n[lag]\nflush = 1", Some(2), "unknown section or key `lag`; the sections are broker,"),
+            ("cores = 1", Some(1), "unknown section or key `cores`"),
+            ("[log]\nflush = 'sync'\nflush = 'sync'", Some(3), "duplicate key"),
+            ("[log]\nflush = ", Some(2), ""),
+        ];
+        for (text, line, words) in table {
+            let error = Config::load(text).unwrap_err();
+            assert_eq!(error.line, line, "{text}: {error}");
+            assert!(error.text.contains(words), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn values_that_disagree_are_refused() {
+        let table = [
+            ("log.batch_bytes_max", "4MiB", "limits.message_bytes"),
+            ("limits.message_bytes", "8MiB", "log.batch_bytes_max"),
+            ("log.disk_clean_percent", "99", "log.disk_full_percent"),
+            ("engine.receive_buffers", "100", "power of two"),
+            ("log.segment_bytes", "67108865", "multiple of 1 MiB"),
+            ("broker.port", "2", "broker.port"),
+        ];
+        for (name, value, words) in table {
+            let mut config = Config::default();
+            config.set(name, value, Source::CommandLine).unwrap();
+            let error = config.check().unwrap_err();
+            assert!(error.text.contains(words), "{name}: {error}");
+        }
+        let mut config = Config::default();
+        config.set("engine.cpus", "0", Source::CommandLine).unwrap();
+        config.set("engine.cores", "2", Source::CommandLine).unwrap();
+        assert!(config.check().unwrap_err().text.contains("engine.cpus"));
+        assert!(config.set("no.such", "1", Source::CommandLine).is_err());
+    }
+
+    #[test]
+    fn the_effective_configuration_gives_itself() {
+        let mut config = Config::load("[log]\ndir = 'a \"b\" \\ c'\ntail_bytes = 16777217").unwrap();
+        config.set("broker.port", "0", Source::CommandLine).unwrap();
+        config.set("broker.listen", "127.0.0.1", Source::Dev).unwrap();
+        let text = config.effective();
+        assert!(text.contains("# command line") && text.contains("# dev") && text.contains("# file, line 3"));
+        let again = Config::load(&text).unwrap();
+        let values = |config: &Config| config.entries.iter().map(|(value, _)| value.clone()).collect::<Vec<_>>();
+        assert_eq!(values(&again), values(&config));
+        Config::load(&Config::document()).unwrap().check().unwrap();
+    }
+
+    #[test]
+    fn every_prefix_of_a_file_is_an_answer_not_a_panic() {
+        let text = Config::default().effective();
+        for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
+            let _ = Config::load(&text[..end]);
+        }
+    }
+}

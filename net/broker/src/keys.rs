@@ -1,0 +1,345 @@
+//! Every key of the configuration file: name, unit, default, range, and why it is so.
+//!
+//! This is the one table. `ringmq check-config --keys` prints it, `Config` parses by it, and
+//! `Settings` is made from what it gives.
+
+use std::net::IpAddr;
+
+/// One key of the configuration file.
+#[derive(Debug)]
+pub struct Key {
+    /// `section.key`.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// What it does, and the reason for its default or its bounds.
+    pub why: &'static str,
+}
+
+/// What a key takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A whole number.
+    Number {
+        /// In what it counts.
+        unit: Unit,
+        /// Its default.
+        default: u64,
+        /// The smallest it may be.
+        min: u64,
+        /// The largest it may be.
+        max: u64,
+    },
+    /// `true` or `false`.
+    Switch {
+        /// Its default.
+        default: bool,
+    },
+    /// One of a few words.
+    Choice {
+        /// Its default.
+        default: &'static str,
+        /// The words.
+        of: &'static [&'static str],
+    },
+    /// A text. A TOML array is taken as its elements, joined by commas.
+    Text {
+        /// Its default.
+        default: &'static str,
+        /// What it must be, in words: "a name of 1 to 127 letters".
+        what: &'static str,
+        /// Whether a text is that.
+        is_valid: fn(&str) -> bool,
+    },
+}
+
+/// In what a number counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Things.
+    Count,
+    /// Bytes; `"64KiB"`, `"64MiB"` and `"1GiB"` are understood too.
+    Bytes,
+    /// Milliseconds.
+    Milliseconds,
+    /// Hours.
+    Hours,
+    /// Hundredths of the whole.
+    Percent,
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// The largest property string of a message: its length field has 15 usable bits.
+pub const PROPERTIES_BYTES_MAX: u64 = 32_767;
+/// What a stored message has besides body and properties, and its batch besides messages: less than this.
+pub const OVERHEAD_BYTES_MAX: u64 = 4 * KIB;
+/// Most partitions of a broker: a position has 15 usable bits for the partition.
+pub const PARTITIONS_MAX: u64 = 32_767;
+/// Most cores of a broker. 64: the deal of partitions and mailboxes (cores x cores) stays small.
+pub const CORES_MAX: u64 = 64;
+/// Most levels in `broker.message_delay_level`. 64; RocketMQ's own table has 18.
+pub const DELAY_LEVELS_MAX: usize = 64;
+/// A delay level is at most this long. 365 days: it stays far from the end of the clock.
+const DELAY_MS_MAX: u64 = 365 * 24 * 3_600_000;
+const MESSAGE_BYTES: u64 = 4 * MIB;
+const BATCH_BYTES_MAX: u64 = 8 * MIB;
+const SEGMENT_BYTES_MIN: u64 = 64 * MIB;
+const CPU_MAX: usize = 1023;
+
+const _: () = assert!(
+    MESSAGE_BYTES + PROPERTIES_BYTES_MAX + OVERHEAD_BYTES_MAX <= BATCH_BYTES_MAX,
+    "the largest message fits a batch"
+);
+const _: () = assert!(64 * MIB <= SEGMENT_BYTES_MIN, "the largest batch fits a segment");
+
+const fn number(name: &'static str, unit: Unit, default: u64, min: u64, max: u64, why: &'static str) -> Key {
+    assert!(min <= default && default <= max, "the default lies in its range");
+    Key { name, kind: Kind::Number { unit, default, min, max }, why }
+}
+
+const fn switch(name: &'static str, default: bool, why: &'static str) -> Key {
+    Key { name, kind: Kind::Switch { default }, why }
+}
+
+const fn text(
+    name: &'static str,
+    default: &'static str,
+    what: &'static str,
+    is_valid: fn(&str) -> bool,
+    why: &'static str,
+) -> Key {
+    Key { name, kind: Kind::Text { default, what, is_valid }, why }
+}
+
+use Unit::{Bytes, Count, Hours, Milliseconds, Percent};
+
+/// All keys, by section.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    // Who we are, and what a fresh broker offers. Defaults are RocketMQ's, so that clients find what they know.
+    text("broker.cluster", "DefaultCluster", NAME, is_name, "Cluster that the broker belongs to; also a system topic."),
+    text("broker.name", "broker-a", NAME, is_name, "Its name; one per broker of a cluster; also a system topic."),
+    text("broker.listen", "0.0.0.0", ADDRESS, is_address, "Address to listen on. `dev`: 127.0.0.1."),
+    number("broker.port", Count, 10_911, 0, 65_535, "Port to listen on, RocketMQ's default; 0 lets the kernel choose."),
+    switch("broker.fast_port", true, "Serve the port below (`port` - 2) too, for clients with vipChannelEnabled."),
+    text("broker.ip1", "", "an IPv4 address, or empty", is_ipv4_or_empty, "Address that clients are told (brokerIP1). Empty: the first that is not loopback. `dev`: `listen`."),
+    text("broker.namesrv", "", "host:port, several separated by ';'", is_server_list, "NameServers to register with, all of them. Empty: none. `dev`: its own."),
+    number("broker.register_interval_ms", Milliseconds, 30_000, 10_000, 60_000, "How often it registers again; a change of topics registers at once. RocketMQ's range."),
+    number("broker.register_timeout_ms", Milliseconds, 6_000, 100, 24_000, "How long one NameServer may take to answer."),
+    text("broker.region", "DefaultRegion", NAME, is_name, "Put into messages as MSG_REGION."),
+    number("broker.permission", Count, 6, 0, 7, "What the broker allows: 4 read + 2 write (+ 1 inherit). 4: producers are refused."),
+    switch("broker.auto_create_topic", true, "A send to an unknown topic makes it from TBW102. Off: code 17."),
+    switch("broker.auto_create_group", true, "A consumer's first heartbeat makes its group. Off: code 26."),
+    switch("broker.cluster_topic", true, "The topic named after the cluster may be written."),
+    switch("broker.broker_topic", true, "The topic named after the broker may be written."),
+    switch("broker.trace_topic", false, "Have the topic RMQ_SYS_TRACE_TOPIC for message traces."),
+    switch("broker.trace_on", true, "Tell clients that traces are wanted (TRACE_ON)."),
+    number("broker.topic_queues", Count, 8, 1, 1_024, "Queues of TBW102, and so the most that an automatic topic gets."),
+    text("broker.message_delay_level", "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h",
+         "1 to 64 delays such as `1s 5s 10m 2h`, each at most 365 days", is_delay_levels, "The delay levels, from level 1; retries start at level 3."),
+
+    // Threads and rings.
+    number("engine.cores", Count, 0, 0, CORES_MAX, "Threads of the hot path, each with one ring. 0: half of the CPUs, at least 1, at most 16."),
+    text("engine.cpus", "", "CPU numbers such as `0,2,4-7`, or empty", is_cpus_or_empty, "CPUs to pin the cores to, in order. Empty: the first ones that the process may use."),
+    number("engine.partitions_per_core", Count, 1, 1, 256, "Logs per core. Their total is fixed when the data directory is made; more cores later share them."),
+    number("engine.ring_depth", Count, 1_024, 64, 32_768, "Submission queue of a ring; a turn that wants more enters the kernel twice."),
+    number("engine.ring_slots", Count, 16_384, 1_024, 1_048_576, "Operations in the kernel at once per core: about two per connection, plus disk. None free: backpressure."),
+    number("engine.receive_buffers", Count, 256, 16, 32_768, "Provided buffers per core, a power of two. Few are in use at any time: they are emptied in the same turn."),
+    number("engine.receive_buffer_bytes", Bytes, 16 * KIB, 4 * KIB, MIB, "Size of a receive buffer: some messages of 1 KiB each."),
+    number("engine.mailbox", Count, 16_384, 256, 1_048_576, "Letters that wait for a core. Full: requests are refused with code 2."),
+
+    // The logs.
+    text("log.dir", "./data", "a path", is_path, "Directory of all data; one process at a time."),
+    number("log.segment_bytes", Bytes, GIB, SEGMENT_BYTES_MIN, 16 * GIB, "Size of a log's files, as RocketMQ's; a multiple of 1 MiB. Retention drops whole ones. `dev`: 256 MiB, ready sooner."),
+    number("log.segments_prepared", Count, 1, 1, 16, "Segments written with zeros ahead, per log: a write into fresh space costs twice the time."),
+    number("log.batch_bytes", Bytes, MIB, 64 * KIB, 8 * MIB, "A group commit closes at this size."),
+    number("log.batch_bytes_max", Bytes, BATCH_BYTES_MAX, 64 * KIB, 64 * MIB, "Most that one group commit carries: the largest message, or a whole batch send, must fit."),
+    number("log.inflight_batches", Count, 4, 1, 64, "Group commits in the kernel at once, per log: enough to keep the device busy, few enough that each grows."),
+    number("log.tail_bytes", Bytes, 64 * MIB, 16 * MIB, 64 * GIB, "Newest stretch of a core's logs that is kept in memory for consumers, all its logs together."),
+    Key { name: "log.flush", kind: Kind::Choice { default: "sync", of: &["sync", "async"] },
+          why: "sync: a send is answered when it is on stable storage. async: when it is written, synced every flush_interval_ms." },
+    number("log.flush_interval_ms", Milliseconds, 500, 1, 60_000, "async: the most that a power cut may take, RocketMQ's default."),
+    number("log.offset_interval_ms", Milliseconds, 1_000, 10, 60_000, "How often consumer offsets become durable: one record for all of a log's."),
+    number("log.retention_hours", Hours, 72, 1, 876_000, "Age at which a segment may go (fileReservedTime)."),
+    number("log.disk_clean_percent", Percent, 75, 10, 99, "The disk is used beyond this: the oldest segments go before their age (diskMaxUsedSpaceRatio)."),
+    number("log.disk_full_percent", Percent, 95, 10, 100, "The disk is used beyond this: sends are refused with code 14, reads go on."),
+    number("log.disk_free_bytes_min", Bytes, 256 * MIB, 64 * MIB, 1024 * GIB, "Less than this is left: sends are refused with code 14, reads go on."),
+
+    // Bounds that face the network.
+    number("limits.message_bytes", Bytes, MESSAGE_BYTES, KIB, 8 * MIB, "Largest body of a message (maxMessageSize). Larger: code 13."),
+    number("limits.connections", Count, 60_000, 16, 1_000_000, "Connections at once, all cores together; also bounded by RLIMIT_NOFILE. One more is closed."),
+    number("limits.connection_requests", Count, 4_096, 1, 65_536, "Unanswered requests of one connection. More: nothing is received from it until some are answered."),
+    number("limits.connection_unsent_bytes", Bytes, 32 * MIB, MIB, GIB, "Answers that one connection has not taken. More: nothing is received from it until some are."),
+    number("limits.idle_timeout_ms", Milliseconds, 120_000, 100, 3_600_000, "A connection that is silent so long is closed; stock servers and clients do the same."),
+    number("limits.frame_timeout_ms", Milliseconds, 60_000, 100, 3_600_000, "A frame that began must be whole by then, or its connection is closed."),
+    number("limits.send_timeout_ms", Milliseconds, 30_000, 100, 3_600_000, "A connection that takes no byte of its answers for so long is closed."),
+    number("limits.pull_messages", Count, 32, 1, 1_024, "Messages of one pull at most (maxTransferCountOnMessageInMemory)."),
+    number("limits.pull_bytes", Bytes, 256 * KIB, KIB, 16 * MIB, "Bytes of one pull at most, but one message always (maxTransferBytesOnMessageInMemory)."),
+    number("limits.pull_scan", Count, 8_192, 32, 1_048_576, "Index entries that one pull looks at for its tags before it answers."),
+    number("limits.parked_pulls", Count, 100_000, 1, 10_000_000, "Pulls that wait for messages, per core. One more is refused with code 2."),
+    number("limits.query_messages", Count, 64, 1, 1_024, "Messages of one query by key at most."),
+    number("limits.topics", Count, 100_000, 64, 10_000_000, "Topics of the broker. One more is refused with code 1."),
+    number("limits.topic_queues", Count, 16_384, 16, 65_536, "Queues of one topic at most."),
+    number("limits.groups", Count, 100_000, 64, 10_000_000, "Consumer groups of the broker. One more is refused with code 1."),
+    number("limits.group_clients", Count, 10_000, 1, 1_000_000, "Live clients of one group."),
+    number("limits.group_subscriptions", Count, 1_024, 1, 65_536, "Topics that one group subscribes to."),
+    number("limits.group_locks", Count, 65_536, 1, 1_048_576, "Queues that one group holds locked."),
+    number("limits.client_timeout_ms", Milliseconds, 120_000, 1_000, 3_600_000, "A client without a heartbeat for so long leaves its groups."),
+    number("limits.lock_timeout_ms", Milliseconds, 60_000, 1_000, 3_600_000, "A queue lock that is not renewed for so long is free (stock: 60 s; clients renew every 20 s)."),
+
+    // The NameServer (`ringmq namesrv`, and inside `ringmq dev`).
+    text("namesrv.listen", "0.0.0.0", ADDRESS, is_address, "Address to listen on. `dev`: 127.0.0.1."),
+    number("namesrv.port", Count, 9_876, 0, 65_535, "Port to listen on, RocketMQ's default; 0 lets the kernel choose."),
+    text("namesrv.kv_path", "./data/namesrv/kv.json", "a path", is_path, "File of the KV configuration. `dev`: below log.dir."),
+    number("namesrv.scan_interval_ms", Milliseconds, 5_000, 10, 600_000, "How often it looks for silent brokers."),
+    number("namesrv.broker_timeout_ms", Milliseconds, 120_000, 100, 3_600_000, "A broker that is silent for so long is removed, unless it named another time when it registered."),
+
+    // The process.
+    text("process.log", "info", "a filter such as `info` or `warn,broker=debug`", is_filter, "What is logged on stderr."),
+    number("process.stop_timeout_ms", Milliseconds, 4_000, 100, 4_500, "SIGTERM: longest wait for what is under way; the process ends within 5 s."),
+];
+
+const NAME: &str = "1 to 120 of the characters a-z A-Z 0-9 _ - % |";
+const ADDRESS: &str = "an IP address such as 0.0.0.0 or 127.0.0.1";
+
+/// The key with this name.
+pub fn find(name: &str) -> Option<(usize, &'static Key)> {
+    KEYS.iter().enumerate().find(|(_, key)| key.name == name)
+}
+
+/// Parses `1s 5s 10m 2h` into milliseconds (units s m h d, as RocketMQ's messageDelayLevel).
+pub fn delay_levels(text: &str) -> Option<Vec<u64>> {
+    let levels: Vec<u64> = text.split_whitespace().map(delay_ms).collect::<Option<_>>()?;
+    (1..=DELAY_LEVELS_MAX).contains(&levels.len()).then_some(levels)
+}
+
+fn delay_ms(word: &str) -> Option<u64> {
+    let unit_ms = match word.chars().last()? {
+        's' => 1_000,
+        'm' => 60_000,
+        'h' => 3_600_000,
+        'd' => 86_400_000,
+        _ => return None,
+    };
+    let count: u64 = word[..word.len() - 1].parse().ok()?;
+    count.checked_mul(unit_ms).filter(|ms| (1..=DELAY_MS_MAX).contains(ms))
+}
+
+/// Parses `0,2,4-7` into CPU numbers, in the order given, each once.
+pub fn cpus(text: &str) -> Option<Vec<usize>> {
+    let mut found = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        if first > last || last > CPU_MAX {
+            return None;
+        }
+        for cpu in first..=last {
+            if found.contains(&cpu) {
+                return None;
+            }
+            found.push(cpu);
+        }
+    }
+    Some(found)
+}
+
+/// Parses `host:port;host:port` (commas are fine too).
+pub fn servers(text: &str) -> Option<Vec<String>> {
+    let parts = text.split([';', ',']).map(str::trim).filter(|part| !part.is_empty());
+    parts.map(|part| is_server(part).then(|| part.to_string())).collect()
+}
+
+fn is_server(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_host = !host.is_empty() && !host.contains(char::is_whitespace);
+    is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn is_server_list(text: &str) -> bool {
+    servers(text).is_some()
+}
+
+fn is_name(text: &str) -> bool {
+    let is_good = |c: char| c.is_ascii_alphanumeric() || "_-%|".contains(c);
+    (1..=120).contains(&text.len()) && text.chars().all(is_good)
+}
+
+fn is_address(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok()
+}
+
+fn is_ipv4_or_empty(text: &str) -> bool {
+    text.is_empty() || text.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| !ip.is_unspecified())
+}
+
+fn is_cpus_or_empty(text: &str) -> bool {
+    text.is_empty() || cpus(text).is_some()
+}
+
+fn is_delay_levels(text: &str) -> bool {
+    delay_levels(text).is_some()
+}
+
+fn is_path(text: &str) -> bool {
+    !text.is_empty() && !text.contains('\0')
+}
+
+fn is_filter(text: &str) -> bool {
+    tracing_subscriber::EnvFilter::try_new(text).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_defaults_valid() {
+        for (index, key) in KEYS.iter().enumerate() {
+            assert_eq!(find(key.name).unwrap().0, index, "{} is there once", key.name);
+            let (section, name) = key.name.split_once('.').unwrap();
+            assert!(!section.is_empty() && !name.contains('.'), "{}", key.name);
+            assert!(key.why.ends_with('.'), "{}: the reason is a sentence", key.name);
+            match key.kind {
+                Kind::Text { default, is_valid, .. } => assert!(is_valid(default), "{}", key.name),
+                Kind::Choice { default, of } => assert!(of.contains(&default), "{}", key.name),
+                Kind::Number { .. } | Kind::Switch { .. } => {}
+            }
+        }
+    }
+
+    #[test]
+    fn delays() {
+        let Kind::Text { default, .. } = find("broker.message_delay_level").unwrap().1.kind else {
+            panic!("a text");
+        };
+        let levels = delay_levels(default).unwrap();
+        assert_eq!((levels.len(), levels[2], levels[17]), (18, 10_000, 7_200_000));
+        assert_eq!(delay_levels("1d"), Some(vec![86_400_000]));
+        for bad in ["", "1", "s", "-1s", "0s", "1w", "1s,2s", "366d", "99999999999999999999s", "1µ"] {
+            assert_eq!(delay_levels(bad), None, "{bad}");
+        }
+        assert_eq!(delay_levels(&"1s ".repeat(DELAY_LEVELS_MAX + 1)), None);
+    }
+
+    #[test]
+    fn cpu_lists() {
+        assert_eq!(cpus("0"), Some(vec![0]));
+        assert_eq!(cpus("3, 0-1"), Some(vec![3, 0, 1]));
+        for bad in ["", "a", "1,1", "2-1", "0-1024", "1-", "-1", "0,,1"] {
+            assert_eq!(cpus(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn server_lists() {
+        assert_eq!(servers(""), Some(vec![]));
+        assert_eq!(servers("a:1;b.c:2;"), Some(vec!["a:1".into(), "b.c:2".into()]));
+        for bad in ["a", "a:", ":1", "a:0", "a:65536", "a b:1"] {
+            assert_eq!(servers(bad), None, "{bad}");
+        }
+    }
+}
