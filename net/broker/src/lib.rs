@@ -1,5 +1,6 @@
 //! RingMQ's broker.
 
+pub mod answer;
 pub mod connection;
 pub mod mail;
 

@@ -1,0 +1,193 @@
+//! Answers: what they say, and how they become frames.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use protocol::{Fields, Header};
+
+use crate::mail::{ConnectionId, ReplyTo};
+
+/// What a request is answered with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// Response code (PROTOCOL 2.2).
+    pub code: i32,
+    /// Text for people; empty: none.
+    pub remark: String,
+    /// The response header's fields.
+    pub fields: Fields,
+    /// The body; empty: none.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// Success, without fields or body.
+    pub fn ok() -> Answer {
+        Answer::default()
+    }
+
+    /// Success with a body.
+    pub fn with_body(body: impl Into<Bytes>) -> Answer {
+        Answer { body: body.into(), ..Answer::default() }
+    }
+
+    /// A code that says no, and why.
+    pub fn refusal(code: i32, remark: impl Into<String>) -> Answer {
+        Answer { code, remark: remark.into(), ..Answer::default() }
+    }
+
+    /// With one more field.
+    pub fn field(mut self, name: &str, value: &str) -> Answer {
+        self.fields.push(name, value);
+        self
+    }
+}
+
+/// One frame that is ready to leave.
+#[derive(Debug)]
+pub struct Reply {
+    /// For whom.
+    pub connection: ConnectionId,
+    /// It answers a request; a push does not.
+    pub settles: bool,
+    /// Where its first bytes are: see [`Replies::head`].
+    head: Range<usize>,
+    /// What follows them.
+    pub body: Vec<Bytes>,
+}
+
+/// The frames that one turn of a core makes. Their first bytes lie in one buffer that is used again.
+#[derive(Debug, Default)]
+pub struct Replies {
+    bytes: Vec<u8>,
+    list: Vec<Reply>,
+    header: Header,
+    request: Header,
+}
+
+/// What the buffer keeps for the next turn: some thousand answers to sends.
+const BYTES_KEPT: usize = 1 << 20;
+
+impl Replies {
+    /// An empty answer's header, to be filled before [`Replies::send`] or [`Replies::encode`].
+    #[inline]
+    pub fn header(&mut self, to: &ReplyTo, code: i32) -> &mut Header {
+        self.request.opaque = to.opaque;
+        self.request.serialize = to.serialize;
+        self.header.answer_to(&self.request, code);
+        &mut self.header
+    }
+
+    /// Sends the header with this body. One-way requests get nothing.
+    pub fn send(&mut self, to: &ReplyTo, body: Vec<Bytes>) {
+        if to.oneway {
+            return;
+        }
+        let start = self.bytes.len();
+        self.header.encode_frame(&mut self.bytes, body.iter().map(Bytes::len).sum());
+        self.list.push(Reply { connection: to.connection, settles: true, head: start..self.bytes.len(), body });
+    }
+
+    /// Writes the header as a whole frame without a body into `out`, to be sent later.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.header.encode_frame(out, 0);
+    }
+
+    /// Sends a code without fields, and why.
+    pub fn refuse(&mut self, to: &ReplyTo, code: i32, remark: &str) {
+        self.header(to, code).remark.push_str(remark);
+        self.send(to, Vec::new());
+    }
+
+    /// Sends an answer.
+    pub fn answer(&mut self, to: &ReplyTo, answer: Answer) {
+        let header = self.header(to, answer.code);
+        header.remark.push_str(&answer.remark);
+        header.fields.extend(answer.fields.iter());
+        let body = if answer.body.is_empty() { Vec::new() } else { vec![answer.body] };
+        self.send(to, body);
+    }
+
+    /// Sends a frame that was encoded before.
+    #[inline]
+    pub fn frame(&mut self, connection: ConnectionId, frame: &[u8], settles: bool) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(frame);
+        self.list.push(Reply { connection, settles, head: start..self.bytes.len(), body: Vec::new() });
+    }
+
+    /// Takes the frames out, in order. Their heads stay readable until `clear`.
+    pub fn take(&mut self) -> Vec<Reply> {
+        std::mem::take(&mut self.list)
+    }
+
+    /// The first bytes of a frame.
+    #[inline]
+    pub fn head(&self, reply: &Reply) -> &[u8] {
+        &self.bytes[reply.head.clone()]
+    }
+
+    /// Forgets the heads; `list` is what `take` gave, to be used again.
+    pub fn clear(&mut self, mut list: Vec<Reply>) {
+        assert!(self.list.is_empty(), "frames were made while others were sent");
+        list.clear();
+        self.list = list;
+        self.bytes.clear();
+        if self.bytes.capacity() > BYTES_KEPT {
+            self.bytes.shrink_to(BYTES_KEPT);
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::{Command, Serialize};
+
+    pub(crate) fn to(opaque: i32) -> ReplyTo {
+        ReplyTo {
+            connection: ConnectionId { core: 0, slot: 1, generation: 2 },
+            opaque,
+            code: 10,
+            version: 479,
+            serialize: Serialize::Json,
+            oneway: false,
+        }
+    }
+
+    fn frames(replies: &mut Replies) -> Vec<Command> {
+        let list = replies.take();
+        let frames = list.iter().map(|reply| {
+            let bytes = [&[Bytes::copy_from_slice(replies.head(reply))], reply.body.as_slice()].concat().concat();
+            Command::decode(bytes.into()).unwrap()
+        });
+        let frames = frames.collect();
+        replies.clear(list);
+        frames
+    }
+
+    #[test]
+    fn answers_become_frames_in_order() {
+        let mut replies = Replies::default();
+        replies.refuse(&to(1), 17, "why");
+        replies.answer(&to(2), Answer::with_body("body").field("a", "b"));
+        replies.answer(&ReplyTo { oneway: true, ..to(3) }, Answer::ok());
+        let mut kept = Vec::new();
+        replies.header(&ReplyTo { serialize: Serialize::RocketMq, ..to(4) }, 0).fields.push_int("x", 7);
+        replies.encode(&mut kept);
+        replies.frame(to(4).connection, &kept, true);
+        let frames = frames(&mut replies);
+        let seen: Vec<_> = frames.iter().map(|frame| (frame.header.opaque, frame.header.code)).collect();
+        assert_eq!(seen, [(1, 17), (2, 0), (4, 0)]);
+        assert_eq!(frames[0].header.remark, "why");
+        assert_eq!((frames[1].header.fields.get("a"), &frames[1].body[..]), (Some("b"), &b"body"[..]));
+        assert_eq!(frames[2].header.serialize, Serialize::RocketMq);
+        assert_eq!(frames[2].header.fields.get("x"), Some("7"));
+        assert!(replies.is_empty());
+    }
+}
