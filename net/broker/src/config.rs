@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
-use crate::keys::{self, KEYS, Key, Kind, OVERHEAD_BYTES_MAX, PROPERTIES_BYTES_MAX, Unit};
+use crate::keys::{self, KEYS, Key, Kind, Unit};
 
 /// A configuration file is at most this long. 1 MiB: all keys together need a hundredth of it.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -119,31 +119,23 @@ impl Config {
 
     /// Whether values agree with one another. `Err` names the keys.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let least = self.number("limits.message_bytes") + PROPERTIES_BYTES_MAX + OVERHEAD_BYTES_MAX;
+        let slots = self.number("engine.ring_slots") * self.number("engine.cores").max(1);
         let rules = [
-            (
-                self.number("log.batch_bytes") <= self.number("log.batch_bytes_max"),
-                "log.batch_bytes must not exceed log.batch_bytes_max".to_string(),
-            ),
-            (
-                least <= self.number("log.batch_bytes_max"),
-                format!("log.batch_bytes_max must be at least {least}, so that a message of limits.message_bytes fits"),
-            ),
-            (
-                self.number("log.batch_bytes_max") <= self.number("log.segment_bytes"),
-                "log.batch_bytes_max must not exceed log.segment_bytes".to_string(),
-            ),
             (
                 self.number("log.segment_bytes").is_multiple_of(1 << 20),
                 "log.segment_bytes must be a multiple of 1 MiB".to_string(),
             ),
             (
-                self.number("log.disk_clean_percent") <= self.number("log.disk_full_percent"),
-                "log.disk_clean_percent must not exceed log.disk_full_percent".to_string(),
-            ),
-            (
                 self.number("engine.receive_buffers").is_power_of_two(),
                 "engine.receive_buffers must be a power of two".to_string(),
+            ),
+            (
+                self.number("engine.receive_buffer_bytes").is_multiple_of(4096),
+                "engine.receive_buffer_bytes must be a multiple of 4096".to_string(),
+            ),
+            (
+                self.number("limits.connections") < slots,
+                format!("limits.connections must be below engine.ring_slots times engine.cores, {slots}"),
             ),
             (
                 self.number("engine.ring_depth") <= self.number("engine.ring_slots"),
@@ -288,7 +280,6 @@ impl Config {
     fn limits(&self) -> Limits {
         Limits {
             message_bytes: self.size("limits.message_bytes"),
-            batch_bytes_max: self.size("log.batch_bytes_max"),
             connections: self.size("limits.connections"),
             connection_requests: self.size("limits.connection_requests"),
             connection_unsent_bytes: self.size("limits.connection_unsent_bytes"),
@@ -453,8 +444,6 @@ impl Settings {
 pub struct Limits {
     /// Largest body of a message, in bytes.
     pub message_bytes: usize,
-    /// Most that one group commit carries, in bytes (`log.batch_bytes_max`).
-    pub batch_bytes_max: usize,
     /// Connections at once, all cores together.
     pub connections: usize,
     /// Unanswered requests of one connection.
@@ -642,9 +631,9 @@ mod tests {
     fn errors_name_line_key_and_range() {
         let table = [
             ("[log]\nflush = 'maybe'", Some(2), "log.flush = \"maybe\" must be sync or async"),
-            ("[log]\n\ninflight_batches = 65", Some(3), "log.inflight_batches = \"65\" must be 1 to 64"),
-            ("[log]\nsegment_bytes = '63MiB'", Some(2), "log.segment_bytes = \"63MiB\" must be 64MiB to 16GiB"),
-            ("[log]\nsegment_bytes = true", Some(2), "log.segment_bytes must be 64MiB to 16GiB"),
+            ("[log]\n\ninflight_batches = 33", Some(3), "log.inflight_batches = \"33\" must be 1 to 32"),
+            ("[log]\nsegment_bytes = '15MiB'", Some(2), "log.segment_bytes = \"15MiB\" must be 16MiB to 4GiB"),
+            ("[log]\nsegment_bytes = true", Some(2), "log.segment_bytes must be 16MiB to 4GiB"),
             ("[log]\nflush_interval_ms = -1", Some(2), "log.flush_interval_ms must be 1 to 60000 ms"),
             ("[log]\nflush_interval_ms = 1.5", Some(2), "log.flush_interval_ms must be 1 to 60000 ms"),
             ("[broker]\nname = 5", Some(2), "broker.name must be 1 to 120 of"),
@@ -667,9 +656,9 @@ mod tests {
     #[test]
     fn values_that_disagree_are_refused() {
         let table = [
-            ("log.batch_bytes_max", "4MiB", "limits.message_bytes"),
-            ("limits.message_bytes", "8MiB", "log.batch_bytes_max"),
-            ("log.disk_clean_percent", "99", "log.disk_full_percent"),
+            ("limits.connections", "32768", "engine.ring_slots"),
+            ("engine.ring_slots", "1024", "limits.connections"),
+            ("engine.receive_buffer_bytes", "5000", "multiple of 4096"),
             ("engine.receive_buffers", "100", "power of two"),
             ("log.segment_bytes", "67108865", "multiple of 1 MiB"),
             ("broker.port", "2", "broker.port"),
@@ -689,7 +678,7 @@ mod tests {
 
     #[test]
     fn the_effective_configuration_gives_itself() {
-        let mut config = Config::load("[log]\ndir = 'a \"b\" \\ c'\ntail_bytes = 16777217").unwrap();
+        let mut config = Config::load("[log]\ndir = 'a \"b\" \\ c'\ntail_bytes = 33554433").unwrap();
         config.set("broker.port", "0", Source::CommandLine).unwrap();
         config.set("broker.listen", "127.0.0.1", Source::Dev).unwrap();
         let text = config.effective();

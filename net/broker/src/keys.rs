@@ -5,6 +5,8 @@
 
 use std::net::IpAddr;
 
+use protocol::delay::parse_levels;
+
 /// One key of the configuration file.
 #[derive(Debug)]
 pub struct Key {
@@ -71,29 +73,17 @@ pub enum Unit {
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+/// The largest body of a message. 4 MiB, RocketMQ's maxMessageSize; the engine's batches are made for it.
+const MESSAGE_BYTES_MAX: u64 = 4 * MIB;
 
-/// The largest property string of a message: its length field has 15 usable bits.
-pub const PROPERTIES_BYTES_MAX: u64 = 32_767;
-/// What a stored message has besides body and properties, and its batch besides messages: less than this.
-pub const OVERHEAD_BYTES_MAX: u64 = 4 * KIB;
-/// Most partitions of a broker: a position has 15 usable bits for the partition.
-pub const PARTITIONS_MAX: u64 = 32_767;
 /// Most cores of a broker. 64: the deal of partitions and mailboxes (cores x cores) stays small.
 pub const CORES_MAX: u64 = 64;
-/// Most levels in `broker.message_delay_level`. 64; RocketMQ's own table has 18.
-pub const DELAY_LEVELS_MAX: usize = 64;
-/// A delay level is at most this long. 365 days: it stays far from the end of the clock.
-const DELAY_MS_MAX: u64 = 365 * 24 * 3_600_000;
-const MESSAGE_BYTES: u64 = 4 * MIB;
-const BATCH_BYTES_MAX: u64 = 8 * MIB;
-const SEGMENT_BYTES_MIN: u64 = 64 * MIB;
+/// Most logs of a core. 256; with all cores this stays within the 15 bits that a position has for them.
+pub const PARTITIONS_PER_CORE_MAX: u64 = 256;
+/// The kernel's CPU sets that we use have 1,024 bits.
 const CPU_MAX: usize = 1023;
 
-const _: () = assert!(
-    MESSAGE_BYTES + PROPERTIES_BYTES_MAX + OVERHEAD_BYTES_MAX <= BATCH_BYTES_MAX,
-    "the largest message fits a batch"
-);
-const _: () = assert!(64 * MIB <= SEGMENT_BYTES_MIN, "the largest batch fits a segment");
+const _: () = assert!(CORES_MAX * PARTITIONS_PER_CORE_MAX <= 1 << 15, "a position has 15 bits for the partition");
 
 const fn number(name: &'static str, unit: Unit, default: u64, min: u64, max: u64, why: &'static str) -> Key {
     assert!(min <= default && default <= max, "the default lies in its range");
@@ -139,38 +129,37 @@ pub const KEYS: &[Key] = &[
     switch("broker.trace_on", true, "Tell clients that traces are wanted (TRACE_ON)."),
     number("broker.topic_queues", Count, 8, 1, 1_024, "Queues of TBW102, and so the most that an automatic topic gets."),
     text("broker.message_delay_level", "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h",
-         "1 to 64 delays such as `1s 5s 10m 2h`, each at most 365 days", is_delay_levels, "The delay levels, from level 1; retries start at level 3."),
+         "1 to 64 delays such as `1s 5s 10m 2h`, each at most 10 years", is_delay_levels, "The delay levels, from level 1; retries start at level 3."),
 
     // Threads and rings.
     number("engine.cores", Count, 0, 0, CORES_MAX, "Threads of the hot path, each with one ring. 0: half of the CPUs, at least 1, at most 16."),
     text("engine.cpus", "", "CPU numbers such as `0,2,4-7`, or empty", is_cpus_or_empty, "CPUs to pin the cores to, in order. Empty: the first ones that the process may use."),
-    number("engine.partitions_per_core", Count, 1, 1, 256, "Logs per core. Their total is fixed when the data directory is made; more cores later share them."),
-    number("engine.ring_depth", Count, 1_024, 64, 32_768, "Submission queue of a ring; a turn that wants more enters the kernel twice."),
-    number("engine.ring_slots", Count, 16_384, 1_024, 1_048_576, "Operations in the kernel at once per core: about two per connection, plus disk. None free: backpressure."),
+    number("engine.partitions_per_core", Count, 1, 1, PARTITIONS_PER_CORE_MAX, "Logs per core. Their total is fixed when the data directory is made; more cores later share them."),
+    number("engine.ring_depth", Count, 1_024, 8, 32_768, "Submission queue of a ring; a turn that wants more enters the kernel twice."),
+    number("engine.ring_slots", Count, 32_768, 1_024, 65_536, "Operations in the kernel at once, per core: one for each connection, and those that send, read or write. None free: backpressure."),
     number("engine.receive_buffers", Count, 256, 16, 32_768, "Provided buffers per core, a power of two. Few are in use at any time: they are emptied in the same turn."),
     number("engine.receive_buffer_bytes", Bytes, 16 * KIB, 4 * KIB, MIB, "Size of a receive buffer: some messages of 1 KiB each."),
     number("engine.mailbox", Count, 16_384, 256, 1_048_576, "Letters that wait for a core. Full: requests are refused with code 2."),
 
     // The logs.
     text("log.dir", "./data", "a path", is_path, "Directory of all data; one process at a time."),
-    number("log.segment_bytes", Bytes, GIB, SEGMENT_BYTES_MIN, 16 * GIB, "Size of a log's files, as RocketMQ's; a multiple of 1 MiB. Retention drops whole ones. `dev`: 256 MiB, ready sooner."),
-    number("log.segments_prepared", Count, 1, 1, 16, "Segments written with zeros ahead, per log: a write into fresh space costs twice the time."),
-    number("log.batch_bytes", Bytes, MIB, 64 * KIB, 8 * MIB, "A group commit closes at this size."),
-    number("log.batch_bytes_max", Bytes, BATCH_BYTES_MAX, 64 * KIB, 64 * MIB, "Most that one group commit carries: the largest message, or a whole batch send, must fit."),
-    number("log.inflight_batches", Count, 4, 1, 64, "Group commits in the kernel at once, per log: enough to keep the device busy, few enough that each grows."),
-    number("log.tail_bytes", Bytes, 64 * MIB, 16 * MIB, 64 * GIB, "Newest stretch of a core's logs that is kept in memory for consumers, all its logs together."),
+    number("log.segment_bytes", Bytes, GIB, 16 * MIB, 4 * GIB, "Size of a log's files, a multiple of 1 MiB; 1 GiB as RocketMQ's. Retention drops whole ones. `dev`: 256 MiB, ready sooner."),
+    number("log.batch_bytes", Bytes, MIB, 64 * KIB, 4 * MIB, "A group commit closes at this size; one large message may make it larger."),
+    number("log.inflight_batches", Count, 4, 1, 32, "Group commits in the kernel at once, per log: enough to keep the device busy, few enough that each grows."),
+    number("log.tail_bytes", Bytes, 64 * MIB, 32 * MIB, 64 * GIB, "Memory of a core's logs: batches under way, and the newest stretch for consumers."),
     Key { name: "log.flush", kind: Kind::Choice { default: "sync", of: &["sync", "async"] },
           why: "sync: a send is answered when it is on stable storage. async: when it is written, synced every flush_interval_ms." },
     number("log.flush_interval_ms", Milliseconds, 500, 1, 60_000, "async: the most that a power cut may take, RocketMQ's default."),
-    number("log.offset_interval_ms", Milliseconds, 1_000, 10, 60_000, "How often consumer offsets become durable: one record for all of a log's."),
+    number("log.prepare_bytes", Bytes, GIB, 16 * MIB, 64 * GIB, "Zeros written ahead of each log's head: a durable write into fresh space takes twice the time. `dev`: 256 MiB."),
+    number("log.prepare_bytes_per_s", Bytes, 64 * MIB, MIB, 16 * GIB, "How fast, beside a busy log: at full speed it doubles the p99.9 of sends."),
     number("log.retention_hours", Hours, 72, 1, 876_000, "Age at which a segment may go (fileReservedTime)."),
-    number("log.disk_clean_percent", Percent, 75, 10, 99, "The disk is used beyond this: the oldest segments go before their age (diskMaxUsedSpaceRatio)."),
-    number("log.disk_full_percent", Percent, 95, 10, 100, "The disk is used beyond this: sends are refused with code 14, reads go on."),
-    number("log.disk_free_bytes_min", Bytes, 256 * MIB, 64 * MIB, 1024 * GIB, "Less than this is left: sends are refused with code 14, reads go on."),
+    number("log.disk_clean_percent", Percent, 75, 1, 99, "The logs fill more of the disk than this: the oldest segments go before their age (diskMaxUsedSpaceRatio)."),
+    number("log.disk_free_percent_min", Percent, 5, 0, 90, "Less of the disk is left than this: sends are refused with code 14, reads go on."),
+    number("log.disk_free_bytes_min", Bytes, 256 * MIB, 64 * MIB, 1024 * GIB, "The same in bytes; the larger one counts."),
 
     // Bounds that face the network.
-    number("limits.message_bytes", Bytes, MESSAGE_BYTES, KIB, 8 * MIB, "Largest body of a message (maxMessageSize). Larger: code 13."),
-    number("limits.connections", Count, 60_000, 16, 1_000_000, "Connections at once, all cores together; also bounded by RLIMIT_NOFILE. One more is closed."),
+    number("limits.message_bytes", Bytes, MESSAGE_BYTES_MAX, KIB, MESSAGE_BYTES_MAX, "Largest body of a message (maxMessageSize). Larger: code 13."),
+    number("limits.connections", Count, 20_000, 16, 1_000_000, "Connections at once, all cores together; also bounded by RLIMIT_NOFILE and ring_slots. One more is closed."),
     number("limits.connection_requests", Count, 4_096, 1, 65_536, "Unanswered requests of one connection. More: nothing is received from it until some are answered."),
     number("limits.connection_unsent_bytes", Bytes, 32 * MIB, MIB, GIB, "Answers that one connection has not taken. More: nothing is received from it until some are."),
     number("limits.idle_timeout_ms", Milliseconds, 120_000, 100, 3_600_000, "A connection that is silent so long is closed; stock servers and clients do the same."),
@@ -210,22 +199,9 @@ pub fn find(name: &str) -> Option<(usize, &'static Key)> {
     KEYS.iter().enumerate().find(|(_, key)| key.name == name)
 }
 
-/// Parses `1s 5s 10m 2h` into milliseconds (units s m h d, as RocketMQ's messageDelayLevel).
+/// Parses `1s 5s 10m 2h` into milliseconds, one at least.
 pub fn delay_levels(text: &str) -> Option<Vec<u64>> {
-    let levels: Vec<u64> = text.split_whitespace().map(delay_ms).collect::<Option<_>>()?;
-    (1..=DELAY_LEVELS_MAX).contains(&levels.len()).then_some(levels)
-}
-
-fn delay_ms(word: &str) -> Option<u64> {
-    let unit_ms = match word.chars().last()? {
-        's' => 1_000,
-        'm' => 60_000,
-        'h' => 3_600_000,
-        'd' => 86_400_000,
-        _ => return None,
-    };
-    let count: u64 = word[..word.len() - 1].parse().ok()?;
-    count.checked_mul(unit_ms).filter(|ms| (1..=DELAY_MS_MAX).contains(ms))
+    parse_levels(text).ok().filter(|levels| !levels.is_empty())
 }
 
 /// Parses `0,2,4-7` into CPU numbers, in the order given, each once.
@@ -309,20 +285,6 @@ mod tests {
                 Kind::Number { .. } | Kind::Switch { .. } => {}
             }
         }
-    }
-
-    #[test]
-    fn delays() {
-        let Kind::Text { default, .. } = find("broker.message_delay_level").unwrap().1.kind else {
-            panic!("a text");
-        };
-        let levels = delay_levels(default).unwrap();
-        assert_eq!((levels.len(), levels[2], levels[17]), (18, 10_000, 7_200_000));
-        assert_eq!(delay_levels("1d"), Some(vec![86_400_000]));
-        for bad in ["", "1", "s", "-1s", "0s", "1w", "1s,2s", "366d", "99999999999999999999s", "1µ"] {
-            assert_eq!(delay_levels(bad), None, "{bad}");
-        }
-        assert_eq!(delay_levels(&"1s ".repeat(DELAY_LEVELS_MAX + 1)), None);
     }
 
     #[test]
