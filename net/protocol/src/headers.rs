@@ -1,0 +1,177 @@
+//! Typed request and response headers: ext fields to values and back (PROTOCOL 2 and Appendix A).
+//!
+//! Each type reads with `parse` and writes with `push`. A required field that is missing or does
+//! not read as its type is an error that names it; an optional one is an `Option`; an absent
+//! boolean is false, as in Java. Fields we do not know are ignored.
+
+use std::fmt;
+
+use crate::fields::Fields;
+
+mod admin;
+mod consume;
+mod route;
+mod send;
+
+pub use admin::*;
+pub use consume::*;
+pub use route::*;
+pub use send::*;
+
+/// Which ext field is wrong, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    /// The field's name on the wire.
+    pub name: &'static str,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the custom field <{}> {}", self.name, self.reason)
+    }
+}
+
+impl std::error::Error for FieldError {}
+
+/// A type that an ext field may have.
+trait Value<'a>: Sized {
+    fn parse(name: &'static str, text: Option<&'a str>) -> Result<Self, FieldError>;
+    fn push(&self, name: &'static str, fields: &mut Fields);
+}
+
+impl<'a> Value<'a> for &'a str {
+    fn parse(name: &'static str, text: Option<&'a str>) -> Result<Self, FieldError> {
+        text.ok_or(FieldError { name, reason: "is missing" })
+    }
+
+    fn push(&self, name: &'static str, fields: &mut Fields) {
+        fields.push(name, self);
+    }
+}
+
+impl<'a> Value<'a> for i32 {
+    fn parse(name: &'static str, text: Option<&'a str>) -> Result<Self, FieldError> {
+        let text = text.ok_or(FieldError { name, reason: "is missing" })?;
+        text.parse().map_err(|_| FieldError { name, reason: "is not a 32-bit integer" })
+    }
+
+    fn push(&self, name: &'static str, fields: &mut Fields) {
+        fields.push_int(name, *self);
+    }
+}
+
+impl<'a> Value<'a> for i64 {
+    fn parse(name: &'static str, text: Option<&'a str>) -> Result<Self, FieldError> {
+        let text = text.ok_or(FieldError { name, reason: "is missing" })?;
+        text.parse().map_err(|_| FieldError { name, reason: "is not a 64-bit integer" })
+    }
+
+    fn push(&self, name: &'static str, fields: &mut Fields) {
+        fields.push_int(name, *self);
+    }
+}
+
+impl<'a> Value<'a> for bool {
+    /// Like Java's `Boolean.parseBoolean`: everything but `true` is false.
+    fn parse(_: &'static str, text: Option<&'a str>) -> Result<Self, FieldError> {
+        Ok(text.is_some_and(|text| text.eq_ignore_ascii_case("true")))
+    }
+
+    fn push(&self, name: &'static str, fields: &mut Fields) {
+        fields.push_bool(name, *self);
+    }
+}
+
+impl<'a, T: Value<'a>> Value<'a> for Option<T> {
+    fn parse(name: &'static str, text: Option<&'a str>) -> Result<Self, FieldError> {
+        match text {
+            Some(_) => T::parse(name, text).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn push(&self, name: &'static str, fields: &mut Fields) {
+        if let Some(value) = self {
+            value.push(name, fields);
+        }
+    }
+}
+
+/// Makes a header of a list of fields and their names on the wire.
+macro_rules! headers {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident $(<$life:lifetime>)? { $($field:ident: $type:ty = $wire:literal,)+ }
+    )+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name $(<$life>)? {
+            $(
+                #[doc = concat!("Ext field `", $wire, "`.")]
+                pub $field: $type,
+            )+
+        }
+
+        impl $(<$life>)? $name $(<$life>)? {
+            /// Reads the ext fields.
+            pub fn parse(fields: & $($life)? $crate::fields::Fields) -> Result<Self, $crate::headers::FieldError> {
+                Ok(Self { $($field: $crate::headers::Value::parse($wire, fields.get($wire))?,)+ })
+            }
+
+            /// Writes the ext fields.
+            pub fn push(&self, fields: &mut $crate::fields::Fields) {
+                $($crate::headers::Value::push(&self.$field, $wire, fields);)+
+            }
+        }
+    )+};
+}
+use headers;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_and_written_by_type() {
+        let pull = PullMessage {
+            consumer_group: "g",
+            topic: "T",
+            queue_id: 1,
+            queue_offset: 1 << 40,
+            max_msg_nums: 32,
+            sys_flag: 3,
+            commit_offset: -1,
+            suspend_timeout_ms: 15_000,
+            subscription: Some("TagA || TagB"),
+            sub_version: 7,
+            ..PullMessage::default()
+        };
+        let mut fields = Fields::default();
+        pull.push(&mut fields);
+        assert_eq!(PullMessage::parse(&fields), Ok(pull));
+        assert_eq!((fields.len(), fields.get("queueOffset")), (10, Some("1099511627776")));
+
+        let all: Vec<_> = fields.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        for (gone, _) in all.iter().filter(|(name, _)| name != "subscription") {
+            let mut fields = Fields::default();
+            fields.extend(all.iter().filter(|(name, _)| name != gone).map(|(name, value)| (&**name, &**value)));
+            let error = PullMessage::parse(&fields).unwrap_err();
+            assert_eq!((error.name, error.reason), (gone.as_str(), "is missing"));
+        }
+        fields.push("queueId", "");
+        let error = PullMessage::parse(&fields).unwrap_err();
+        assert_eq!(error.to_string(), "the custom field <queueId> is not a 32-bit integer");
+    }
+
+    #[test]
+    fn booleans_read_as_in_java() {
+        for (text, wanted) in [("true", true), ("TRUE", true), ("false", false), ("1", false), ("", false)] {
+            let mut fields = Fields::default();
+            fields.push("groupName", "g");
+            fields.push("cleanOffset", text);
+            assert_eq!(DeleteGroup::parse(&fields).unwrap().clean_offset, wanted, "{text}");
+        }
+    }
+}

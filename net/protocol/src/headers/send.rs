@@ -1,0 +1,192 @@
+//! Headers of sending: 10, 310, 320, 324, 325 and 36.
+
+use super::{FieldError, Value, headers};
+use crate::codes::request;
+use crate::fields::Fields;
+
+headers! {
+    /// Answer to a send (codes 0, 10, 11 and 12). MSG_REGION and TRACE_ON stand beside it on every
+    /// answer, refusals too: `names::ext`.
+    SendAnswer<'a> {
+        msg_id: &'a str = "msgId",
+        queue_id: i32 = "queueId",
+        queue_offset: i64 = "queueOffset",
+        transaction_id: Option<&'a str> = "transactionId",
+    }
+
+    /// CONSUMER_SEND_MSG_BACK (36).
+    SendBack<'a> {
+        offset: i64 = "offset",
+        group: &'a str = "group",
+        delay_level: i32 = "delayLevel",
+        origin_msg_id: Option<&'a str> = "originMsgId",
+        origin_topic: Option<&'a str> = "originTopic",
+        unit_mode: bool = "unitMode",
+        max_reconsume_times: Option<i32> = "maxReconsumeTimes",
+        broker_name: Option<&'a str> = "bname",
+    }
+}
+
+/// SEND_MESSAGE (10) with long names; SEND_MESSAGE_V2 (310) and SEND_BATCH_MESSAGE (320) with
+/// letters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SendMessage<'a> {
+    /// `a`, `producerGroup`.
+    pub producer_group: &'a str,
+    /// `b`, `topic`.
+    pub topic: &'a str,
+    /// `c`, `defaultTopic`: the template if the topic must be created.
+    pub default_topic: &'a str,
+    /// `d`, `defaultTopicQueueNums`.
+    pub default_topic_queue_nums: i32,
+    /// `e`, `queueId`; negative lets the broker choose.
+    pub queue_id: i32,
+    /// `f`, `sysFlag`.
+    pub sys_flag: i32,
+    /// `g`, `bornTimestamp`, milliseconds.
+    pub born_timestamp: i64,
+    /// `h`, `flag`: the user's own.
+    pub flag: i32,
+    /// `i`, `properties`; empty if absent.
+    pub properties: &'a str,
+    /// `j`, `reconsumeTimes`; 0 if absent.
+    pub reconsume_times: i32,
+    /// `k`, `unitMode`.
+    pub unit_mode: bool,
+    /// `l`, `maxReconsumeTimes`.
+    pub max_reconsume_times: Option<i32>,
+    /// `m`, `batch`.
+    pub batch: bool,
+    /// `n`, `bname`.
+    pub broker_name: Option<&'a str>,
+}
+
+/// Long names in the order of the letters `a` to `n`.
+const NAMES: [&str; 14] = [
+    "producerGroup",
+    "topic",
+    "defaultTopic",
+    "defaultTopicQueueNums",
+    "queueId",
+    "sysFlag",
+    "bornTimestamp",
+    "flag",
+    "properties",
+    "reconsumeTimes",
+    "unitMode",
+    "maxReconsumeTimes",
+    "batch",
+    "bname",
+];
+const LETTERS: [&str; 14] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n"];
+
+impl<'a> SendMessage<'a> {
+    /// Reads the ext fields of a send with this request code, in one pass over them.
+    pub fn parse(code: i32, fields: &'a Fields) -> Result<SendMessage<'a>, FieldError> {
+        let short = is_short(code);
+        let mut texts = [None; NAMES.len()];
+        for (name, text) in fields.iter() {
+            let index = match name.as_bytes() {
+                [letter @ b'a'..=b'n'] if short => Some(usize::from(letter - b'a')),
+                _ if short => None,
+                _ => NAMES.iter().position(|known| *known == name),
+            };
+            if let Some(index) = index {
+                texts[index] = Some(text);
+            }
+        }
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = texts;
+        Ok(SendMessage {
+            producer_group: Value::parse(NAMES[0], a)?,
+            topic: Value::parse(NAMES[1], b)?,
+            default_topic: Value::parse(NAMES[2], c)?,
+            default_topic_queue_nums: Value::parse(NAMES[3], d)?,
+            queue_id: Value::parse(NAMES[4], e)?,
+            sys_flag: Value::parse(NAMES[5], f)?,
+            born_timestamp: Value::parse(NAMES[6], g)?,
+            flag: Value::parse(NAMES[7], h)?,
+            properties: i.unwrap_or(""),
+            reconsume_times: Option::parse(NAMES[9], j)?.unwrap_or(0),
+            unit_mode: Value::parse(NAMES[10], k)?,
+            max_reconsume_times: Value::parse(NAMES[11], l)?,
+            batch: Value::parse(NAMES[12], m)?,
+            broker_name: n,
+        })
+    }
+
+    /// Writes the ext fields under the names of this request code.
+    pub fn push(&self, code: i32, fields: &mut Fields) {
+        let names = if is_short(code) { LETTERS } else { NAMES };
+        self.producer_group.push(names[0], fields);
+        self.topic.push(names[1], fields);
+        self.default_topic.push(names[2], fields);
+        self.default_topic_queue_nums.push(names[3], fields);
+        self.queue_id.push(names[4], fields);
+        self.sys_flag.push(names[5], fields);
+        self.born_timestamp.push(names[6], fields);
+        self.flag.push(names[7], fields);
+        self.properties.push(names[8], fields);
+        self.reconsume_times.push(names[9], fields);
+        self.unit_mode.push(names[10], fields);
+        self.max_reconsume_times.push(names[11], fields);
+        self.batch.push(names[12], fields);
+        self.broker_name.push(names[13], fields);
+    }
+}
+
+/// Whether a send of this code has letters for names.
+fn is_short(code: i32) -> bool {
+    matches!(code, request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE | request::SEND_REPLY_MESSAGE_V2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_and_short_names_mean_the_same() {
+        let send = SendMessage {
+            producer_group: "p",
+            topic: "T",
+            default_topic: "TBW102",
+            default_topic_queue_nums: 4,
+            queue_id: -1,
+            sys_flag: 0x301,
+            born_timestamp: 1_700_000_000_000,
+            flag: i32::MIN,
+            properties: "TAGS\u{1}A\u{2}",
+            reconsume_times: 3,
+            unit_mode: true,
+            max_reconsume_times: Some(16),
+            batch: true,
+            broker_name: Some("broker-a"),
+        };
+        for code in [10, 310, 320, 324, 325] {
+            let mut fields = Fields::default();
+            send.push(code, &mut fields);
+            assert_eq!(SendMessage::parse(code, &fields), Ok(send), "{code}");
+            let other = if is_short(code) { 10 } else { 310 };
+            assert_eq!(SendMessage::parse(other, &fields).unwrap_err().name, "producerGroup");
+        }
+    }
+
+    #[test]
+    fn only_what_java_requires_is_required() {
+        let text = |index: usize| if index < 3 { "x" } else { "7" };
+        for (gone, name) in NAMES.into_iter().enumerate() {
+            let mut fields = Fields::default();
+            for index in (0..NAMES.len()).filter(|index| *index != gone) {
+                fields.push(LETTERS[index], text(index));
+            }
+            let error = SendMessage::parse(310, &fields).err().map(|error| error.name);
+            assert_eq!(error, (gone < 8).then_some(name));
+        }
+        for wrong in [3, 4, 5, 6, 7, 9, 11] {
+            let mut fields = Fields::default();
+            for (index, name) in NAMES.into_iter().enumerate() {
+                fields.push(name, if index == wrong { "0x7" } else { text(index) });
+            }
+            assert_eq!(SendMessage::parse(10, &fields).unwrap_err().name, NAMES[wrong]);
+        }
+    }
+}
