@@ -1,8 +1,9 @@
 //! RingMQ's broker.
 
+pub mod admin;
 pub mod answer;
-pub mod connection;
-pub mod mail;
-
+pub mod catalog;
 pub mod config;
+pub mod connection;
 pub mod keys;
+pub mod mail;
