@@ -4,6 +4,8 @@ pub mod admin;
 pub mod answer;
 pub mod catalog;
 pub mod config;
+pub mod home;
+pub mod host;
 pub mod connection;
 pub mod keys;
 pub mod mail;

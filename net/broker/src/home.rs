@@ -1,0 +1,253 @@
+//! The data directory: whose it is, and what it was made for.
+//!
+//! ```text
+//! DIR/LOCK             locked (flock) by the process that uses it; its pid is inside
+//! DIR/store.toml       format and number of partitions: fixed when the directory is made
+//! DIR/partition-00000/ one log each
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+/// The format of what lies in the directory. A directory of another one is refused.
+pub const FORMAT: u32 = 1;
+/// How long to wait for a lock or a port of a dead process. 3 s: its ring lets go of them some tens
+/// of milliseconds after `kill -9`, on a busy machine later.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// How often to look again: the kernel has no event for it.
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// `store.toml` is at most this long; ours has 40 bytes.
+const STORE_BYTES_MAX: u64 = 4096;
+
+/// A data directory that this process alone uses, as long as the value lives.
+#[derive(Debug)]
+pub struct Home {
+    path: PathBuf,
+    partitions: u16,
+    _lock: File,
+}
+
+/// What `store.toml` says.
+#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+struct Store {
+    format: u32,
+    partitions: u16,
+}
+
+/// A file system, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Available to us.
+    pub available: u64,
+    /// In all.
+    pub total: u64,
+}
+
+impl Home {
+    /// Locks the directory, and makes it if it is missing.
+    ///
+    /// - `partitions`: how many a new directory gets. One that exists keeps its own number.
+    /// - `patience`: how long to wait for a lock that is held, usually [`PATIENCE`].
+    /// - `Err` says what is wrong with which path, and names the key to change.
+    pub fn open(path: &Path, partitions: u16, patience: Duration) -> Result<Home, String> {
+        assert!(partitions > 0, "a store has a partition");
+        let fail = |what: &str, error: io::Error| {
+            let why = match error.kind() {
+                io::ErrorKind::ReadOnlyFilesystem => "its file system is read-only".to_string(),
+                io::ErrorKind::PermissionDenied => "this user may not write there".to_string(),
+                _ => error.to_string(),
+            };
+            format!("data directory {} (log.dir): {what}: {why}", path.display())
+        };
+        fs::create_dir_all(path).map_err(|error| fail("cannot be made", error))?;
+        let lock = lock(&path.join("LOCK"), patience).map_err(|error| match error {
+            LockError::Held(pid) => format!(
+                "data directory {} (log.dir) is in use by {}",
+                path.display(),
+                pid.map_or("another process".into(), |pid| format!("process {pid}")),
+            ),
+            LockError::Io(error) => fail("cannot be locked", error),
+        })?;
+        let store = match read_store(path).map_err(|error| fail("store.toml", error))? {
+            Some(store) => store,
+            None => {
+                let store = Store { format: FORMAT, partitions };
+                write_store(path, &store).map_err(|error| fail("store.toml", error))?;
+                store
+            }
+        };
+        if store.format != FORMAT {
+            let text = format!("store.toml: format {} is not {FORMAT}, which this version reads", store.format);
+            return Err(format!("data directory {} (log.dir): {text}", path.display()));
+        }
+        Ok(Home { path: path.to_path_buf(), partitions: store.partitions, _lock: lock })
+    }
+
+    /// How many partitions it has.
+    pub fn partitions(&self) -> u16 {
+        self.partitions
+    }
+
+    /// Where a partition's log lies.
+    pub fn partition_dir(&self, partition: u16) -> PathBuf {
+        self.path.join(partition_name(partition))
+    }
+
+    /// Its file system's space.
+    pub fn disk(&self) -> io::Result<Disk> {
+        let space = statvfs(&self.path)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
+        Ok(Disk { available: bytes(space.f_bavail), total: bytes(space.f_blocks) })
+    }
+}
+
+fn partition_name(partition: u16) -> String {
+    format!("partition-{partition:05}")
+}
+
+enum LockError {
+    /// By this process, if it said so.
+    Held(Option<u32>),
+    Io(io::Error),
+}
+
+fn lock(path: &Path, patience: Duration) -> Result<File, LockError> {
+    let mut options = OpenOptions::new();
+    let mut file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(LockError::Io)?;
+    let give_up = Instant::now() + patience;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(Errno::WOULDBLOCK) if Instant::now() < give_up => std::thread::sleep(LOOK_INTERVAL),
+            Err(Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                let read = (&file).take(32).read_to_string(&mut text);
+                return Err(LockError::Held(read.ok().and_then(|_| text.trim().parse().ok())));
+            }
+            Err(error) => return Err(LockError::Io(error.into())),
+        }
+    }
+    // For the message of the next one that comes; no decision hangs on it.
+    let mut note = || {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    note().map_err(LockError::Io)?;
+    Ok(file)
+}
+
+fn read_store(dir: &Path) -> io::Result<Option<Store>> {
+    let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+    let mut text = String::new();
+    match File::open(dir.join("store.toml")) {
+        Ok(file) => file.take(STORE_BYTES_MAX).read_to_string(&mut text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // It is durable before any log is made: a log without it means that somebody took it away.
+            if dir.join(partition_name(0)).exists() {
+                return Err(invalid("it is missing, but there are logs".into()));
+            }
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let store: Store = toml::from_str(&text).map_err(|error| invalid(error.message().to_string()))?;
+    if store.partitions == 0 || store.partitions > 1 << 15 {
+        return Err(invalid(format!("partitions = {} must be 1 to 32768", store.partitions)));
+    }
+    Ok(Some(store))
+}
+
+/// All of it or nothing, also across a power cut.
+fn write_store(dir: &Path, store: &Store) -> io::Result<()> {
+    let text = toml::to_string(store).expect("two numbers are TOML");
+    let temporary = dir.join("store.toml.new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, dir.join("store.toml"))?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::ZERO;
+
+    #[test]
+    fn one_at_a_time_and_the_other_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        let home = Home::open(&path, 2, NOW).unwrap();
+        let error = Home::open(&path, 2, NOW).unwrap_err();
+        assert!(error.contains(&format!("in use by process {}", std::process::id())), "{error}");
+        assert!(error.contains("log.dir"), "{error}");
+        drop(home);
+        Home::open(&path, 2, NOW).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_is_let_go_late_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path(), 1, NOW).unwrap();
+        let (about_to_open, wait) = std::sync::mpsc::channel();
+        let path = dir.path().to_path_buf();
+        let opener = std::thread::spawn(move || {
+            about_to_open.send(()).unwrap();
+            Home::open(&path, 1, Duration::from_secs(60)).map(|home| home.partitions())
+        });
+        wait.recv().unwrap();
+        drop(home);
+        assert_eq!(opener.join().unwrap(), Ok(1));
+    }
+
+    #[test]
+    fn the_number_of_partitions_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Home::open(dir.path(), 3, NOW).unwrap());
+        let home = Home::open(dir.path(), 8, NOW).unwrap();
+        assert_eq!(home.partitions(), 3);
+        assert!(home.partition_dir(2).ends_with("partition-00002"));
+        let disk = home.disk().unwrap();
+        assert!(disk.available <= disk.total && disk.total > 0);
+    }
+
+    #[test]
+    fn a_broken_store_is_refused() {
+        let table = [
+            ("format = 2\npartitions = 1\n", "format 2 is not 1"),
+            ("format = 1\npartitions = 0\n", "must be 1 to 32768"),
+            ("format = 1\npartitions = 40000\n", "must be 1 to 32768"),
+            ("format = 1\n", "partitions"),
+            ("format = 1\npartitions = 1\nmore = 1", "more"),
+            ("\0\0", "store.toml"),
+        ];
+        for (text, words) in table {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("store.toml"), text).unwrap();
+            let error = Home::open(dir.path(), 1, NOW).unwrap_err();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(partition_name(0))).unwrap();
+        let error = Home::open(dir.path(), 1, NOW).unwrap_err();
+        assert!(error.contains("it is missing"), "{error}");
+    }
+
+    #[test]
+    fn a_path_that_is_no_directory_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "").unwrap();
+        let error = Home::open(&path, 1, NOW).unwrap_err();
+        assert!(error.contains("file") && error.contains("cannot be made"), "{error}");
+    }
+}
