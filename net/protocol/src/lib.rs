@@ -1,5 +1,6 @@
 //! RocketMQ's words: pure bytes to values and back. No I/O.
 
+pub mod bodies;
 pub mod codes;
 pub mod command;
 pub mod delay;

@@ -1,0 +1,93 @@
+//! Bodies in JSON (PROTOCOL 3.9 to 3.14).
+//!
+//! They are read as fastjson reads them: unknown members are ignored, missing ones and nulls give
+//! the default, and keys of objects may be bare (`{0:"addr"}`) or objects themselves
+//! (`{{"topic":…}:{…}}`); `lenient` turns these into legal JSON first. They are written compact,
+//! with quoted keys in alphabetical order, absent members left out; every stock client reads that.
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+
+mod client;
+mod group;
+mod lenient;
+mod queue;
+mod register;
+mod route;
+
+pub use client::*;
+pub use group::*;
+pub use queue::*;
+pub use register::*;
+pub use route::*;
+
+/// Why a body cannot be read. Prints the reason for a remark or a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BodyError {
+    /// Not UTF-8.
+    Utf8,
+    /// Nested deeper than `DEPTH_MAX`, or an object as a key inside one.
+    Depth,
+    /// At byte `at` something stands that even fastjson refuses.
+    Syntax {
+        /// Byte position in the body.
+        at: usize,
+    },
+    /// Legal JSON of another shape; the reason in words.
+    Shape(String),
+    /// A compressed body does not unpack, or its lengths disagree.
+    Packing,
+    /// A compressed body unpacks to more than `UNPACKED_BYTES_MAX`.
+    Large,
+}
+
+pub use lenient::DEPTH_MAX;
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BodyError::Utf8 => write!(f, "body is not UTF-8"),
+            BodyError::Depth => write!(f, "body nests deeper than {DEPTH_MAX}"),
+            BodyError::Syntax { at } => write!(f, "body is not JSON at byte {at}"),
+            BodyError::Shape(reason) => write!(f, "body does not fit: {reason}"),
+            BodyError::Packing => write!(f, "compressed body does not unpack"),
+            BodyError::Large => write!(f, "compressed body is more than {UNPACKED_BYTES_MAX} bytes"),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+/// Reads a body.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BodyError> {
+    let legal = lenient::to_legal(bytes)?;
+    serde_json::from_slice(&legal).map_err(|error| BodyError::Shape(error.to_string()))
+}
+
+/// Writes a body. `ConsumeStats` and `TopicStatsTable` have an `encode` of their own: JSON has no
+/// words for their maps.
+pub fn encode<T: serde::Serialize>(body: &T) -> Vec<u8> {
+    serde_json::to_vec(body).expect("our bodies have string keys and finite numbers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_what_is_wrong() {
+        let cases: [(&[u8], &str); 4] = [
+            (b"\xff", "body is not UTF-8"),
+            (
+                b"{\"topicList\":3}",
+                "body does not fit: invalid type: integer `3`, expected a sequence at line 1 column 14",
+            ),
+            (b"", "body is not JSON at byte 0"),
+            (b"{\"topicList\":[\"a\"]", "body is not JSON at byte 18"),
+        ];
+        for (bytes, wanted) in cases {
+            assert_eq!(decode::<TopicList>(bytes).unwrap_err().to_string(), wanted);
+        }
+    }
+}
