@@ -9,10 +9,7 @@
 //! gone, and then no reference to it is left. All memory is zeroed when it is new, so that it is
 //! always initialised, if perhaps stale.
 
-#![allow(
-    unsafe_code,
-    reason = "the wall of memory: aligned, shared, returned to its region"
-)]
+#![allow(unsafe_code, reason = "the wall of memory: aligned, shared, returned to its region")]
 
 use bytes::Bytes;
 use std::alloc::{self, Layout};
@@ -53,13 +50,9 @@ impl Region {
     /// Fails with `InvalidInput` unless there is at least one chunk, `chunk_bytes` is a positive
     /// multiple of [`BLOCK`], and the sum fits `isize`; and with the system's error if it refuses.
     pub fn new(chunks: usize, chunk_bytes: usize) -> io::Result<Arc<Region>> {
-        let bytes = chunks
-            .checked_mul(chunk_bytes)
-            .filter(|bytes| (1..=isize::MAX as usize).contains(bytes));
+        let bytes = chunks.checked_mul(chunk_bytes).filter(|bytes| (1..=isize::MAX as usize).contains(bytes));
         let Some(bytes) = bytes.filter(|_| chunk_bytes.is_multiple_of(BLOCK)) else {
-            let text = format!(
-                "a region of {chunks} chunks of {chunk_bytes} bytes: not a multiple of {BLOCK}"
-            );
+            let text = format!("a region of {chunks} chunks of {chunk_bytes} bytes: not a multiple of {BLOCK}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         };
         // SAFETY: a new anonymous mapping where the kernel likes: no memory of ours is touched.
@@ -103,10 +96,7 @@ impl Region {
                 if bits & bit != 0 {
                     let index = word * 64 + bit.trailing_zeros() as usize;
                     return Some(Chunk {
-                        lease: Arc::new(Lease::Region {
-                            region: Arc::clone(self),
-                            index,
-                        }),
+                        lease: Arc::new(Lease::Region { region: Arc::clone(self), index }),
                         start: 0,
                         capacity: self.chunk_bytes,
                     });
@@ -118,10 +108,7 @@ impl Region {
 
     /// How many chunks are free now.
     pub fn free(&self) -> usize {
-        self.free
-            .iter()
-            .map(|word| word.load(Ordering::Relaxed).count_ones() as usize)
-            .sum()
+        self.free.iter().map(|word| word.load(Ordering::Relaxed).count_ones() as usize).sum()
     }
 
     /// How many chunks there are.
@@ -180,11 +167,7 @@ impl Chunk {
     /// zeroed, and returned to the allocator with its last slice.
     pub fn standalone(bytes: usize) -> Chunk {
         let memory = Aligned::zeroed(bytes);
-        Chunk {
-            start: 0,
-            capacity: memory.capacity(),
-            lease: Arc::new(Lease::Own(memory)),
-        }
+        Chunk { start: 0, capacity: memory.capacity(), lease: Arc::new(Lease::Own(memory)) }
     }
 
     /// How many bytes are not shared yet.
@@ -216,16 +199,8 @@ impl Chunk {
     /// Shares the first `bytes` unshared bytes, as they are now and will stay; the chunk keeps the
     /// rest. Panics if there are fewer.
     pub fn split_to(&mut self, bytes: usize) -> Bytes {
-        assert!(
-            bytes <= self.len(),
-            "{bytes} bytes of {} unshared",
-            self.len()
-        );
-        let slice = Slice {
-            lease: Arc::clone(&self.lease),
-            start: self.start,
-            bytes,
-        };
+        assert!(bytes <= self.len(), "{bytes} bytes of {} unshared", self.len());
+        let slice = Slice { lease: Arc::clone(&self.lease), start: self.start, bytes };
         self.start += bytes;
         Bytes::from_owner(slice)
     }
@@ -243,9 +218,7 @@ impl Lease {
         match self {
             // SAFETY: `index` is below the region's count (it came from its bits), so the sum stays
             // inside the mapping.
-            Lease::Region { region, index } => unsafe {
-                region.base.as_ptr().add(index * region.chunk_bytes)
-            },
+            Lease::Region { region, index } => unsafe { region.base.as_ptr().add(index * region.chunk_bytes) },
             Lease::Own(memory) => memory.base.as_ptr(),
         }
     }
@@ -291,16 +264,12 @@ impl Aligned {
     /// At least `bytes`, not initialised: for a kernel that is about to write to it.
     pub(crate) fn uninit(bytes: usize) -> Aligned {
         // SAFETY: the layout's size is not zero (`layout` gives at least one block).
-        Aligned::from_raw(Aligned::layout(bytes), |layout| unsafe {
-            alloc::alloc(layout)
-        })
+        Aligned::from_raw(Aligned::layout(bytes), |layout| unsafe { alloc::alloc(layout) })
     }
 
     fn zeroed(bytes: usize) -> Aligned {
         // SAFETY: as above.
-        Aligned::from_raw(Aligned::layout(bytes), |layout| unsafe {
-            alloc::alloc_zeroed(layout)
-        })
+        Aligned::from_raw(Aligned::layout(bytes), |layout| unsafe { alloc::alloc_zeroed(layout) })
     }
 
     /// How many bytes it holds: whole blocks.
@@ -319,15 +288,8 @@ impl Aligned {
     /// The first `bytes` are initialised (the kernel said that it wrote them), and nothing writes to
     /// the memory any more.
     pub(crate) unsafe fn freeze(self, bytes: usize) -> Bytes {
-        assert!(
-            bytes <= self.capacity(),
-            "{bytes} bytes of {}",
-            self.capacity()
-        );
-        Bytes::from_owner(Frozen {
-            memory: self,
-            bytes,
-        })
+        assert!(bytes <= self.capacity(), "{bytes} bytes of {}", self.capacity());
+        Bytes::from_owner(Frozen { memory: self, bytes })
     }
 
     fn layout(bytes: usize) -> Layout {
@@ -369,19 +331,9 @@ mod tests {
 
     #[test]
     fn a_region_refuses_sizes_that_are_not_blocks() {
-        for (chunks, bytes) in [
-            (0, BLOCK),
-            (1, 0),
-            (1, 1),
-            (1, BLOCK + 1),
-            (usize::MAX, BLOCK),
-        ] {
+        for (chunks, bytes) in [(0, BLOCK), (1, 0), (1, 1), (1, BLOCK + 1), (usize::MAX, BLOCK)] {
             let error = Region::new(chunks, bytes).expect_err("not a region");
-            assert_eq!(
-                error.kind(),
-                io::ErrorKind::InvalidInput,
-                "{chunks} of {bytes}"
-            );
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{chunks} of {bytes}");
         }
     }
 
@@ -398,18 +350,11 @@ mod tests {
             chunk.spare_mut().fill(index as u8);
         }
         for (index, chunk) in chunks.iter().enumerate() {
-            assert!(
-                chunk.spare().iter().all(|byte| *byte == index as u8),
-                "chunk {index}"
-            );
+            assert!(chunk.spare().iter().all(|byte| *byte == index as u8), "chunk {index}");
         }
         chunks.remove(77);
         assert_eq!(region.free(), 1);
-        assert_eq!(
-            region.take().unwrap().spare()[0],
-            77,
-            "the one that came back"
-        );
+        assert_eq!(region.take().unwrap().spare()[0], 77, "the one that came back");
         drop(chunks);
         assert_eq!(region.free(), 130);
     }
@@ -432,12 +377,7 @@ mod tests {
 
     #[test]
     fn a_standalone_chunk_is_zeroed_whole_blocks() {
-        for (wanted, given) in [
-            (0, BLOCK),
-            (1, BLOCK),
-            (BLOCK, BLOCK),
-            (BLOCK + 1, 2 * BLOCK),
-        ] {
+        for (wanted, given) in [(0, BLOCK), (1, BLOCK), (BLOCK, BLOCK), (BLOCK + 1, 2 * BLOCK)] {
             let mut chunk = Chunk::standalone(wanted);
             assert_eq!(chunk.len(), given);
             assert!(chunk.spare().as_ptr().addr().is_multiple_of(BLOCK));
