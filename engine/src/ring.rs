@@ -1,0 +1,1002 @@
+//! The kernel's side of the wall: one io_uring for sockets and disk, driven by one thread.
+//!
+//! Why the `unsafe` here is sound, for all of the file: an operation's memory (its bytes, its path,
+//! its message header) lies on the heap and belongs to the operation's [`Slot`]. A slot is emptied
+//! only when its last completion was reaped, and `drop` cancels everything and reaps until no slot
+//! is left in the kernel. So no memory dies, moves or is reused under the kernel's hands.
+
+#![allow(unsafe_code, reason = "the wall to the kernel: operations own their memory, see above")]
+
+use crate::buffer::{Aligned, Region, blocks_up};
+use crate::io::{Done, Fault, Handle, Io, Op, OpenHow, Outcome, PIECES_MAX, Tag};
+use crate::wake::Waker;
+use bytes::{Buf, Bytes};
+use crossbeam_queue::ArrayQueue;
+use io_uring::types::{BufRingEntry, CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering, fence};
+use std::time::Duration;
+
+/// The oldest kernel that has everything: `DEFER_TASKRUN` came with 6.1.
+pub const KERNEL_MIN: (u32, u32) = (6, 1);
+
+/// Received bytes up to this many are copied and their buffer is given back at once: a copy of this
+/// size costs no more than the owner that lends the buffer, and small leftovers then never pin 16 KiB.
+pub const RECEIVE_COPY_BYTES_MAX: usize = 2048;
+
+/// The most one entry carries; the kernel's own bound is a page below 2 GiB.
+const ENTRY_BYTES_MAX: usize = 1 << 30;
+/// The kernel's bound on one registered buffer.
+const REGISTERED_BYTES_MAX: usize = 1 << 30;
+/// The one group of provided buffers.
+const GROUP: u16 = 0;
+/// Entries that belong to no slot.
+const WAKE: u64 = u64::MAX;
+const CANCEL_ALL: u64 = u64::MAX - 1;
+/// How long `drop` waits before it cancels what is left once more.
+const CANCEL_RETRY: Duration = Duration::from_millis(10);
+
+/// What a ring is made of.
+#[derive(Clone, Debug)]
+pub struct RingConfig {
+    /// Operations taken and not yet completed. 4096 (8 to 65536). None free: `submit` gives back.
+    pub slots: u32,
+    /// Entries of the submission queue. 1024 (8 to 32768). The completion queue has four times as many.
+    pub entries: u32,
+    /// Buffers that receives share. 256 (1 to 32768, a power of two).
+    pub receive_count: u16,
+    /// The size of each. 16384 (4096 to 1 MiB, a multiple of 4096).
+    pub receive_bytes: u32,
+    /// Regions whose writes skip the mapping of pages: registered with the kernel, which pins them.
+    pub regions: Vec<Arc<Region>>,
+}
+
+impl Default for RingConfig {
+    fn default() -> RingConfig {
+        RingConfig { slots: 4096, entries: 1024, receive_count: 256, receive_bytes: 16 * 1024, regions: Vec::new() }
+    }
+}
+
+impl RingConfig {
+    fn check(&self) -> io::Result<()> {
+        let rules = [
+            ((8..=65_536).contains(&self.slots), "slots: 8 to 65536"),
+            ((8..=32_768).contains(&self.entries), "entries: 8 to 32768"),
+            (
+                (1..=32_768).contains(&self.receive_count) && self.receive_count.is_power_of_two(),
+                "receive_count: a power of two, 1 to 32768",
+            ),
+            (
+                (4096..=1 << 20).contains(&self.receive_bytes) && self.receive_bytes.is_multiple_of(4096),
+                "receive_bytes: a multiple of 4096, 4096 to 1048576",
+            ),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(io::Error::new(io::ErrorKind::InvalidInput, *rule)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How busy a ring was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// System calls made to submit or wait.
+    pub enters: u64,
+    /// Completions taken from the kernel.
+    pub completions: u64,
+    /// Times that a receive found all provided buffers in use.
+    pub starvations: u64,
+}
+
+/// One io_uring. It may be made on one thread and handed to another; from the first `drive` on it
+/// belongs to the thread that made that call (the kernel refuses others).
+pub struct Ring {
+    uring: IoUring,
+    started: bool,
+    slots: Vec<Option<Slot>>,
+    free: Vec<u32>,
+    /// Entries that did not fit the submission queue, in order. At most one for each slot.
+    backlog: VecDeque<squeue::Entry>,
+    /// What was done without the kernel's ring, to be told at the next `drive`. At most one for each
+    /// slot.
+    ready: VecDeque<Done>,
+    /// Slots of receives that found no buffer: armed again when one has come back.
+    parked: Vec<u32>,
+    /// Completions of this turn; kept for its memory.
+    reaped: Vec<cqueue::Entry>,
+    receive: ReceiveBuffers,
+    /// Registered, in this order.
+    registered: Vec<Arc<Region>>,
+    truncates: bool,
+    waker: Waker,
+    wakers: Vec<Waker>,
+    counters: Counters,
+    notes: Vec<String>,
+}
+
+// SAFETY: the raw pointers inside (message headers, the queues' mappings) point to memory that the
+// ring owns alone, wherever it moves. The kernel binds the ring to a thread only at the first `drive`.
+unsafe impl Send for Ring {}
+
+/// An operation in flight and what it owns until its last completion.
+struct Slot {
+    tag: Tag,
+    /// It is to end: whatever would be submitted once more completes with `ECANCELED` instead.
+    cancelled: bool,
+    held: Held,
+}
+
+enum Held {
+    Accept(Fd),
+    Receive(Fd),
+    Send {
+        socket: Fd,
+        bytes: Bytes,
+    },
+    SendPieces {
+        socket: Fd,
+        message: Box<Message>,
+    },
+    Shutdown(Fd),
+    Close(Fd),
+    /// The slot that is to be cancelled.
+    Cancel(u32),
+    Open {
+        path: CString,
+        how: OpenHow,
+    },
+    Write {
+        file: Fd,
+        at: u64,
+        bytes: Bytes,
+        durable: bool,
+    },
+    Read {
+        file: Fd,
+        at: u64,
+        length: u32,
+        memory: Aligned,
+    },
+    Sync(Fd),
+    Allocate {
+        file: Fd,
+        length: u64,
+    },
+    Truncate {
+        file: Fd,
+        length: u64,
+    },
+    Rename {
+        from: CString,
+        to: CString,
+    },
+    Remove(CString),
+    /// A directory is synced in two steps: open, then sync.
+    OpenDirectory(CString),
+    SyncDirectory(OwnedFd),
+}
+
+/// What `sendmsg` reads: a header, which points to vectors, which point into the pieces. It is boxed,
+/// so none of the three moves.
+struct Message {
+    pieces: Vec<Bytes>,
+    vectors: Vec<libc::iovec>,
+    header: libc::msghdr,
+}
+
+impl Ring {
+    /// Makes a ring, its receive buffers, and registers `regions` as far as the limits allow (what did
+    /// not work is said in [`notes`](Ring::notes), and then plain writes do the same).
+    ///
+    /// Fails with an error whose text names the setting to change: the kernel's version,
+    /// `io_uring_disabled`, `RLIMIT_MEMLOCK`, a seccomp filter, or the field of `config`.
+    pub fn new(config: RingConfig) -> io::Result<Ring> {
+        config.check()?;
+        check_kernel(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default())?;
+        let uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            // The thread that enables the ring, at its first `drive`, becomes the single issuer.
+            .setup_r_disabled()
+            .setup_cqsize(config.entries * 4)
+            .build(config.entries)
+            .map_err(explain)?;
+        let waker = Waker::new(eventfd()?);
+        let receive = ReceiveBuffers::new(&uring, &config, waker.clone())?;
+        let mut notes = Vec::new();
+        let registered = register(&uring, config.regions, &mut notes);
+        let mut probe = Probe::new();
+        uring.submitter().register_probe(&mut probe).map_err(explain)?;
+        let mut ring = Ring {
+            uring,
+            started: false,
+            slots: (0..config.slots).map(|_| None).collect(),
+            free: (0..config.slots).rev().collect(),
+            backlog: VecDeque::new(),
+            ready: VecDeque::new(),
+            parked: Vec::new(),
+            reaped: Vec::new(),
+            receive,
+            registered,
+            truncates: probe.is_supported(opcode::Ftruncate::CODE),
+            wakers: vec![waker.clone()],
+            waker,
+            counters: Counters::default(),
+            notes,
+        };
+        ring.watch_waker();
+        Ok(ring)
+    }
+
+    /// What wakes this ring's loop.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Tells which waker [`Io::wake`] means by which core. Before it, core 0 is this ring.
+    pub fn connect(&mut self, wakers: Vec<Waker>) {
+        self.wakers = wakers;
+    }
+
+    /// Takes an open socket or file, for example a listener. It is closed by [`Op::Close`] only.
+    pub fn adopt(&self, descriptor: OwnedFd) -> Handle {
+        Handle(descriptor.into_raw_fd())
+    }
+
+    /// What an operator should know at start: what could not be had, and what would give it.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// How busy it was.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What is to be held for `op`, or what came of it if it is done on the spot.
+    fn prepare(&mut self, op: Op) -> Result<Held, Result<Outcome, Fault>> {
+        let held = match op {
+            Op::Accept { listener } => Held::Accept(Fd(listener.0)),
+            Op::Receive { socket } => Held::Receive(Fd(socket.0)),
+            Op::Send { socket, mut pieces } => {
+                pieces.retain(|piece| !piece.is_empty());
+                let socket = Fd(socket.0);
+                match pieces.len() {
+                    0 => return Err(Ok(Outcome::Nothing)),
+                    1 => Held::Send { socket, bytes: pieces.remove(0) },
+                    2..=PIECES_MAX => Held::SendPieces { socket, message: Message::new(pieces) },
+                    _ => return Err(Err(Fault(libc::EMSGSIZE))),
+                }
+            }
+            Op::Shutdown { socket } => Held::Shutdown(Fd(socket.0)),
+            Op::Close { handle } => Held::Close(Fd(handle.0)),
+            Op::Cancel { tag } => self.cancel(tag).map_err(|done| done.map(|()| Outcome::Nothing))?,
+            Op::Open { path, how } => Held::Open { path: c_path(&path)?, how },
+            Op::Write { file, at, bytes, durable } => Held::Write { file: Fd(file.0), at, bytes, durable },
+            Op::Read { file, at, length } => {
+                Held::Read { file: Fd(file.0), at, length, memory: Aligned::uninit(length as usize) }
+            }
+            Op::Sync { file } => Held::Sync(Fd(file.0)),
+            Op::Allocate { file, length } => Held::Allocate { file: Fd(file.0), length },
+            Op::Truncate { file, length } if self.truncates => Held::Truncate { file: Fd(file.0), length },
+            Op::Truncate { file, length } => return Err(truncate(file, length)),
+            Op::Rename { from, to } => Held::Rename { from: c_path(&from)?, to: c_path(&to)? },
+            Op::Remove { path } => Held::Remove(c_path(&path)?),
+            Op::SyncDirectory { path } => Held::OpenDirectory(c_path(&path)?),
+            // Rare, at start and once a minute: not worth a state of their own in the kernel.
+            Op::CreateDirectory { path } => {
+                let made = fs::create_dir_all(path).map(|()| Outcome::Nothing);
+                return Err(made.map_err(Fault::from));
+            }
+            Op::List { path } => return Err(list(&path).map(Outcome::Names).map_err(Fault::from)),
+            Op::Space { path } => return Err(space(&path)),
+        };
+        Ok(held)
+    }
+
+    /// Marks the operation with this tag. `Err`: the cancelling is already over.
+    fn cancel(&mut self, tag: Tag) -> Result<Held, Result<(), Fault>> {
+        let wanted = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.tag == tag);
+        let Some(index) = self.slots.iter().position(wanted) else {
+            return Err(Err(Fault(libc::ENOENT)));
+        };
+        self.slots[index].as_mut().expect("just found").cancelled = true;
+        let index = index as u32;
+        let Some(place) = self.parked.iter().position(|parked| *parked == index) else {
+            return Ok(Held::Cancel(index));
+        };
+        self.parked.swap_remove(place);
+        self.release(index);
+        self.ready.push_back(Done { tag, more: false, outcome: Err(Fault(libc::ECANCELED)) });
+        Err(Ok(()))
+    }
+
+    /// Queues the entry of what a slot holds: the first time, or to continue.
+    fn enqueue(&mut self, index: u32) {
+        let slot = self.slots[index as usize].as_mut().expect("only taken slots are queued");
+        let entry = slot.held.entry(&self.registered).user_data(u64::from(index));
+        self.push(entry);
+    }
+
+    fn push(&mut self, entry: squeue::Entry) {
+        // SAFETY: an entry points only to the heap memory that its slot owns, or to nothing. See above.
+        let fits = self.backlog.is_empty() && unsafe { self.uring.submission().push(&entry) }.is_ok();
+        if !fits {
+            self.backlog.push_back(entry);
+        }
+    }
+
+    /// The eventfd is never read: each write is an edge, and each edge completes the poll once.
+    fn watch_waker(&mut self) {
+        let poll = opcode::PollAdd::new(Fd(self.waker.event()), libc::POLLIN as u32).multi(true);
+        self.push(poll.build().user_data(WAKE));
+    }
+
+    /// Gives the kernel what is queued and collects what is complete, waiting for the first one at
+    /// most `wait`.
+    fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        if !self.started {
+            self.uring.submitter().register_enable_rings()?;
+            self.started = true;
+        }
+        while !self.backlog.is_empty() {
+            let mut queue = self.uring.submission();
+            while let Some(entry) = self.backlog.front() {
+                // SAFETY: as in `push`.
+                if unsafe { queue.push(entry) }.is_err() {
+                    break;
+                }
+                self.backlog.pop_front();
+            }
+            drop(queue);
+            if !self.backlog.is_empty() && !self.call(Some(Duration::ZERO))? {
+                return Ok(()); // The completion queue must be emptied first.
+            }
+        }
+        let queue = self.uring.submission();
+        let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
+        drop(queue);
+        if !idle || wait != Some(Duration::ZERO) {
+            self.call(wait)?;
+        }
+        Ok(())
+    }
+
+    /// One system call. False: the kernel took nothing for now, because completions wait to be reaped.
+    fn call(&mut self, wait: Option<Duration>) -> io::Result<bool> {
+        self.counters.enters += 1;
+        let queued = self.uring.submission().len() as u32;
+        let submitter = self.uring.submitter();
+        let called = match wait {
+            // SAFETY: no argument is passed; the entries are sound as argued in `push`. `GETEVENTS` runs
+            // the work that was deferred to us, although we do not wait.
+            Some(Duration::ZERO) => unsafe {
+                submitter.enter::<libc::sigset_t>(queued, 0, EnterFlags::GETEVENTS.bits(), None)
+            },
+            Some(wait) => {
+                let wait = Timespec::from(wait);
+                submitter.submit_with_args(1, &SubmitArgs::new().timespec(&wait))
+            }
+            None => submitter.submit_and_wait(1),
+        };
+        match called {
+            Ok(_) => Ok(true),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR) => Ok(true),
+                Some(libc::EAGAIN | libc::EBUSY) => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Takes all completions from the kernel's queue.
+    fn reap(&mut self, done: &mut Vec<Done>) {
+        let mut reaped = std::mem::take(&mut self.reaped);
+        reaped.extend(self.uring.completion());
+        self.counters.completions += reaped.len() as u64;
+        for entry in reaped.drain(..) {
+            match entry.user_data() {
+                WAKE if !cqueue::more(entry.flags()) => self.watch_waker(),
+                WAKE | CANCEL_ALL => {}
+                index => self.settle(index as u32, entry.result(), entry.flags(), done),
+            }
+        }
+        self.reaped = reaped;
+        self.receive.publish();
+    }
+
+    /// One completion: what came of it, or what must follow before anyone is told.
+    fn settle(&mut self, index: u32, result: i32, flags: u32, done: &mut Vec<Done>) {
+        let slot = self.slots[index as usize].take();
+        let Slot { tag, cancelled, held } = slot.expect("the kernel completes only what it was given");
+        let more = cqueue::more(flags);
+        let count = if result < 0 { Err(Fault(-result)) } else { Ok(result as usize) };
+        let outcome = match (held, count) {
+            (Held::Receive(socket), Err(Fault(libc::ENOBUFS))) if !cancelled => {
+                assert!(!more, "a receive without a buffer is over");
+                self.counters.starvations += 1;
+                self.keep(index, tag, cancelled, Held::Receive(socket));
+                self.parked.push(index);
+                return;
+            }
+            (Held::Receive(socket), Ok(bytes)) => {
+                let received = self.receive.take(bytes, cqueue::buffer_select(flags));
+                if more {
+                    self.keep(index, tag, cancelled, Held::Receive(socket));
+                }
+                Ok(Outcome::Received(received))
+            }
+            (Held::Accept(listener), Ok(_)) => {
+                let accepted = accepted(result);
+                if more {
+                    self.keep(index, tag, cancelled, Held::Accept(listener));
+                }
+                match accepted {
+                    Some(accepted) => Ok(accepted),
+                    None if more => return,
+                    None => Err(Fault(libc::ECONNABORTED)),
+                }
+            }
+            (Held::Send { socket, mut bytes }, Ok(sent)) if sent < bytes.len() => {
+                bytes.advance(sent);
+                return self.again(index, tag, cancelled, Held::Send { socket, bytes }, done);
+            }
+            (Held::SendPieces { socket, mut message }, Ok(sent)) if sent < message.bytes() => {
+                message.advance(sent);
+                return self.again(index, tag, cancelled, Held::SendPieces { socket, message }, done);
+            }
+            (Held::OpenDirectory(_), Ok(_)) => {
+                // SAFETY: the kernel opened it for this operation; nobody else knows the number.
+                let directory = unsafe { OwnedFd::from_raw_fd(result) };
+                return self.again(index, tag, cancelled, Held::SyncDirectory(directory), done);
+            }
+            (Held::Write { .. }, Ok(written)) => Ok(Outcome::Count(written)),
+            // SAFETY: the kernel says that it wrote this many bytes, and its work is over.
+            (Held::Read { memory, .. }, Ok(bytes)) => Ok(Outcome::Read(unsafe { memory.freeze(bytes) })),
+            (Held::Open { .. }, Ok(_)) => Ok(Outcome::Opened(Handle(result))),
+            (_, Ok(_)) => Ok(Outcome::Nothing),
+            (_, Err(fault)) => Err(fault),
+        };
+        if !more {
+            self.release(index);
+        }
+        done.push(Done { tag, more, outcome });
+    }
+
+    fn keep(&mut self, index: u32, tag: Tag, cancelled: bool, held: Held) {
+        self.slots[index as usize] = Some(Slot { tag, cancelled, held });
+    }
+
+    /// The operation goes on with `held`, unless it is to end.
+    fn again(&mut self, index: u32, tag: Tag, cancelled: bool, held: Held, done: &mut Vec<Done>) {
+        if cancelled {
+            self.release(index);
+            let outcome = Err(Fault(libc::ECANCELED));
+            done.push(Done { tag, more: false, outcome });
+        } else {
+            self.keep(index, tag, cancelled, held);
+            self.enqueue(index);
+        }
+    }
+
+    fn release(&mut self, index: u32) {
+        self.slots[index as usize] = None;
+        self.free.push(index);
+    }
+
+    fn held_count(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+}
+
+impl Io for Ring {
+    /// Creating a directory, listing one, asking for disk space (and cutting a file before Linux 6.9)
+    /// are done here and now, by plain system calls, and complete at the next `drive`. Cancelling
+    /// completes by itself, with `ENOENT` when there was nothing to cancel and `EALREADY` when it is too
+    /// late; tags that are to be cancelled must be unique.
+    fn submit(&mut self, tag: Tag, op: Op) -> Result<(), Op> {
+        if self.free.is_empty() || self.ready.len() >= self.slots.len() {
+            return Err(op);
+        }
+        match self.prepare(op) {
+            Ok(held) => {
+                let index = self.free.pop().expect("checked above, and preparing takes none");
+                self.keep(index, tag, false, held);
+                self.enqueue(index);
+            }
+            Err(outcome) => self.ready.push_back(Done { tag, more: false, outcome }),
+        }
+        Ok(())
+    }
+
+    fn drive(&mut self, wait: Option<Duration>, done: &mut Vec<Done>) {
+        if self.receive.refill(!self.parked.is_empty()) {
+            for index in std::mem::take(&mut self.parked) {
+                self.enqueue(index);
+            }
+        }
+        let waits = wait != Some(Duration::ZERO) && self.ready.is_empty() && self.waker.sleep();
+        let entered = self.enter(if waits { wait } else { Some(Duration::ZERO) });
+        self.waker.rise();
+        // Another thread than the first one drives (`EEXIST`), or a completion was lost for want of kernel
+        // memory (`EBADR`): the ring's state is not known any more, so nothing can go on with it.
+        entered.expect("io_uring_enter serves the thread that owns the ring");
+        done.extend(self.ready.drain(..));
+        self.reap(done);
+    }
+
+    fn wake(&mut self, core: usize) {
+        assert!(core < self.wakers.len(), "core {core} of {}", self.wakers.len());
+        self.wakers[core].wake();
+    }
+}
+
+impl Drop for Ring {
+    /// Cancels everything and waits until the kernel holds none of our memory.
+    fn drop(&mut self) {
+        if !self.started {
+            return; // The kernel has seen nothing yet.
+        }
+        for index in std::mem::take(&mut self.parked) {
+            self.release(index);
+        }
+        for slot in self.slots.iter_mut().flatten() {
+            slot.cancelled = true;
+        }
+        let mut done: Vec<Done> = self.ready.drain(..).collect();
+        while self.held_count() > 0 {
+            let all = opcode::AsyncCancel2::new(CancelBuilder::any().all());
+            self.push(all.build().user_data(CANCEL_ALL));
+            if self.enter(Some(CANCEL_RETRY)).is_err() {
+                // Not our thread: nobody can wait for the kernel, so it keeps what it may still write to.
+                std::mem::forget(std::mem::take(&mut self.slots));
+                std::mem::forget(Arc::clone(&self.receive.pool));
+                return;
+            }
+            self.reap(&mut done);
+        }
+        // Nobody will be told of these any more.
+        for fresh in done {
+            if let Ok(Outcome::Accepted { socket: Handle(number), .. } | Outcome::Opened(Handle(number))) =
+                fresh.outcome
+            {
+                // SAFETY: the kernel opened it for us, and its number was given to nobody.
+                drop(unsafe { OwnedFd::from_raw_fd(number) });
+            }
+        }
+    }
+}
+
+impl Held {
+    /// The entry that does it, or the rest of it.
+    fn entry(&mut self, registered: &[Arc<Region>]) -> squeue::Entry {
+        let here = Fd(libc::AT_FDCWD);
+        let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        match self {
+            Held::Accept(listener) => opcode::AcceptMulti::new(*listener).flags(libc::SOCK_CLOEXEC).build(),
+            Held::Receive(socket) => opcode::RecvMulti::new(*socket, GROUP).build(),
+            Held::Send { socket, bytes } => {
+                opcode::Send::new(*socket, bytes.as_ptr(), entry_bytes(bytes)).flags(flags).build()
+            }
+            Held::SendPieces { socket, message } => {
+                opcode::SendMsg::new(*socket, &raw const message.header).flags(flags as u32).build()
+            }
+            Held::Shutdown(socket) => opcode::Shutdown::new(*socket, libc::SHUT_RDWR).build(),
+            Held::Close(file) => opcode::Close::new(*file).build(),
+            Held::Cancel(index) => opcode::AsyncCancel::new(u64::from(*index)).build(),
+            Held::Open { path, how } => opcode::OpenAt::new(here, path.as_ptr()).flags(how.flags()).mode(0o644).build(),
+            Held::Write { file, at, bytes, durable } => {
+                let flags = if *durable { libc::RWF_DSYNC } else { 0 };
+                let (start, length) = (bytes.as_ptr(), entry_bytes(bytes));
+                match registered.iter().position(|region| region.contains(bytes)) {
+                    Some(index) => {
+                        opcode::WriteFixed::new(*file, start, length, index as u16).offset(*at).rw_flags(flags).build()
+                    }
+                    None => opcode::Write::new(*file, start, length).offset(*at).rw_flags(flags).build(),
+                }
+            }
+            Held::Read { file, at, length, memory } => {
+                opcode::Read::new(*file, memory.as_mut_ptr(), *length).offset(*at).build()
+            }
+            Held::Sync(file) => opcode::Fsync::new(*file).flags(FsyncFlags::DATASYNC).build(),
+            Held::Allocate { file, length } => opcode::Fallocate::new(*file, *length).build(),
+            Held::Truncate { file, length } => opcode::Ftruncate::new(*file, *length).build(),
+            Held::Rename { from, to } => opcode::RenameAt::new(here, from.as_ptr(), here, to.as_ptr()).build(),
+            Held::Remove(path) => opcode::UnlinkAt::new(here, path.as_ptr()).build(),
+            Held::OpenDirectory(path) => opcode::OpenAt::new(here, path.as_ptr())
+                .flags(libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC)
+                .build(),
+            Held::SyncDirectory(directory) => opcode::Fsync::new(Fd(directory.as_raw_fd())).build(),
+        }
+    }
+}
+
+impl OpenHow {
+    fn flags(self) -> i32 {
+        let access = if self.read_only { libc::O_RDONLY } else { libc::O_RDWR };
+        let create = if self.create { libc::O_CREAT } else { 0 };
+        let direct = if self.direct { libc::O_DIRECT } else { 0 };
+        access | create | direct | libc::O_CLOEXEC
+    }
+}
+
+impl Message {
+    /// `pieces`: none of them empty.
+    fn new(pieces: Vec<Bytes>) -> Box<Message> {
+        // SAFETY: a message header of zeros is a valid one: no name, no vectors, no control data.
+        let header = unsafe { std::mem::zeroed() };
+        let vectors = Vec::with_capacity(pieces.len());
+        let mut message = Box::new(Message { pieces, vectors, header });
+        message.point();
+        message
+    }
+
+    fn point(&mut self) {
+        self.vectors.clear();
+        self.vectors.extend(
+            self.pieces
+                .iter()
+                .map(|piece| libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() }),
+        );
+        self.header.msg_iov = self.vectors.as_mut_ptr();
+        self.header.msg_iovlen = self.vectors.len();
+    }
+
+    fn bytes(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+
+    /// Forgets what was sent: less than all.
+    fn advance(&mut self, mut sent: usize) {
+        let mut whole = 0;
+        while let Some(piece) = self.pieces.get(whole).filter(|piece| piece.len() <= sent) {
+            sent -= piece.len();
+            whole += 1;
+        }
+        self.pieces.drain(..whole);
+        self.pieces[0].advance(sent);
+        self.point();
+    }
+}
+
+/// The provided buffers: a ring of descriptors that the kernel reads, and the memory they point to.
+struct ReceiveBuffers {
+    pool: Arc<Pool>,
+    /// `io_uring_buf` entries; the tail lies in the first one's reserved field.
+    descriptors: Arc<Region>,
+    tail: u16,
+    /// Buffers in the kernel's hands, as far as reaped completions tell.
+    available: usize,
+}
+
+/// What a lent buffer needs to come back, from whatever thread.
+#[derive(Debug)]
+struct Pool {
+    /// One chunk for each buffer; never taken by `Region::take`.
+    memory: Arc<Region>,
+    returned: ArrayQueue<u16>,
+    /// A receive waits for a buffer: whoever returns one wakes the loop.
+    starved: AtomicBool,
+    waker: Waker,
+}
+
+impl ReceiveBuffers {
+    fn new(uring: &IoUring, config: &RingConfig, waker: Waker) -> io::Result<ReceiveBuffers> {
+        let count = config.receive_count;
+        let memory = Region::new(usize::from(count), config.receive_bytes as usize)?;
+        let descriptors = Region::new(1, blocks_up(usize::from(count) * size_of::<BufRingEntry>()))?;
+        let address = descriptors.base().addr() as u64;
+        // SAFETY: the mapping holds `count` entries, page-aligned, and is dropped after the ring's queue
+        // (field order), when no operation is left that could take a buffer.
+        unsafe { uring.submitter().register_buf_ring_with_flags(address, count, GROUP, 0) }.map_err(explain)?;
+        let pool =
+            Pool { memory, returned: ArrayQueue::new(usize::from(count)), starved: AtomicBool::new(false), waker };
+        let mut buffers = ReceiveBuffers { pool: Arc::new(pool), descriptors, tail: 0, available: 0 };
+        for id in 0..count {
+            buffers.give(id);
+        }
+        buffers.publish();
+        Ok(buffers)
+    }
+
+    /// What the kernel received into buffer `id`: a copy, or the buffer itself on loan.
+    fn take(&mut self, bytes: usize, id: Option<u16>) -> Bytes {
+        let Some(id) = id else { return Bytes::new() }; // The end of the stream needs no buffer.
+        self.available -= 1;
+        if bytes > RECEIVE_COPY_BYTES_MAX {
+            let pool = Arc::clone(&self.pool);
+            return Bytes::from_owner(Lease { pool, id, bytes });
+        }
+        // SAFETY: the buffer came with this completion and goes back below, after it was copied.
+        let copy = Bytes::copy_from_slice(unsafe { self.pool.slice(id, bytes) });
+        self.give(id);
+        copy
+    }
+
+    /// Gives the kernel what came back. True: receives that wait for a buffer may try again.
+    /// `starved`: there are such receives.
+    fn refill(&mut self, starved: bool) -> bool {
+        if starved {
+            self.pool.starved.store(true, Ordering::Relaxed);
+            // Pairs with the fence in `Lease::drop`: either we see its buffer below, or it sees us starve.
+            fence(Ordering::SeqCst);
+        }
+        while let Some(id) = self.pool.returned.pop() {
+            self.give(id);
+        }
+        self.publish();
+        let fed = starved && self.available > 0;
+        if fed {
+            self.pool.starved.store(false, Ordering::Relaxed);
+        }
+        fed
+    }
+
+    fn give(&mut self, id: u16) {
+        let count = self.pool.memory.chunks();
+        let bytes = self.pool.memory.chunk_bytes();
+        let place = usize::from(self.tail) & (count - 1);
+        // SAFETY: `place` is below `count`, so the entry lies in the mapping. There are as many entries as
+        // buffers and each is in the ring at most once, so this one was consumed and the kernel does not
+        // read it until the tail passes it. Entries of zeros are valid.
+        let entry = unsafe { &mut *self.descriptors.base().cast::<BufRingEntry>().add(place) };
+        entry.set_addr((self.pool.memory.base().addr() + usize::from(id) * bytes) as u64);
+        entry.set_len(bytes as u32);
+        entry.set_bid(id);
+        self.tail = self.tail.wrapping_add(1);
+        self.available += 1;
+    }
+
+    fn publish(&mut self) {
+        // SAFETY: the first entry lies in the mapping; its reserved field is the tail, two bytes, aligned,
+        // written by us only and read by the kernel.
+        let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.descriptors.base().cast()).cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
+    }
+}
+
+/// A provided buffer on loan: dropping it hands the buffer back.
+struct Lease {
+    pool: Arc<Pool>,
+    id: u16,
+    bytes: usize,
+}
+
+impl Pool {
+    /// The first `bytes` of buffer `id`.
+    ///
+    /// # Safety
+    /// The buffer was taken from a completion and is not given back while the slice lives.
+    unsafe fn slice(&self, id: u16, bytes: usize) -> &[u8] {
+        let size = self.memory.chunk_bytes();
+        assert!(usize::from(id) < self.memory.chunks() && bytes <= size);
+        // SAFETY: inside the mapping, by the line above; initialised, because a new mapping is zeros;
+        // and the kernel does not write to a buffer that it was not given.
+        unsafe { std::slice::from_raw_parts(self.memory.base().add(usize::from(id) * size), bytes) }
+    }
+}
+
+impl AsRef<[u8]> for Lease {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the lease was made for its completion, and only its drop gives the buffer back.
+        unsafe { self.pool.slice(self.id, self.bytes) }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let returned = self.pool.returned.push(self.id);
+        assert!(returned.is_ok(), "each buffer has a place to come back to");
+        fence(Ordering::SeqCst);
+        if self.pool.starved.load(Ordering::Relaxed) {
+            self.pool.waker.wake();
+        }
+    }
+}
+
+/// A connection, ready for small answers, and who is on its other end. `None`: it is gone already.
+fn accepted(number: RawFd) -> Option<Outcome> {
+    // SAFETY: the kernel just opened it for us; nobody else knows the number.
+    let stream = unsafe { TcpStream::from_raw_fd(number) };
+    let peer = stream.peer_addr().ok()?;
+    stream.set_nodelay(true).ok()?;
+    let socket = Handle(stream.into_raw_fd());
+    Some(Outcome::Accepted { socket, peer })
+}
+
+/// Registers regions in order, until one is refused.
+fn register(uring: &IoUring, regions: Vec<Arc<Region>>, notes: &mut Vec<String>) -> Vec<Arc<Region>> {
+    let (fit, large): (Vec<_>, Vec<_>) = regions.into_iter().partition(|region| region.bytes() <= REGISTERED_BYTES_MAX);
+    for region in large {
+        let bytes = region.bytes();
+        notes.push(format!(
+            "plain writes for a region of {bytes} bytes: the kernel registers at most {REGISTERED_BYTES_MAX}"
+        ));
+    }
+    let vectors: Vec<libc::iovec> =
+        fit.iter().map(|region| libc::iovec { iov_base: region.base().cast(), iov_len: region.bytes() }).collect();
+    if vectors.is_empty() {
+        return Vec::new();
+    }
+    // SAFETY: the vectors are whole mappings; the ring holds each region as long as it is registered.
+    match unsafe { uring.submitter().register_buffers(&vectors) } {
+        Ok(()) => fit,
+        Err(error) => {
+            let bytes: usize = fit.iter().map(|region| region.bytes()).sum();
+            notes.push(format!(
+                "plain writes: registering {bytes} bytes of buffers failed ({error}); raise RLIMIT_MEMLOCK \
+                 (ulimit -l, LimitMEMLOCK=) above that"
+            ));
+            Vec::new()
+        }
+    }
+}
+
+/// Refuses kernels that lack what the ring needs, by the kernel's own word.
+fn check_kernel(release: &str) -> io::Result<()> {
+    match kernel_version(release) {
+        Some(version) if version < KERNEL_MIN => {
+            let (major, minor) = KERNEL_MIN;
+            let text = format!("Linux {}: io_uring as we use it needs {major}.{minor} or newer", release.trim());
+            Err(io::Error::new(io::ErrorKind::Unsupported, text))
+        }
+        // A kernel that does not say is asked by doing.
+        _ => Ok(()),
+    }
+}
+
+fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|character: char| !character.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Says which setting stands in the way.
+fn explain(error: io::Error) -> io::Error {
+    let setting = "/proc/sys/kernel/io_uring_disabled";
+    let disabled = fs::read_to_string(setting).unwrap_or_default();
+    let reason = match (error.raw_os_error(), disabled.trim()) {
+        (Some(libc::EPERM | libc::EACCES), "2") => format!("{setting} is 2: nobody may use io_uring; set it to 0"),
+        (Some(libc::EPERM | libc::EACCES), "1") => {
+            format!("{setting} is 1: set it to 0, or run in the group kernel.io_uring_group or with CAP_SYS_ADMIN")
+        }
+        (Some(libc::EPERM | libc::EACCES), _) => {
+            "io_uring is forbidden, most likely by a seccomp filter: a container profile must allow io_uring_setup, \
+             io_uring_enter and io_uring_register"
+                .to_string()
+        }
+        (Some(libc::ENOSYS), _) => {
+            "this kernel has no io_uring (CONFIG_IO_URING), or a seccomp filter hides it".to_string()
+        }
+        (Some(libc::ENOMEM), _) => {
+            "locked memory is short: raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=)".to_string()
+        }
+        (Some(libc::EMFILE | libc::ENFILE), _) => {
+            "no file descriptor is left: raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE=)".to_string()
+        }
+        _ => "io_uring".to_string(),
+    };
+    io::Error::new(error.kind(), format!("{reason} ({error})"))
+}
+
+fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: takes two numbers.
+    let number = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+    if number < 0 {
+        return Err(explain(io::Error::last_os_error()));
+    }
+    // SAFETY: just opened, and nobody else knows the number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A path with a zero byte names nothing.
+fn c_path(path: &Path) -> Result<CString, Result<Outcome, Fault>> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Err(Fault(libc::EINVAL)))
+}
+
+fn entry_bytes(bytes: &Bytes) -> u32 {
+    bytes.len().min(ENTRY_BYTES_MAX) as u32
+}
+
+fn truncate(file: Handle, length: u64) -> Result<Outcome, Fault> {
+    let Ok(length) = libc::off_t::try_from(length) else { return Err(Fault(libc::EFBIG)) };
+    // SAFETY: takes two numbers; one that is no open file is an error.
+    match unsafe { libc::ftruncate(file.0, length) } {
+        0 => Ok(Outcome::Nothing),
+        _ => Err(Fault::from(io::Error::last_os_error())),
+    }
+}
+
+/// Regular files only; a name that is not UTF-8 is none of ours.
+fn list(path: &Path) -> io::Result<Vec<(String, u64)>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // Removed while we look.
+            Err(error) => return Err(error),
+        };
+        if let Ok(name) = entry.file_name().into_string()
+            && metadata.is_file()
+        {
+            names.push((name, metadata.len()));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn space(path: &Path) -> Result<Outcome, Fault> {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return Err(Fault(libc::EINVAL)) };
+    // SAFETY: a record of numbers, for which zeros are valid.
+    let mut answer: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a path that ends in zero, and a record of the right type to fill; both outlive the call.
+    if unsafe { libc::statvfs(path.as_ptr(), &raw mut answer) } != 0 {
+        return Err(Fault::from(io::Error::last_os_error()));
+    }
+    Ok(Outcome::Space { available: answer.f_bavail * answer.f_frsize, total: answer.f_blocks * answer.f_frsize })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_refused_by_version_only() {
+        let table = [
+            ("6.1.0-18-amd64\n", true),
+            ("5.15.0-105-generic", false),
+            ("6.0.9", false),
+            ("6.18.44", true),
+            ("6.10-rc1", true),
+            ("10.0", true),
+            ("", true),
+            ("linux", true),
+        ];
+        for (release, fine) in table {
+            let checked = check_kernel(release);
+            assert_eq!(checked.is_ok(), fine, "{release}: {checked:?}");
+        }
+        assert!(check_kernel("5.4.0").unwrap_err().to_string().contains("6.1 or newer"));
+    }
+
+    #[test]
+    fn a_message_forgets_what_was_sent() {
+        let pieces = || vec![Bytes::from_static(b"abc"), Bytes::from_static(b"de"), Bytes::from_static(b"f")];
+        for sent in 0..6 {
+            let mut message = Message::new(pieces());
+            message.advance(sent);
+            assert_eq!(message.pieces.concat(), b"abcdef"[sent..], "{sent}");
+            assert_eq!(message.bytes(), 6 - sent);
+            assert_eq!(message.header.msg_iovlen, message.pieces.len());
+            assert_eq!(message.vectors[0].iov_base.cast_const().cast(), message.pieces[0].as_ptr());
+            assert_eq!(message.vectors[0].iov_len, message.pieces[0].len());
+        }
+    }
+
+    #[test]
+    fn settings_out_of_range_are_named() {
+        let table = [
+            (RingConfig { slots: 7, ..RingConfig::default() }, "slots"),
+            (RingConfig { entries: 65_536, ..RingConfig::default() }, "entries"),
+            (RingConfig { receive_count: 3, ..RingConfig::default() }, "receive_count"),
+            (RingConfig { receive_bytes: 5000, ..RingConfig::default() }, "receive_bytes"),
+        ];
+        for (config, name) in table {
+            assert!(config.check().unwrap_err().to_string().starts_with(name), "{name}");
+        }
+        RingConfig::default().check().unwrap();
+    }
+}
