@@ -28,6 +28,7 @@ pub struct OpenHow {
 }
 
 /// One thing to be done. It owns its buffers until its last completion.
+#[allow(missing_docs, reason = "each variant's sentence tells of its fields")]
 #[derive(Debug)]
 pub enum Op {
     /// Accepts connections until cancelled or failed: completes many times, with `more` set.
@@ -47,12 +48,7 @@ pub enum Op {
     Open { path: PathBuf, how: OpenHow },
     /// Writes all of `bytes` at byte `at`. `durable`: the data is on stable storage on completion
     /// (`RWF_DSYNC`). A short write is reported as [`Outcome::Count`] below the length.
-    Write {
-        file: Handle,
-        at: u64,
-        bytes: Bytes,
-        durable: bool,
-    },
+    Write { file: Handle, at: u64, bytes: Bytes, durable: bool },
     /// Reads up to `length` bytes at byte `at` into an aligned buffer of its own. Short at the file's end.
     Read { file: Handle, at: u64, length: u32 },
     /// Makes what was written to the file durable (`fdatasync`).
@@ -90,6 +86,7 @@ pub struct Done {
 }
 
 /// What a successful operation gives.
+#[allow(missing_docs, reason = "each variant's sentence tells of its fields")]
 #[derive(Debug)]
 pub enum Outcome {
     /// Nothing more than success.

@@ -1,0 +1,80 @@
+//! Which messages carry a key: hashes and log bytes, in sorted blocks, newest last.
+
+use std::collections::VecDeque;
+
+/// Entries of one block: sorting one takes about a quarter of a millisecond.
+const BLOCK_ENTRIES: usize = 8192;
+
+/// Most entries kept, 16 bytes each: the newest 16 Mi. Older keys are found by reading only (none are lost:
+/// the messages stay where they are).
+const ENTRIES_MAX: usize = 16 << 20;
+
+/// Hashes of keys, with the log bytes of the messages that carry them.
+#[derive(Debug, Default)]
+pub struct KeyIndex {
+    full: VecDeque<Block>,
+    newest: Vec<(u64, u64)>,
+}
+
+#[derive(Debug)]
+struct Block {
+    /// Sorted by hash, then by byte.
+    entries: Box<[(u64, u64)]>,
+    /// The greatest log byte in it.
+    last: u64,
+}
+
+impl KeyIndex {
+    /// Notes that the message at log byte `byte` carries a key. Bytes come in order.
+    pub fn push(&mut self, hash: u64, byte: u64) {
+        self.newest.push((hash, byte));
+        if self.newest.len() == BLOCK_ENTRIES {
+            let mut entries = std::mem::replace(&mut self.newest, Vec::with_capacity(BLOCK_ENTRIES)).into_boxed_slice();
+            entries.sort_unstable();
+            self.full.push_back(Block { entries, last: byte });
+            if self.full.len() * BLOCK_ENTRIES > ENTRIES_MAX {
+                self.full.pop_front();
+            }
+        }
+    }
+
+    /// Log bytes of the messages with this hash at or above `floor`, newest first, at most `count`.
+    /// Cost: one binary search a block.
+    pub fn find(&self, hash: u64, floor: u64, count: usize) -> Vec<u64> {
+        let newest = self.newest.iter().rev().filter(|(entry, _)| *entry == hash).map(|(_, byte)| *byte);
+        let older = self.full.iter().rev().flat_map(|block| {
+            let from = block.entries.partition_point(|(entry, _)| *entry < hash);
+            let upto = block.entries.partition_point(|(entry, _)| *entry <= hash);
+            block.entries[from..upto].iter().rev().map(|(_, byte)| *byte)
+        });
+        newest.chain(older).take_while(|byte| *byte >= floor).take(count).collect()
+    }
+
+    /// Forgets blocks that lie below a log byte as a whole.
+    pub fn drop_below(&mut self, floor: u64) {
+        while self.full.front().is_some_and(|block| block.last < floor) {
+            self.full.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_found_newest_first_in_and_across_blocks() {
+        let mut keys = KeyIndex::default();
+        for byte in 0..3 * BLOCK_ENTRIES as u64 + 10 {
+            keys.push(byte % 1000, byte);
+        }
+        let found = keys.find(7, 0, 64);
+        let wanted: Vec<u64> = (0..3 * BLOCK_ENTRIES as u64 + 10).rev().filter(|byte| byte % 1000 == 7).collect();
+        assert_eq!(found, wanted);
+        assert_eq!(keys.find(7, 0, 2), wanted[..2]);
+        assert_eq!(keys.find(7, 20_000, 64), [24_007, 23_007, 22_007, 21_007, 20_007]);
+        assert!(keys.find(1000, 0, 64).is_empty());
+        keys.drop_below(2 * BLOCK_ENTRIES as u64);
+        assert_eq!(keys.find(7, 0, 64).len(), 8, "two blocks are gone");
+    }
+}

@@ -1,0 +1,129 @@
+//! The engine's bounds. Each has a unit, a range and a reason; those that the operator sets are in [`LogConfig`].
+
+use crate::buffer::Region;
+use crate::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use crate::message::Describe;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Most bytes of one batch: 8 MiB. It holds the largest record and a whole code-320 send.
+pub const BATCH_BYTES_MAX: u32 = 8 << 20;
+
+/// Most bytes of one record's payload: 4 MiB of body, 32 KiB of properties, and the layout around them.
+pub const RECORD_BYTES_MAX: u32 = (4 << 20) + (32 << 10) + 1024;
+
+/// Most records of one batch. A record costs at least its header, so a batch's bytes bound it too.
+pub const BATCH_RECORDS_MAX: u32 = 65_536;
+
+/// Smallest and largest segment: 16 MiB, so that any batch fits one; 4 GiB, so that one is soon retired.
+pub const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=4 << 30;
+
+/// Batches of one log in the kernel at once.
+pub const INFLIGHT_BATCHES: std::ops::RangeInclusive<u32> = 1..=32;
+
+/// Bytes at which a batch closes in normal operation: 64 KiB to 4 MiB.
+pub const BATCH_BYTES_WANTED: std::ops::RangeInclusive<u32> = 64 << 10..=4 << 20;
+
+/// Most keys of one message that are indexed: its unique key and this many others less one.
+pub const KEYS_MAX: usize = 16;
+
+/// Most messages that wait for their time in one partition: 4 Mi, 32 bytes each.
+pub const TIMERS_MAX: usize = 4 << 20;
+
+/// Most bytes of live facts in one partition: 256 MiB. Beyond it changes are refused.
+pub const FACTS_BYTES_MAX: usize = 256 << 20;
+
+/// Most bytes of one fact's key and value.
+pub const FACT_BYTES_MAX: usize = 1 << 20;
+
+/// Cold reads under way at once in one partition; and the read-ahead buffers kept of them.
+pub const LOADS_MAX: usize = 16;
+
+/// Bytes that a cold read fetches ahead: 256 KiB.
+pub const LOAD_BYTES: u32 = 256 << 10;
+
+/// A log that is idle this long names its final watermark in an empty batch. Milliseconds.
+pub const IDLE_MS: u64 = 20;
+
+/// Coalesced facts (consumer offsets) become durable this often. Milliseconds.
+pub const NOTES_INTERVAL_MS: u64 = 1000;
+
+const _: () = assert!(
+    RECORD_BYTES_MAX as usize + BATCH_HEADER_BYTES + 3 * RECORD_HEADER_BYTES < BATCH_BYTES_MAX as usize,
+    "the largest message fits a batch, with the mark that it was delivered"
+);
+const _: () = assert!(
+    BATCH_BYTES_MAX as u64 + SEGMENT_HEADER_BYTES + BLOCK_BYTES <= *SEGMENT_BYTES.start(),
+    "a batch never spans two segments"
+);
+const _: () = assert!(*BATCH_BYTES_WANTED.end() <= BATCH_BYTES_MAX, "a batch closes before it is too large");
+
+/// When a producer is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// When its message is durable.
+    Sync,
+    /// When its message is written; what is written is synced every so many milliseconds.
+    Async {
+        /// Milliseconds between two syncs, 1 to 60,000.
+        interval_ms: u64,
+    },
+}
+
+/// What one partition's log is told at opening.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// Where its segments lie; the directory is created.
+    pub directory: PathBuf,
+    /// Its number.
+    pub partition: u16,
+    /// Bytes of a segment, a multiple of 1 MiB in [`SEGMENT_BYTES`]. May change between starts for new segments only.
+    pub segment_bytes: u64,
+    /// Bytes at which a batch closes, in [`BATCH_BYTES_WANTED`].
+    pub batch_bytes: u32,
+    /// Batches in the kernel at once, in [`INFLIGHT_BATCHES`].
+    pub inflight_batches: u32,
+    /// When a producer is answered.
+    pub flush: Flush,
+    /// Memory for batches and the tail.
+    pub memory: Arc<Region>,
+    /// Zero-filled bytes wanted ahead of the head. Filling runs at full speed while the log is idle.
+    pub prepare_bytes: u64,
+    /// Bytes a second of zero-filling beside a busy log.
+    pub prepare_rate: u64,
+    /// Age at which a sealed segment is retired. Milliseconds.
+    pub retention_ms: u64,
+    /// Bytes of log beyond which the oldest segment is retired.
+    pub retention_bytes: u64,
+    /// New messages are refused when less than this is available on the file system. Bytes.
+    pub disk_free_min: u64,
+    /// How to read a message's description, at recovery and when a delayed one is delivered.
+    pub describe: Describe,
+    /// Seed of the hash maps.
+    pub seed: u64,
+}
+
+impl LogConfig {
+    /// Checks ranges and relations. `Err` names the field and its range.
+    pub fn check(&self) -> Result<(), String> {
+        let within = |name: &str, value: u64, least: u64, most: u64| {
+            if (least..=most).contains(&value) {
+                Ok(())
+            } else {
+                Err(format!("{name} = {value} is not within {least} and {most}"))
+            }
+        };
+        within("segment_bytes", self.segment_bytes, *SEGMENT_BYTES.start(), *SEGMENT_BYTES.end())?;
+        if !self.segment_bytes.is_multiple_of(1 << 20) {
+            return Err(format!("segment_bytes = {} is not a multiple of 1 MiB", self.segment_bytes));
+        }
+        let wanted = (u64::from(*BATCH_BYTES_WANTED.start()), u64::from(*BATCH_BYTES_WANTED.end()));
+        within("batch_bytes", self.batch_bytes.into(), wanted.0, wanted.1)?;
+        let inflight = (u64::from(*INFLIGHT_BATCHES.start()), u64::from(*INFLIGHT_BATCHES.end()));
+        within("inflight_batches", self.inflight_batches.into(), inflight.0, inflight.1)?;
+        if let Flush::Async { interval_ms } = self.flush {
+            within("flush_interval_ms", interval_ms, 1, 60_000)?;
+        }
+        Ok(())
+    }
+}

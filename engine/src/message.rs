@@ -1,0 +1,89 @@
+//! A message as the engine sees it: bytes plus a short description. The bytes' own layout is the protocol's.
+
+use crate::format::{Position, QueueKey};
+use crate::limits::KEYS_MAX;
+
+/// Where in a message the engine stamps what it decides: byte positions of big-endian 64-bit fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The queue offset.
+    pub queue_offset_at: usize,
+    /// The [`Position`].
+    pub position_at: usize,
+    /// When it was stored, ms since 1970.
+    pub store_time_at: usize,
+}
+
+impl Stamp {
+    /// Writes the three into `message`. A stamp that does not fit was made for another message: our mistake.
+    pub fn write(&self, message: &mut [u8], queue_offset: u64, position: Position, store_time_ms: u64) {
+        for (at, value) in
+            [(self.queue_offset_at, queue_offset), (self.position_at, position.0), (self.store_time_at, store_time_ms)]
+        {
+            message[at..at + 8].copy_from_slice(&value.to_be_bytes());
+        }
+    }
+}
+
+/// Hashes of the keys by which a message can be found. At most [`KEYS_MAX`]; more are left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    count: u8,
+    hashes: [u64; KEYS_MAX],
+}
+
+impl Keys {
+    /// Adds a hash. Returns false, and leaves it out, when there are [`KEYS_MAX`] already.
+    pub fn push(&mut self, hash: u64) -> bool {
+        let Some(slot) = self.hashes.get_mut(usize::from(self.count)) else { return false };
+        *slot = hash;
+        self.count += 1;
+        true
+    }
+
+    /// The hashes.
+    pub fn as_slice(&self) -> &[u64] {
+        &self.hashes[..usize::from(self.count)]
+    }
+}
+
+/// What the engine needs to know of a stored message, read from its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// What a consumer's tag filter is compared with; 0 without a tag.
+    pub tag_hash: i64,
+    /// When it was stored, ms since 1970.
+    pub store_time_ms: u64,
+    /// Where it is stamped.
+    pub stamp: Stamp,
+    /// The keys it can be found by.
+    pub keys: Keys,
+}
+
+/// Reads a description. `None`: these bytes are no message.
+pub type Describe = fn(&[u8]) -> Option<Description>;
+
+/// A message about to be stored: its description, and a way to write it where it will lie.
+pub struct Draft<'a> {
+    /// Whose it is.
+    pub queue: QueueKey,
+    /// Bytes of the stored message.
+    pub length: usize,
+    /// What a consumer's tag filter is compared with; 0 without a tag.
+    pub tag_hash: i64,
+    /// Hashes of the keys it can be found by; those beyond [`KEYS_MAX`] are not indexed.
+    pub keys: &'a [u64],
+    /// Where it is stamped.
+    pub stamp: Stamp,
+    /// Writes all `length` bytes of it, straight into the batch.
+    pub fill: &'a mut dyn FnMut(&mut [u8]),
+}
+
+/// Where a message was put. Known at once; promised when its ticket comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its offset in its queue.
+    pub queue_offset: u64,
+    /// Where it lies.
+    pub position: Position,
+}

@@ -1,0 +1,493 @@
+//! What a partition's directory holds, and where its log ends. One operation at a time, batch by batch.
+//!
+//! The log ends at the first place where no batch continues the chain. If an intact header behind that place
+//! names a durable watermark above it, somebody was told that what is missing is safe: that is damage
+//! *inside*, an error that a person or a replica decides about. Otherwise it is the *tail*: nobody was told.
+
+use crate::format::{
+    BATCH_HEADER_BYTES, BLOCK_BYTES, Batch, BatchHeader, FormatError, SEGMENT_HEADER_BYTES, SegmentHeader,
+};
+use crate::io::{Fault, Handle, Op, OpenHow, Outcome};
+use crate::limits::{BATCH_BYTES_MAX, LogConfig};
+use crate::log::End;
+use crate::segment::{Segment, name};
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::PathBuf;
+
+/// Bytes of one read.
+const READ_BYTES: u64 = 4 << 20;
+
+/// Why a partition does not open. It names the file, so that a person can decide.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// An operation failed.
+    Io {
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        fault: Fault,
+    },
+    /// Acknowledged messages are missing: the log is damaged below a durable watermark.
+    Inside {
+        /// The file where it breaks off.
+        path: PathBuf,
+        /// The log byte where it breaks off.
+        byte: u64,
+        /// The durable watermark that an intact header behind it names.
+        durable: u64,
+    },
+    /// A segment is missing between two others.
+    Gap {
+        /// The segment behind the gap.
+        path: PathBuf,
+        /// The log byte at which the segment before it ends.
+        byte: u64,
+    },
+    /// A segment's header is damaged, or it is another partition's.
+    Header {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A newer RingMQ wrote it.
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version of its format.
+        version: u16,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Io { path, fault } => write!(f, "{}: {fault}", path.display()),
+            OpenError::Inside { path, byte, durable } => write!(
+                f,
+                "{}: damaged at log byte {byte}, below the durable watermark {durable}: acknowledged messages are missing. \
+                 Nothing was changed; restore the file, or take the partition from a replica",
+                path.display()
+            ),
+            OpenError::Gap { path, byte } => {
+                write!(f, "{}: the segment before it is missing: the log breaks off at byte {byte}", path.display())
+            }
+            OpenError::Header { path } => {
+                write!(f, "{}: its segment header is damaged or another partition's", path.display())
+            }
+            OpenError::Version { path, version } => {
+                write!(
+                    f,
+                    "{}: written in format version {version}; this RingMQ reads up to {}",
+                    path.display(),
+                    crate::format::FORMAT_VERSION
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Found {
+    /// The segments, oldest first, without gaps.
+    pub live: VecDeque<Segment>,
+    /// Files whose content is of no use: path, open file, length.
+    pub spares: Vec<(PathBuf, Handle, u64)>,
+    /// The file system takes direct writes.
+    pub direct: bool,
+    /// Where the log ends.
+    pub end: End,
+}
+
+/// What recovery wants.
+#[derive(Debug)]
+pub enum Next {
+    /// This done; then [`Recovery::on_done`].
+    Do(Op),
+    /// Nothing more: here is what there is.
+    Finished(Found),
+}
+
+#[derive(Debug)]
+enum Stage {
+    Create,
+    List,
+    Open { index: usize },
+    Head { index: usize, handle: Handle },
+    Remove { index: usize },
+    Scan,
+    Search,
+}
+
+/// Where the next batch is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Try {
+    /// Right behind the last one.
+    Behind,
+    /// On the next block: it was started while the last one was in the kernel.
+    NextBlock,
+    /// In the next segment: it did not fit any more.
+    NextSegment,
+}
+
+/// Bytes of the log in memory, from one segment.
+#[derive(Debug, Default)]
+struct Window {
+    from: u64,
+    bytes: Vec<u8>,
+}
+
+/// The reading of one partition's directory.
+#[derive(Debug)]
+pub struct Recovery {
+    directory: PathBuf,
+    partition: u16,
+    search_bytes: u64,
+    stage: Stage,
+    files: Vec<(String, u64)>,
+    live: VecDeque<Segment>,
+    spares: Vec<(PathBuf, Handle, u64)>,
+    direct: bool,
+    window: Window,
+    attempt: Try,
+    head: u64,
+    chain: Option<u32>,
+    epoch: u64,
+    /// Log bytes behind the end that are searched for headers: from, to.
+    searches: VecDeque<(u64, u64)>,
+    read: u64,
+}
+
+enum Looked {
+    /// More bytes of the log are needed: from here.
+    Read(u64),
+    Batch {
+        length: usize,
+    },
+    Nothing,
+    Newer(u16),
+}
+
+impl Recovery {
+    /// Starts with [`Recovery::first`].
+    pub fn new(config: &LogConfig) -> Recovery {
+        Recovery {
+            directory: config.directory.clone(),
+            partition: config.partition,
+            // As many batches as may have been in the kernel when the first missing one was acknowledged,
+            // and the one after them that names the watermark.
+            search_bytes: u64::from(config.inflight_batches + 2) * u64::from(BATCH_BYTES_MAX),
+            stage: Stage::Create,
+            files: Vec::new(),
+            live: VecDeque::new(),
+            spares: Vec::new(),
+            direct: true,
+            window: Window::default(),
+            attempt: Try::Behind,
+            head: 0,
+            chain: None,
+            epoch: 0,
+            searches: VecDeque::new(),
+            read: 0,
+        }
+    }
+
+    /// The first operation.
+    pub fn first(&self) -> Op {
+        Op::CreateDirectory { path: self.directory.clone() }
+    }
+
+    /// Bytes of log read, and bytes of segments in all.
+    pub fn progress(&self) -> (u64, u64) {
+        (self.read, self.live.iter().map(|segment| segment.bytes).sum())
+    }
+
+    /// Every file opened so far, to be closed after a failure.
+    pub fn handles(&self) -> Vec<Handle> {
+        let mut handles: Vec<Handle> = self.live.iter().map(|segment| segment.handle).collect();
+        handles.extend(self.spares.iter().map(|(_, handle, _)| *handle));
+        if let Stage::Head { handle, .. } = self.stage {
+            handles.push(handle);
+        }
+        handles
+    }
+
+    /// Takes the outcome of the last operation. `batch` is told each batch that is part of the log, in order.
+    pub fn on_done(
+        &mut self,
+        outcome: Result<Outcome, Fault>,
+        batch: &mut dyn FnMut(Batch<'_>),
+    ) -> Result<Next, OpenError> {
+        match (&self.stage, outcome) {
+            (Stage::Open { index }, Err(fault)) if self.direct && fault == Fault(libc::EINVAL) => {
+                let index = *index;
+                self.direct = false;
+                Ok(self.open(index))
+            }
+            (stage, Err(fault)) => {
+                let path = match stage {
+                    Stage::Create | Stage::List => self.directory.clone(),
+                    Stage::Open { index } | Stage::Head { index, .. } | Stage::Remove { index } => self.path(*index),
+                    Stage::Scan => self.segment_path(self.window.from),
+                    Stage::Search => self.segment_path(self.head),
+                };
+                Err(OpenError::Io { path, fault })
+            }
+            (Stage::Create, _) => {
+                self.stage = Stage::List;
+                Ok(Next::Do(Op::List { path: self.directory.clone() }))
+            }
+            (Stage::List, Ok(Outcome::Names(files))) => {
+                self.files = files;
+                self.after_file(0, batch)
+            }
+            (Stage::Open { index }, Ok(Outcome::Opened(handle))) => {
+                let index = *index;
+                if self.base(index).is_some() {
+                    self.stage = Stage::Head { index, handle };
+                    return Ok(Next::Do(Op::Read { file: handle, at: 0, length: SEGMENT_HEADER_BYTES as u32 }));
+                }
+                self.spares.push((self.path(index), handle, self.files[index].1));
+                self.after_file(index + 1, batch)
+            }
+            (Stage::Head { index, handle }, Ok(Outcome::Read(block))) => {
+                let (index, handle) = (*index, *handle);
+                let segment = self.check_segment(index, handle, &block)?;
+                self.live.push_back(segment);
+                self.after_file(index + 1, batch)
+            }
+            (Stage::Remove { index }, _) => self.after_file(index + 1, batch),
+            (Stage::Scan, Ok(Outcome::Read(bytes))) => {
+                self.take(&bytes)?;
+                self.scan(batch)
+            }
+            (Stage::Search, Ok(Outcome::Read(bytes))) => {
+                self.take(&bytes)?;
+                self.search()
+            }
+            (stage, Ok(outcome)) => unreachable!("{outcome:?} is no answer to {stage:?}"),
+        }
+    }
+
+    /// Opens the next file of interest, or starts to scan when there is none.
+    fn after_file(&mut self, mut index: usize, batch: &mut dyn FnMut(Batch<'_>)) -> Result<Next, OpenError> {
+        while let Some((file, _)) = self.files.get(index) {
+            if file == "next" {
+                self.stage = Stage::Remove { index };
+                return Ok(Next::Do(Op::Remove { path: self.path(index) }));
+            }
+            if file.starts_with("spare-") || self.base(index).is_some() {
+                return Ok(self.open(index));
+            }
+            index += 1;
+        }
+        self.head = self.live.front().map_or(0, |segment| segment.base + SEGMENT_HEADER_BYTES);
+        self.stage = Stage::Scan;
+        self.scan(batch)
+    }
+
+    fn open(&mut self, index: usize) -> Next {
+        self.stage = Stage::Open { index };
+        let how = OpenHow { create: false, direct: self.direct, read_only: false };
+        Next::Do(Op::Open { path: self.path(index), how })
+    }
+
+    fn check_segment(&self, index: usize, handle: Handle, block: &[u8]) -> Result<Segment, OpenError> {
+        let path = || self.path(index);
+        let base = self.base(index).expect("only segments have their header read");
+        let header = match SegmentHeader::decode(block) {
+            Ok(header) => header,
+            Err(FormatError::Version(version)) => return Err(OpenError::Version { path: path(), version }),
+            Err(FormatError::Damaged) => return Err(OpenError::Header { path: path() }),
+        };
+        if header.base != base || header.partition != self.partition || header.bytes != self.files[index].1 {
+            return Err(OpenError::Header { path: path() });
+        }
+        if let Some(last) = self.live.back().filter(|last| last.end() != base) {
+            return Err(OpenError::Gap { path: path(), byte: last.end() });
+        }
+        // What lies behind the end is zero-filled again: it may hold what never became part of the log.
+        Ok(Segment { base, bytes: header.bytes, handle, newest_ms: 0, zeroed_to: base + SEGMENT_HEADER_BYTES })
+    }
+
+    /// Follows the chain as far as the window reaches.
+    fn scan(&mut self, batch: &mut dyn FnMut(Batch<'_>)) -> Result<Next, OpenError> {
+        loop {
+            let at = match self.attempt {
+                Try::Behind => Some(self.head),
+                Try::NextBlock => Some(self.head.next_multiple_of(BLOCK_BYTES)),
+                Try::NextSegment => self.next_segment().map(|base| base + SEGMENT_HEADER_BYTES),
+            };
+            match at.map_or(Looked::Nothing, |at| self.look(at)) {
+                Looked::Read(from) => return Ok(Next::Do(self.read_op(from))),
+                Looked::Batch { length } => {
+                    let at = at.expect("looked there");
+                    let from = (at - self.window.from) as usize;
+                    let opened = Batch::open(&self.window.bytes[from..from + length]).expect("look() opened it");
+                    let index = self.live.partition_point(|segment| segment.end() <= at);
+                    let segment = &mut self.live[index];
+                    segment.newest_ms = segment.newest_ms.max(opened.header.closed_ms);
+                    segment.zeroed_to = opened.header.end();
+                    self.head = opened.header.end();
+                    self.chain = Some(opened.crc);
+                    self.epoch = opened.header.epoch;
+                    self.attempt = Try::Behind;
+                    batch(opened);
+                }
+                Looked::Newer(version) => {
+                    return Err(OpenError::Version { path: self.segment_path(self.head), version });
+                }
+                Looked::Nothing => match self.attempt {
+                    Try::Behind if !self.head.is_multiple_of(BLOCK_BYTES) => self.attempt = Try::NextBlock,
+                    Try::Behind | Try::NextBlock => self.attempt = Try::NextSegment,
+                    Try::NextSegment => break,
+                },
+            }
+        }
+        // The chain ends here. Is there anybody who knows of more?
+        self.stage = Stage::Search;
+        if let Some(segment) = self.holding(self.head) {
+            self.searches.push_back((self.head, segment.end().min(self.head + self.search_bytes)));
+        }
+        if let Some(base) = self.next_segment() {
+            let from = base + SEGMENT_HEADER_BYTES;
+            let to = self.holding(base).map_or(from, |segment| segment.end().min(from + self.search_bytes));
+            self.searches.push_back((from, to));
+        }
+        self.window = Window::default();
+        self.search()
+    }
+
+    /// Looks at one place. Drops what the window holds before it.
+    fn look(&mut self, at: u64) -> Looked {
+        let Some(segment) = self.holding(at) else { return Looked::Nothing };
+        let left = segment.end() - at;
+        if left < BATCH_HEADER_BYTES as u64 {
+            return Looked::Nothing;
+        }
+        let bytes = match self.window_at(at, BATCH_HEADER_BYTES) {
+            Ok(bytes) => bytes,
+            Err(from) => return Looked::Read(from),
+        };
+        let Ok(header) = BatchHeader::peek(bytes) else { return Looked::Nothing };
+        let fits = header.base == at && header.partition == self.partition && u64::from(header.length) <= left;
+        let chained = self.chain.is_none_or(|chain| chain == header.previous) && header.epoch >= self.epoch;
+        if !fits || !chained {
+            return Looked::Nothing;
+        }
+        let length = header.length as usize;
+        let bytes = match self.window_at(at, length) {
+            Ok(bytes) => bytes,
+            Err(from) => return Looked::Read(from),
+        };
+        match Batch::open(bytes) {
+            Ok(_) => Looked::Batch { length },
+            Err(FormatError::Damaged) => Looked::Nothing,
+            Err(FormatError::Version(version)) => Looked::Newer(version),
+        }
+    }
+
+    /// Looks for intact headers behind the end.
+    fn search(&mut self) -> Result<Next, OpenError> {
+        while let Some(&(from, to)) = self.searches.front() {
+            let start = from - from % BLOCK_BYTES;
+            if self.window.bytes.is_empty() {
+                self.window = Window { from: start, bytes: Vec::new() };
+                return Ok(Next::Do(self.read_op(start)));
+            }
+            let got = self.window.from + self.window.bytes.len() as u64;
+            if got < to {
+                return Ok(Next::Do(self.read_op(got)));
+            }
+            if let Some(durable) = self.highest_named(from).filter(|durable| *durable > self.head) {
+                return Err(OpenError::Inside { path: self.segment_path(self.head), byte: self.head, durable });
+            }
+            self.searches.pop_front();
+            self.window = Window::default();
+        }
+        let end = End { head: self.head, chain: self.chain.unwrap_or(0), epoch: self.epoch };
+        let (live, spares) = (std::mem::take(&mut self.live), std::mem::take(&mut self.spares));
+        Ok(Next::Finished(Found { live, spares, direct: self.direct, end }))
+    }
+
+    /// The highest durable watermark that an intact header in the window, from `from` on, names.
+    fn highest_named(&self, from: u64) -> Option<u64> {
+        let bytes = &self.window.bytes;
+        let mut highest = None;
+        for at in (from - self.window.from) as usize..bytes.len().saturating_sub(BATCH_HEADER_BYTES - 1) {
+            if bytes[at] != b'R' {
+                continue;
+            }
+            let Ok(header) = BatchHeader::peek(&bytes[at..]) else { continue };
+            let place = self.window.from + at as u64;
+            let ours = header.base == place && header.partition == self.partition && header.durable <= header.base;
+            if ours && Batch::open_headers(&bytes[at..]).is_ok() {
+                highest = highest.max(Some(header.durable));
+            }
+        }
+        highest
+    }
+
+    /// `length` bytes of the log at `at`; `Err` is where to read on.
+    fn window_at(&mut self, at: u64, length: usize) -> Result<&[u8], u64> {
+        let window = &mut self.window;
+        let end = window.from + window.bytes.len() as u64;
+        if at < window.from || at >= end {
+            let from = at - at % BLOCK_BYTES;
+            *window = Window { from, bytes: Vec::new() };
+            return Err(from);
+        }
+        let skip = (at - window.from) as usize;
+        if window.bytes.len() - skip >= length {
+            return Ok(&self.window.bytes[skip..skip + length]);
+        }
+        let gone = skip - skip % BLOCK_BYTES as usize;
+        window.bytes.drain(..gone);
+        window.from += gone as u64;
+        Err(end)
+    }
+
+    fn read_op(&self, from: u64) -> Op {
+        let segment = self.holding(from).expect("reads stay within a segment");
+        let length = (segment.end() - from).min(READ_BYTES);
+        Op::Read { file: segment.handle, at: from - segment.base, length: length as u32 }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), OpenError> {
+        if bytes.is_empty() {
+            return Err(OpenError::Io { path: self.segment_path(self.window.from), fault: Fault(libc::EIO) });
+        }
+        self.window.bytes.extend_from_slice(bytes);
+        self.read += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn holding(&self, byte: u64) -> Option<&Segment> {
+        let index = self.live.partition_point(|segment| segment.end() <= byte);
+        self.live.get(index).filter(|segment| segment.base <= byte)
+    }
+
+    /// Where the segment behind the log's end starts.
+    fn next_segment(&self) -> Option<u64> {
+        // The end may be the very end of its segment: the one that holds the byte before it counts.
+        let current = self.holding(self.head.saturating_sub(1))?;
+        self.holding(current.end()).map(|segment| segment.base)
+    }
+
+    /// The log byte that a file's name says it starts at.
+    fn base(&self, index: usize) -> Option<u64> {
+        let file = &self.files[index].0;
+        let base = file.parse().ok()?;
+        (name(base) == *file).then_some(base)
+    }
+
+    fn path(&self, index: usize) -> PathBuf {
+        self.directory.join(&self.files[index].0)
+    }
+
+    fn segment_path(&self, byte: u64) -> PathBuf {
+        self.directory.join(name(self.holding(byte).or(self.live.back()).map_or(0, |segment| segment.base)))
+    }
+}

@@ -1,0 +1,85 @@
+//! Messages that wait for their time. The log holds them; here is only when which one is due.
+
+use crate::limits::TIMERS_MAX;
+use ahash::RandomState;
+use hashbrown::HashMap;
+use std::collections::BTreeSet;
+
+/// A delayed message in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timer {
+    /// When it is due, ms since 1970.
+    pub due_ms: u64,
+    /// The log byte of its payload.
+    pub byte: u64,
+    /// Bytes of its payload.
+    pub length: u32,
+}
+
+/// All that wait, earliest first.
+#[derive(Debug)]
+pub struct Timers {
+    by_time: BTreeSet<Timer>,
+    by_byte: HashMap<u64, Timer, RandomState>,
+}
+
+impl Timers {
+    /// None waits.
+    pub fn new(seed: u64) -> Timers {
+        Timers { by_time: BTreeSet::new(), by_byte: HashMap::with_hasher(RandomState::with_seeds(seed, 4, 5, 6)) }
+    }
+
+    /// Whether one more may wait.
+    pub fn has_room(&self) -> bool {
+        self.by_time.len() < TIMERS_MAX
+    }
+
+    /// One more waits.
+    pub fn insert(&mut self, timer: Timer) {
+        self.by_byte.insert(timer.byte, timer);
+        self.by_time.insert(timer);
+    }
+
+    /// The one whose payload is at this log byte was delivered.
+    pub fn remove(&mut self, byte: u64) {
+        if let Some(timer) = self.by_byte.remove(&byte) {
+            self.by_time.remove(&timer);
+        }
+    }
+
+    /// The next one due.
+    pub fn first(&self) -> Option<Timer> {
+        self.by_time.first().copied()
+    }
+
+    /// The lowest log byte that is still needed. Cost: a look at each.
+    pub fn lowest_byte(&self) -> Option<u64> {
+        self.by_byte.keys().copied().min()
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.by_time.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_is_first_and_a_delivered_one_is_gone() {
+        let mut timers = Timers::new(1);
+        for (due_ms, byte) in [(30, 1), (10, 2), (20, 3), (10, 4)] {
+            timers.insert(Timer { due_ms, byte, length: 1 });
+        }
+        assert_eq!(timers.lowest_byte(), Some(1));
+        let mut order = Vec::new();
+        while let Some(timer) = timers.first() {
+            order.push(timer.byte);
+            timers.remove(timer.byte);
+        }
+        assert_eq!(order, [2, 4, 3, 1]);
+        assert!(timers.len() == 0 && timers.has_room());
+    }
+}
