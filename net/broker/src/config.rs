@@ -13,6 +13,9 @@ use crate::keys::{self, KEYS, Key, Kind, Unit};
 /// A configuration file is at most this long. 1 MiB: all keys together need a hundredth of it.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// Each log of a core gets at least so much of its memory: some chunks for batches under way. 8 MiB.
+const TAIL_BYTES_LEAST: u64 = 8 << 20;
+
 /// Why a configuration is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
@@ -117,6 +120,18 @@ impl Config {
         result.map_err(|text| ConfigError { line: None, text })
     }
 
+    /// What `ringmq dev` would rather have, unless somebody said otherwise. A value out of range is our
+    /// mistake.
+    pub fn suggest(&mut self, name: &str, text: &str) {
+        let index = index_of(name);
+        if self.entries[index].1 == Source::Default {
+            match parse(&KEYS[index], text) {
+                Ok(value) => self.entries[index] = (value, Source::Dev),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
     /// Whether values agree with one another. `Err` names the keys.
     pub fn check(&self) -> Result<(), ConfigError> {
         let slots = self.number("engine.ring_slots") * self.number("engine.cores").max(1);
@@ -132,6 +147,10 @@ impl Config {
             (
                 self.number("engine.receive_buffer_bytes").is_multiple_of(4096),
                 "engine.receive_buffer_bytes must be a multiple of 4096".to_string(),
+            ),
+            (
+                self.number("log.tail_bytes") >= TAIL_BYTES_LEAST * self.number("engine.partitions_per_core"),
+                "log.tail_bytes must be at least 8 MiB for each of engine.partitions_per_core".to_string(),
             ),
             (
                 self.number("limits.connections") < slots,
@@ -662,6 +681,7 @@ mod tests {
             ("engine.receive_buffers", "100", "power of two"),
             ("log.segment_bytes", "67108865", "multiple of 1 MiB"),
             ("broker.port", "2", "broker.port"),
+            ("engine.partitions_per_core", "9", "log.tail_bytes"),
         ];
         for (name, value, words) in table {
             let mut config = Config::default();
@@ -687,6 +707,13 @@ mod tests {
         let values = |config: &Config| config.entries.iter().map(|(value, _)| value.clone()).collect::<Vec<_>>();
         assert_eq!(values(&again), values(&config));
         Config::load(&Config::document()).unwrap().check().unwrap();
+    }
+
+    #[test]
+    fn the_profiles_are_good() {
+        for text in [include_str!("../../../tuning/small.toml"), include_str!("../../../tuning/dedicated.toml")] {
+            Config::load(text).unwrap().check().unwrap();
+        }
     }
 
     #[test]

@@ -159,7 +159,7 @@ pub const KEYS: &[Key] = &[
 
     // Bounds that face the network.
     number("limits.message_bytes", Bytes, MESSAGE_BYTES_MAX, KIB, MESSAGE_BYTES_MAX, "Largest body of a message (maxMessageSize). Larger: code 13."),
-    number("limits.connections", Count, 20_000, 16, 1_000_000, "Connections at once, all cores together; also bounded by RLIMIT_NOFILE and ring_slots. One more is closed."),
+    number("limits.connections", Count, 16_000, 16, 1_000_000, "Connections at once, all cores together; also bounded by RLIMIT_NOFILE and ring_slots. One more is closed."),
     number("limits.connection_requests", Count, 4_096, 1, 65_536, "Unanswered requests of one connection. More: nothing is received from it until some are answered."),
     number("limits.connection_unsent_bytes", Bytes, 32 * MIB, MIB, GIB, "Answers that one connection has not taken. More: nothing is received from it until some are."),
     number("limits.idle_timeout_ms", Milliseconds, 120_000, 100, 3_600_000, "A connection that is silent so long is closed; stock servers and clients do the same."),
@@ -188,7 +188,7 @@ pub const KEYS: &[Key] = &[
 
     // The process.
     text("process.log", "info", "a filter such as `info` or `warn,broker=debug`", is_filter, "What is logged on stderr."),
-    number("process.stop_timeout_ms", Milliseconds, 4_000, 100, 4_500, "SIGTERM: longest wait for what is under way; the process ends within 5 s."),
+    number("process.stop_timeout_ms", Milliseconds, 4_000, 100, 4_400, "SIGTERM: longest wait for what is under way; the process ends within 5 s."),
 ];
 
 const NAME: &str = "1 to 120 of the characters a-z A-Z 0-9 _ - % |";
