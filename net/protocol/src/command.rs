@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::fields::{FIELDS_MAX, Fields};
-use crate::frame::{self, FrameError, PREFIX_BYTES};
+use crate::frame::{self, FrameError, HEADER_BYTES_MAX, PREFIX_BYTES};
 use crate::json::{self, HeaderError, Scanner};
 
 /// The version we answer with: V5_3_3. Clients record it per broker; 0 would disable SQL filters.
@@ -205,37 +205,35 @@ impl Header {
     }
 
     fn decode_json(&mut self, bytes: &[u8]) -> Result<(), HeaderError> {
-        let mut scanner = Scanner::new(bytes)?;
+        if bytes.len() > HEADER_BYTES_MAX {
+            return Err(HeaderError::Long);
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| HeaderError::Utf8)?;
+        self.fields.text().push_str(text);
+        let mut scanner = Scanner::new(text);
         scanner.open()?;
         let mut first = true;
         while scanner.more(first)? {
             first = false;
-            // The text of the fields serves as scratch for names: it is there and it is empty
-            // or closed, so that cutting it back costs nothing.
-            let at = self.fields.text().len();
-            scanner.name(self.fields.text())?;
-            let member = Member::of(&self.fields.text()[at..]);
-            self.fields.cut(at);
-            match member {
-                Member::Code => self.code = scanner.int("code")?.unwrap_or(0),
-                Member::Version => self.version = scanner.int("version")?.unwrap_or(0),
-                Member::Opaque => self.opaque = scanner.int("opaque")?.unwrap_or(0),
-                Member::Flag => self.flag = scanner.int("flag")?.unwrap_or(0),
-                Member::Language => {
-                    if scanner.scalar(self.fields.text())? {
-                        self.language = Language::from_name(&self.fields.text()[at..]);
+            let arena = self.fields.text();
+            match scanner.name(arena)?.of(arena) {
+                "code" => self.code = scanner.int()?.unwrap_or(0),
+                "version" => self.version = scanner.int()?.unwrap_or(0),
+                "opaque" => self.opaque = scanner.int()?.unwrap_or(0),
+                "flag" => self.flag = scanner.int()?.unwrap_or(0),
+                "extFields" => json::read_fields(&mut scanner, &mut self.fields)?,
+                "language" => {
+                    if let Some(name) = scanner.scalar(arena)? {
+                        self.language = Language::from_name(name.of(arena));
                     }
-                    self.fields.cut(at);
                 }
-                Member::Remark => {
+                "remark" => {
                     self.remark.clear();
-                    scanner.scalar(&mut self.remark)?;
+                    if let Some(remark) = scanner.scalar(arena)? {
+                        self.remark.push_str(remark.of(arena));
+                    }
                 }
-                Member::ExtFields => json::read_fields(&mut scanner, &mut self.fields)?,
-                Member::Unknown => {
-                    scanner.skip(self.fields.text())?;
-                    self.fields.cut(at);
-                }
+                _ => scanner.skip()?,
             }
         }
         scanner.end()
@@ -387,34 +385,6 @@ impl Command {
         self.header.encode_frame(&mut out, self.body.len());
         out.extend_from_slice(&self.body);
         out
-    }
-}
-
-/// The members of a JSON header.
-#[derive(Clone, Copy)]
-enum Member {
-    Code,
-    Language,
-    Version,
-    Opaque,
-    Flag,
-    Remark,
-    ExtFields,
-    Unknown,
-}
-
-impl Member {
-    fn of(name: &str) -> Member {
-        match name {
-            "code" => Member::Code,
-            "language" => Member::Language,
-            "version" => Member::Version,
-            "opaque" => Member::Opaque,
-            "flag" => Member::Flag,
-            "remark" => Member::Remark,
-            "extFields" => Member::ExtFields,
-            _ => Member::Unknown,
-        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::json::Place;
+
 /// Most fields that a received header may carry. 256: the largest stock header has 14 and a
 /// client's hooks add a handful.
 pub const FIELDS_MAX: usize = 256;
@@ -16,24 +18,23 @@ pub struct Fields {
     spans: Vec<Span>,
 }
 
-/// A name at `at`, its value right behind it.
+/// Where a name and its value lie in the text.
 #[derive(Clone, Copy, Debug)]
 struct Span {
-    at: u32,
-    name_bytes: u32,
-    value_bytes: u32,
+    name: Place,
+    value: Place,
 }
 
 impl Fields {
     /// The value of `name`; the last one if it was given twice, as in a Java map.
     pub fn get(&self, name: &str) -> Option<&str> {
-        let span = self.spans.iter().rev().find(|span| self.name(span) == name)?;
-        Some(self.value(span))
+        let span = self.spans.iter().rev().find(|span| span.name.of(&self.text) == name)?;
+        Some(span.value.of(&self.text))
     }
 
     /// Names and values in the order they came.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.spans.iter().map(|span| (self.name(span), self.value(span)))
+        self.spans.iter().map(|span| (span.name.of(&self.text), span.value.of(&self.text)))
     }
 
     /// How many fields there are.
@@ -85,40 +86,28 @@ impl Fields {
         self.close(at, name.len());
     }
 
-    /// Where decoders write a name and then its value. They `close` the field, or `cut` the text
-    /// back.
+    /// The text that names and values lie in. Decoders put more there and then `place` it.
     pub(crate) fn text(&mut self) -> &mut String {
         &mut self.text
     }
 
-    /// Takes back what was written into the text behind `at` and not closed.
-    pub(crate) fn cut(&mut self, at: usize) {
-        self.text.truncate(at);
+    /// Makes a field of two places in the text.
+    #[inline]
+    pub(crate) fn place(&mut self, name: Place, value: Place) {
+        self.spans.push(Span { name, value });
     }
 
     /// Makes a field of the text behind `at`: its name first, everything else is its value.
-    pub(crate) fn close(&mut self, at: usize, name_bytes: usize) {
-        let value_bytes = self.text.len() - at - name_bytes;
-        let narrow = |bytes| u32::try_from(bytes).expect("a header's text is far below 4 GiB");
-        self.spans.push(Span { at: narrow(at), name_bytes: narrow(name_bytes), value_bytes: narrow(value_bytes) });
+    fn close(&mut self, at: usize, name_bytes: usize) {
+        assert!(self.text.len() <= u32::MAX as usize, "a header's text is far below 4 GiB");
+        let value_at = at + name_bytes;
+        self.place(Place::new(at, value_at), Place::new(value_at, self.text.len()));
     }
 
     /// Capacities of text and spans: tests see that they stay.
     #[cfg(test)]
     pub(crate) fn capacities(&self) -> (usize, usize) {
         (self.text.capacity(), self.spans.capacity())
-    }
-
-    #[inline]
-    fn name(&self, span: &Span) -> &str {
-        let at = span.at as usize;
-        &self.text[at..at + span.name_bytes as usize]
-    }
-
-    #[inline]
-    fn value(&self, span: &Span) -> &str {
-        let at = span.at as usize + span.name_bytes as usize;
-        &self.text[at..at + span.value_bytes as usize]
     }
 }
 

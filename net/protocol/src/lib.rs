@@ -14,6 +14,7 @@ pub mod names;
 #[cfg(test)]
 mod noise;
 pub mod properties;
+mod scan;
 
 pub use command::{Command, CommandError, Header, Language, Serialize};
 pub use fields::Fields;

@@ -2,6 +2,8 @@
 //!
 //! They stay the text they came as. Reading walks over it; writing appends to it or cuts from it.
 
+use crate::scan::find;
+
 /// Stands between name and value.
 pub const NAME_END: char = '\u{1}';
 /// Stands behind a value; may be missing behind the last.
@@ -68,10 +70,40 @@ pub mod name {
 }
 
 /// Names and values in order. Pairs without a name or a value do not count, as in Java.
-pub fn iter(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    text.split(VALUE_END)
-        .filter_map(|pair| pair.split_once(NAME_END))
-        .filter(|(name, value)| !name.is_empty() && !value.is_empty())
+pub fn iter(text: &str) -> Pairs<'_> {
+    Pairs { text, at: 0 }
+}
+
+/// See `iter`.
+#[derive(Clone, Debug)]
+pub struct Pairs<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Iterator for Pairs<'a> {
+    type Item = (&'a str, &'a str);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let bytes = self.text.as_bytes();
+        while self.at < bytes.len() {
+            let name_at = self.at;
+            let name_end = find::<1, 2>(bytes, name_at);
+            if bytes.get(name_end) != Some(&1) {
+                // No value: the pair ends here, or the text does.
+                self.at = name_end + 1;
+                continue;
+            }
+            let value_at = name_end + 1;
+            let value_end = find::<2, 2>(bytes, value_at);
+            self.at = value_end + 1;
+            if name_end > name_at && value_end > value_at {
+                return Some((&self.text[name_at..name_end], &self.text[value_at..value_end]));
+            }
+        }
+        None
+    }
 }
 
 /// The value of `name`; the last one if it is there twice, as in a Java map.
