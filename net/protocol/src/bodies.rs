@@ -74,6 +74,7 @@ pub fn encode<T: serde::Serialize>(body: &T) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::Noise;
 
     #[test]
     fn errors_name_what_is_wrong() {
@@ -88,6 +89,23 @@ mod tests {
         ];
         for (bytes, wanted) in cases {
             assert_eq!(decode::<TopicList>(bytes).unwrap_err().to_string(), wanted);
+        }
+    }
+
+    #[test]
+    fn damaged_bodies_never_panic() {
+        let text = br#"{"offsetTable":{{"brokerName":"b\u00e9","queueId":0,"topic":"T"}:{"brokerOffset":10}},"x":[{0:null,"y":[1,-2.5e3]},"\\"]}"#;
+        assert!(decode::<ConsumeStats>(text).is_ok());
+        let mut noise = Noise::new(23);
+        for _ in 0..20_000 {
+            let mut damaged = text.to_vec();
+            for _ in 0..1 + noise.below(4) {
+                let at = noise.below(damaged.len());
+                damaged[at] = if noise.below(2) == 0 { noise.next() as u8 } else { text[noise.below(text.len())] };
+            }
+            let _ = decode::<ConsumeStats>(&damaged);
+            let _ = decode::<serde_json::Value>(&damaged);
+            let _ = decode::<HeartbeatData>(&damaged[..noise.below(damaged.len())]);
         }
     }
 }

@@ -244,15 +244,7 @@ impl Header {
         json::write_int(out, self.code.into());
         if !self.fields.is_empty() {
             out.extend_from_slice(b",\"extFields\":");
-            let mut separator = b'{';
-            for (name, value) in self.fields.iter() {
-                out.push(separator);
-                json::write_string(out, name);
-                out.push(b':');
-                json::write_string(out, value);
-                separator = b',';
-            }
-            out.push(b'}');
+            json::write_fields(out, &self.fields);
         }
         out.extend_from_slice(b",\"flag\":");
         json::write_int(out, self.flag.into());

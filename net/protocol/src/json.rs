@@ -355,8 +355,29 @@ pub(crate) fn read_fields(scanner: &mut Scanner<'_>, fields: &mut Fields) -> Res
 
 /// Writes a quoted JSON string.
 pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
     out.push(b'"');
+    write_escaped(out, text);
+    out.push(b'"');
+}
+
+/// Writes a non-empty set of fields as an object of strings.
+pub(crate) fn write_fields(out: &mut Vec<u8>, fields: &Fields) {
+    let mut open: &[u8; 2] = b"{\"";
+    for (name, value) in fields.iter() {
+        out.extend_from_slice(open);
+        write_escaped(out, name);
+        out.extend_from_slice(b"\":\"");
+        write_escaped(out, value);
+        out.push(b'"');
+        open = b",\"";
+    }
+    out.push(b'}');
+}
+
+/// Writes what stands between a JSON string's quotes.
+#[inline]
+fn write_escaped(out: &mut Vec<u8>, text: &str) {
+    let bytes = text.as_bytes();
     let mut plain = 0;
     loop {
         let at = find_escaped(bytes, plain);
@@ -365,7 +386,6 @@ pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
         write_escape(out, *byte);
         plain = at + 1;
     }
-    out.push(b'"');
 }
 
 fn write_escape(out: &mut Vec<u8>, byte: u8) {
