@@ -1,9 +1,10 @@
 //! Block-aligned memory: what `O_DIRECT` demands, handed out so that safe code can fill it once and
 //! share it many times. A [`Region`] is one mapping cut into chunks of one size; a [`Chunk`] is the
-//! only writer of what has not been shared yet; what it has shared is immutable [`Bytes`].
+//! only writer of what has not been shared yet; what it has shared is immutable [`Bytes`]. Receives
+//! have buffers of their own, which the kernel fills and which come back from any thread.
 //!
-//! Why this is sound, for all of the file: a chunk's memory belongs to one [`Lease`]. Of its range,
-//! the front `[0, start)` is shared and never written again, and the rest `[start, capacity)` is
+//! Why chunks are sound: a chunk's memory belongs to one [`Lease`]. Of its range, the front
+//! `[0, start)` is shared and never written again, and the rest `[start, capacity)` is
 //! reachable through the one `Chunk` only. `start` only grows, and only [`Chunk::split_to`] moves it.
 //! The memory goes back (to the region or to the allocator) when the last holder of the lease is
 //! gone, and then no reference to it is left. All memory is zeroed when it is new, so that it is
@@ -11,15 +12,26 @@
 
 #![allow(unsafe_code, reason = "the wall of memory: aligned, shared, returned to its region")]
 
+use crate::wake::Waker;
 use bytes::Bytes;
+use crossbeam_queue::ArrayQueue;
+use io_uring::IoUring;
+use io_uring::types::BufRingEntry;
 use std::alloc::{self, Layout};
 use std::io;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering, fence};
 
 /// What positions, lengths and memory of direct I/O are multiples of, in bytes.
 pub const BLOCK: usize = 4096;
+
+/// Received bytes up to this many are copied and their buffer is given back at once: a copy of this
+/// size costs no more than the owner that lends the buffer, and small leftovers then never pin 16 KiB.
+pub const RECEIVE_COPY_BYTES_MAX: usize = 2048;
+
+/// The one group of provided buffers.
+pub(crate) const GROUP: u16 = 0;
 
 /// Rounds up to whole blocks.
 pub const fn blocks_up(bytes: usize) -> usize {
@@ -322,6 +334,145 @@ impl AsRef<[u8]> for Frozen {
     fn as_ref(&self) -> &[u8] {
         // SAFETY: `freeze` was promised that these bytes are initialised and never written again.
         unsafe { std::slice::from_raw_parts(self.memory.base.as_ptr(), self.bytes) }
+    }
+}
+
+/// The provided buffers: a ring of descriptors that the kernel reads, and the memory they point to.
+pub(crate) struct ReceiveBuffers {
+    pool: Arc<Pool>,
+    /// `io_uring_buf` entries; the tail lies in the first one's reserved field.
+    descriptors: Arc<Region>,
+    tail: u16,
+    /// Buffers in the kernel's hands, as far as reaped completions tell.
+    available: usize,
+}
+
+/// What a lent buffer needs to come back, from whatever thread.
+#[derive(Debug)]
+struct Pool {
+    /// One chunk for each buffer; never taken by `Region::take`.
+    memory: Arc<Region>,
+    returned: ArrayQueue<u16>,
+    /// A receive waits for a buffer: whoever returns one wakes the loop.
+    starved: AtomicBool,
+    waker: Waker,
+}
+
+impl ReceiveBuffers {
+    pub(crate) fn new(uring: &IoUring, count: u16, bytes: usize, waker: Waker) -> io::Result<ReceiveBuffers> {
+        let memory = Region::new(usize::from(count), bytes)?;
+        let descriptors = Region::new(1, blocks_up(usize::from(count) * size_of::<BufRingEntry>()))?;
+        let address = descriptors.base().addr() as u64;
+        // SAFETY: the mapping holds `count` entries, page-aligned, and is dropped after the ring's queue
+        // (field order), when no operation is left that could take a buffer.
+        unsafe { uring.submitter().register_buf_ring_with_flags(address, count, GROUP, 0) }?;
+        let pool =
+            Pool { memory, returned: ArrayQueue::new(usize::from(count)), starved: AtomicBool::new(false), waker };
+        let mut buffers = ReceiveBuffers { pool: Arc::new(pool), descriptors, tail: 0, available: 0 };
+        for id in 0..count {
+            buffers.give(id);
+        }
+        buffers.publish();
+        Ok(buffers)
+    }
+
+    /// What the kernel received into buffer `id`: a copy, or the buffer itself on loan.
+    pub(crate) fn take(&mut self, bytes: usize, id: Option<u16>) -> Bytes {
+        let Some(id) = id else { return Bytes::new() }; // The end of the stream needs no buffer.
+        self.available -= 1;
+        if bytes > RECEIVE_COPY_BYTES_MAX {
+            let pool = Arc::clone(&self.pool);
+            return Bytes::from_owner(Loan { pool, id, bytes });
+        }
+        // SAFETY: the buffer came with this completion and goes back below, after it was copied.
+        let copy = Bytes::copy_from_slice(unsafe { self.pool.slice(id, bytes) });
+        self.give(id);
+        copy
+    }
+
+    /// Gives the kernel what came back. True: receives that wait for a buffer may try again.
+    /// `starved`: there are such receives.
+    pub(crate) fn refill(&mut self, starved: bool) -> bool {
+        if starved {
+            self.pool.starved.store(true, Ordering::Relaxed);
+            // Pairs with the fence in `Loan::drop`: either we see its buffer below, or it sees us starve.
+            fence(Ordering::SeqCst);
+        }
+        while let Some(id) = self.pool.returned.pop() {
+            self.give(id);
+        }
+        self.publish();
+        let fed = starved && self.available > 0;
+        if fed {
+            self.pool.starved.store(false, Ordering::Relaxed);
+        }
+        fed
+    }
+
+    /// Keeps the memory mapped for ever: the kernel may still write to it.
+    pub(crate) fn leak(&self) {
+        std::mem::forget(Arc::clone(&self.pool));
+    }
+
+    fn give(&mut self, id: u16) {
+        let count = self.pool.memory.chunks();
+        let bytes = self.pool.memory.chunk_bytes();
+        let place = usize::from(self.tail) & (count - 1);
+        // SAFETY: `place` is below `count`, so the entry lies in the mapping. There are as many entries as
+        // buffers and each is in the ring at most once, so this one was consumed and the kernel does not
+        // read it until the tail passes it. Entries of zeros are valid.
+        let entry = unsafe { &mut *self.descriptors.base().cast::<BufRingEntry>().add(place) };
+        entry.set_addr((self.pool.memory.base().addr() + usize::from(id) * bytes) as u64);
+        entry.set_len(bytes as u32);
+        entry.set_bid(id);
+        self.tail = self.tail.wrapping_add(1);
+        self.available += 1;
+    }
+
+    pub(crate) fn publish(&mut self) {
+        // SAFETY: the first entry lies in the mapping; its reserved field is the tail, two bytes, aligned,
+        // written by us only and read by the kernel.
+        let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.descriptors.base().cast()).cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
+    }
+}
+
+/// A provided buffer on loan: dropping it hands the buffer back.
+struct Loan {
+    pool: Arc<Pool>,
+    id: u16,
+    bytes: usize,
+}
+
+impl Pool {
+    /// The first `bytes` of buffer `id`.
+    ///
+    /// # Safety
+    /// The buffer was taken from a completion and is not given back while the slice lives.
+    unsafe fn slice(&self, id: u16, bytes: usize) -> &[u8] {
+        let size = self.memory.chunk_bytes();
+        assert!(usize::from(id) < self.memory.chunks() && bytes <= size);
+        // SAFETY: inside the mapping, by the line above; initialised, because a new mapping is zeros;
+        // and the kernel does not write to a buffer that it was not given.
+        unsafe { std::slice::from_raw_parts(self.memory.base().add(usize::from(id) * size), bytes) }
+    }
+}
+
+impl AsRef<[u8]> for Loan {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the loan was made for its completion, and only its drop gives the buffer back.
+        unsafe { self.pool.slice(self.id, self.bytes) }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let returned = self.pool.returned.push(self.id);
+        assert!(returned.is_ok(), "each buffer has a place to come back to");
+        fence(Ordering::SeqCst);
+        if self.pool.starved.load(Ordering::Relaxed) {
+            self.pool.waker.wake();
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod facts;
 pub mod format;
 mod index;
 pub mod io;
+mod kernel;
 mod keys;
 pub mod limits;
 mod loads;

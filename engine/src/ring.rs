@@ -7,12 +7,12 @@
 
 #![allow(unsafe_code, reason = "the wall to the kernel: operations own their memory, see above")]
 
-use crate::buffer::{Aligned, Region, blocks_up};
+use crate::buffer::{Aligned, GROUP, ReceiveBuffers, Region};
 use crate::io::{Done, Fault, Handle, Io, Op, OpenHow, Outcome, PIECES_MAX, Tag};
+use crate::kernel::{self, explain};
 use crate::wake::Waker;
 use bytes::{Buf, Bytes};
-use crossbeam_queue::ArrayQueue;
-use io_uring::types::{BufRingEntry, CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -23,22 +23,12 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering, fence};
 use std::time::Duration;
-
-/// The oldest kernel that has everything: `DEFER_TASKRUN` came with 6.1.
-pub const KERNEL_MIN: (u32, u32) = (6, 1);
-
-/// Received bytes up to this many are copied and their buffer is given back at once: a copy of this
-/// size costs no more than the owner that lends the buffer, and small leftovers then never pin 16 KiB.
-pub const RECEIVE_COPY_BYTES_MAX: usize = 2048;
 
 /// The most one entry carries; the kernel's own bound is a page below 2 GiB.
 const ENTRY_BYTES_MAX: usize = 1 << 30;
 /// The kernel's bound on one registered buffer.
 const REGISTERED_BYTES_MAX: usize = 1 << 30;
-/// The one group of provided buffers.
-const GROUP: u16 = 0;
 /// Entries that belong to no slot.
 const WAKE: u64 = u64::MAX;
 const CANCEL_ALL: u64 = u64::MAX - 1;
@@ -202,7 +192,7 @@ impl Ring {
     /// `io_uring_disabled`, `RLIMIT_MEMLOCK`, a seccomp filter, or the field of `config`.
     pub fn new(config: RingConfig) -> io::Result<Ring> {
         config.check()?;
-        check_kernel(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default())?;
+        kernel::check(&kernel::release())?;
         let uring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -214,7 +204,8 @@ impl Ring {
             .build(config.entries)
             .map_err(explain)?;
         let waker = Waker::new(eventfd()?);
-        let receive = ReceiveBuffers::new(&uring, &config, waker.clone())?;
+        let receive = ReceiveBuffers::new(&uring, config.receive_count, config.receive_bytes as usize, waker.clone())
+            .map_err(explain)?;
         let mut notes = Vec::new();
         let registered = register(&uring, config.regions, &mut notes);
         let mut probe = Probe::new();
@@ -300,7 +291,7 @@ impl Ring {
                 let made = fs::create_dir_all(path).map(|()| Outcome::Nothing);
                 return Err(made.map_err(Fault::from));
             }
-            Op::List { path } => return Err(list(&path).map(Outcome::Names).map_err(Fault::from)),
+            Op::List { path } => return Err(kernel::list(&path).map(Outcome::Names).map_err(Fault::from)),
             Op::Space { path } => return Err(space(&path)),
         };
         Ok(held)
@@ -562,7 +553,7 @@ impl Drop for Ring {
             if self.enter(Some(CANCEL_RETRY)).is_err() {
                 // Not our thread: nobody can wait for the kernel, so it keeps what it may still write to.
                 std::mem::forget(std::mem::take(&mut self.slots));
-                std::mem::forget(Arc::clone(&self.receive.pool));
+                self.receive.leak();
                 return;
             }
             self.reap(&mut done);
@@ -671,141 +662,6 @@ impl Message {
     }
 }
 
-/// The provided buffers: a ring of descriptors that the kernel reads, and the memory they point to.
-struct ReceiveBuffers {
-    pool: Arc<Pool>,
-    /// `io_uring_buf` entries; the tail lies in the first one's reserved field.
-    descriptors: Arc<Region>,
-    tail: u16,
-    /// Buffers in the kernel's hands, as far as reaped completions tell.
-    available: usize,
-}
-
-/// What a lent buffer needs to come back, from whatever thread.
-#[derive(Debug)]
-struct Pool {
-    /// One chunk for each buffer; never taken by `Region::take`.
-    memory: Arc<Region>,
-    returned: ArrayQueue<u16>,
-    /// A receive waits for a buffer: whoever returns one wakes the loop.
-    starved: AtomicBool,
-    waker: Waker,
-}
-
-impl ReceiveBuffers {
-    fn new(uring: &IoUring, config: &RingConfig, waker: Waker) -> io::Result<ReceiveBuffers> {
-        let count = config.receive_count;
-        let memory = Region::new(usize::from(count), config.receive_bytes as usize)?;
-        let descriptors = Region::new(1, blocks_up(usize::from(count) * size_of::<BufRingEntry>()))?;
-        let address = descriptors.base().addr() as u64;
-        // SAFETY: the mapping holds `count` entries, page-aligned, and is dropped after the ring's queue
-        // (field order), when no operation is left that could take a buffer.
-        unsafe { uring.submitter().register_buf_ring_with_flags(address, count, GROUP, 0) }.map_err(explain)?;
-        let pool =
-            Pool { memory, returned: ArrayQueue::new(usize::from(count)), starved: AtomicBool::new(false), waker };
-        let mut buffers = ReceiveBuffers { pool: Arc::new(pool), descriptors, tail: 0, available: 0 };
-        for id in 0..count {
-            buffers.give(id);
-        }
-        buffers.publish();
-        Ok(buffers)
-    }
-
-    /// What the kernel received into buffer `id`: a copy, or the buffer itself on loan.
-    fn take(&mut self, bytes: usize, id: Option<u16>) -> Bytes {
-        let Some(id) = id else { return Bytes::new() }; // The end of the stream needs no buffer.
-        self.available -= 1;
-        if bytes > RECEIVE_COPY_BYTES_MAX {
-            let pool = Arc::clone(&self.pool);
-            return Bytes::from_owner(Lease { pool, id, bytes });
-        }
-        // SAFETY: the buffer came with this completion and goes back below, after it was copied.
-        let copy = Bytes::copy_from_slice(unsafe { self.pool.slice(id, bytes) });
-        self.give(id);
-        copy
-    }
-
-    /// Gives the kernel what came back. True: receives that wait for a buffer may try again.
-    /// `starved`: there are such receives.
-    fn refill(&mut self, starved: bool) -> bool {
-        if starved {
-            self.pool.starved.store(true, Ordering::Relaxed);
-            // Pairs with the fence in `Lease::drop`: either we see its buffer below, or it sees us starve.
-            fence(Ordering::SeqCst);
-        }
-        while let Some(id) = self.pool.returned.pop() {
-            self.give(id);
-        }
-        self.publish();
-        let fed = starved && self.available > 0;
-        if fed {
-            self.pool.starved.store(false, Ordering::Relaxed);
-        }
-        fed
-    }
-
-    fn give(&mut self, id: u16) {
-        let count = self.pool.memory.chunks();
-        let bytes = self.pool.memory.chunk_bytes();
-        let place = usize::from(self.tail) & (count - 1);
-        // SAFETY: `place` is below `count`, so the entry lies in the mapping. There are as many entries as
-        // buffers and each is in the ring at most once, so this one was consumed and the kernel does not
-        // read it until the tail passes it. Entries of zeros are valid.
-        let entry = unsafe { &mut *self.descriptors.base().cast::<BufRingEntry>().add(place) };
-        entry.set_addr((self.pool.memory.base().addr() + usize::from(id) * bytes) as u64);
-        entry.set_len(bytes as u32);
-        entry.set_bid(id);
-        self.tail = self.tail.wrapping_add(1);
-        self.available += 1;
-    }
-
-    fn publish(&mut self) {
-        // SAFETY: the first entry lies in the mapping; its reserved field is the tail, two bytes, aligned,
-        // written by us only and read by the kernel.
-        let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(self.descriptors.base().cast()).cast_mut()) };
-        tail.store(self.tail, Ordering::Release);
-    }
-}
-
-/// A provided buffer on loan: dropping it hands the buffer back.
-struct Lease {
-    pool: Arc<Pool>,
-    id: u16,
-    bytes: usize,
-}
-
-impl Pool {
-    /// The first `bytes` of buffer `id`.
-    ///
-    /// # Safety
-    /// The buffer was taken from a completion and is not given back while the slice lives.
-    unsafe fn slice(&self, id: u16, bytes: usize) -> &[u8] {
-        let size = self.memory.chunk_bytes();
-        assert!(usize::from(id) < self.memory.chunks() && bytes <= size);
-        // SAFETY: inside the mapping, by the line above; initialised, because a new mapping is zeros;
-        // and the kernel does not write to a buffer that it was not given.
-        unsafe { std::slice::from_raw_parts(self.memory.base().add(usize::from(id) * size), bytes) }
-    }
-}
-
-impl AsRef<[u8]> for Lease {
-    fn as_ref(&self) -> &[u8] {
-        // SAFETY: the lease was made for its completion, and only its drop gives the buffer back.
-        unsafe { self.pool.slice(self.id, self.bytes) }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let returned = self.pool.returned.push(self.id);
-        assert!(returned.is_ok(), "each buffer has a place to come back to");
-        fence(Ordering::SeqCst);
-        if self.pool.starved.load(Ordering::Relaxed) {
-            self.pool.waker.wake();
-        }
-    }
-}
-
 /// A connection, ready for small answers, and who is on its other end. `None`: it is gone already.
 fn accepted(number: RawFd) -> Option<Outcome> {
     // SAFETY: the kernel just opened it for us; nobody else knows the number.
@@ -844,52 +700,6 @@ fn register(uring: &IoUring, regions: Vec<Arc<Region>>, notes: &mut Vec<String>)
     }
 }
 
-/// Refuses kernels that lack what the ring needs, by the kernel's own word.
-fn check_kernel(release: &str) -> io::Result<()> {
-    match kernel_version(release) {
-        Some(version) if version < KERNEL_MIN => {
-            let (major, minor) = KERNEL_MIN;
-            let text = format!("Linux {}: io_uring as we use it needs {major}.{minor} or newer", release.trim());
-            Err(io::Error::new(io::ErrorKind::Unsupported, text))
-        }
-        // A kernel that does not say is asked by doing.
-        _ => Ok(()),
-    }
-}
-
-fn kernel_version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|character: char| !character.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-/// Says which setting stands in the way.
-fn explain(error: io::Error) -> io::Error {
-    let setting = "/proc/sys/kernel/io_uring_disabled";
-    let disabled = fs::read_to_string(setting).unwrap_or_default();
-    let reason = match (error.raw_os_error(), disabled.trim()) {
-        (Some(libc::EPERM | libc::EACCES), "2") => format!("{setting} is 2: nobody may use io_uring; set it to 0"),
-        (Some(libc::EPERM | libc::EACCES), "1") => {
-            format!("{setting} is 1: set it to 0, or run in the group kernel.io_uring_group or with CAP_SYS_ADMIN")
-        }
-        (Some(libc::EPERM | libc::EACCES), _) => {
-            "io_uring is forbidden, most likely by a seccomp filter: a container profile must allow io_uring_setup, \
-             io_uring_enter and io_uring_register"
-                .to_string()
-        }
-        (Some(libc::ENOSYS), _) => {
-            "this kernel has no io_uring (CONFIG_IO_URING), or a seccomp filter hides it".to_string()
-        }
-        (Some(libc::ENOMEM), _) => {
-            "locked memory is short: raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=)".to_string()
-        }
-        (Some(libc::EMFILE | libc::ENFILE), _) => {
-            "no file descriptor is left: raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE=)".to_string()
-        }
-        _ => "io_uring".to_string(),
-    };
-    io::Error::new(error.kind(), format!("{reason} ({error})"))
-}
-
 fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: takes two numbers.
     let number = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
@@ -918,26 +728,6 @@ fn truncate(file: Handle, length: u64) -> Result<Outcome, Fault> {
     }
 }
 
-/// Regular files only; a name that is not UTF-8 is none of ours.
-fn list(path: &Path) -> io::Result<Vec<(String, u64)>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let metadata = match entry.metadata() {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // Removed while we look.
-            Err(error) => return Err(error),
-        };
-        if let Ok(name) = entry.file_name().into_string()
-            && metadata.is_file()
-        {
-            names.push((name, metadata.len()));
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
 fn space(path: &Path) -> Result<Outcome, Fault> {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return Err(Fault(libc::EINVAL)) };
     // SAFETY: a record of numbers, for which zeros are valid.
@@ -952,25 +742,6 @@ fn space(path: &Path) -> Result<Outcome, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kernels_are_refused_by_version_only() {
-        let table = [
-            ("6.1.0-18-amd64\n", true),
-            ("5.15.0-105-generic", false),
-            ("6.0.9", false),
-            ("6.18.44", true),
-            ("6.10-rc1", true),
-            ("10.0", true),
-            ("", true),
-            ("linux", true),
-        ];
-        for (release, fine) in table {
-            let checked = check_kernel(release);
-            assert_eq!(checked.is_ok(), fine, "{release}: {checked:?}");
-        }
-        assert!(check_kernel("5.4.0").unwrap_err().to_string().contains("6.1 or newer"));
-    }
 
     #[test]
     fn a_message_forgets_what_was_sent() {
