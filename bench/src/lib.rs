@@ -1,1 +1,5 @@
-//! RingMQ's benches: Criterion on the leaves, and the load tool.
+//! RingMQ's benches: Criterion on the leaves (`benches/`), and the load tool `ringmq-bench`.
+
+pub mod load;
+pub mod report;
+pub mod socket;
