@@ -31,6 +31,8 @@ use crate::views::UnitList;
 
 /// Brokers below send a bare topic table (MQVersion V3_0_11).
 const FULL_BODY_VERSION_MIN: i32 = 37;
+/// First byte of zlib with its usual window.
+const ZLIB_MAGIC: u8 = 0x78;
 /// What a stock server adds to "no route".
 const NO_ROUTE_ADVICE: &str = "\nSee https://rocketmq.apache.org/docs/bestPractice/06FAQ for further details.";
 
@@ -312,9 +314,10 @@ impl Door {
 
     fn update_config(&self, request: &Command) -> Answer {
         let text = String::from_utf8_lossy(&request.body);
-        match self.switches.borrow_mut().update(&text) {
+        let updated = self.switches.borrow_mut().update(&text);
+        match updated {
             Ok(()) => {
-                info!(%text, "settings changed");
+                info!(switches = ?self.switches.borrow(), "settings changed");
                 Ok(done(request))
             }
             Err(UpdateError::Forbidden(remark)) => Err(Refusal::new(response::NO_PERMISSION, remark)),
@@ -384,6 +387,9 @@ fn take_body(news: &mut Registration<'_>, request: &Command, is_compressed: bool
     let table: TopicConfigTable = if request.header.version < FULL_BODY_VERSION_MIN {
         bodies::decode(&request.body)?
     } else {
+        // 5.x brokers with compressedRegister=true compress the body and deny it in the header.
+        // No JSON begins like zlib.
+        let is_compressed = is_compressed || request.body[0] == ZLIB_MAGIC;
         RegisterBrokerBody::decode(&request.body, is_compressed)?.topic_config_serialize_wrapper
     };
     news.version = table.data_version;
