@@ -16,6 +16,7 @@ pub mod partition;
 mod recover;
 pub mod ring;
 mod segment;
+pub mod sim;
 mod tail;
 mod timers;
 pub mod wake;
