@@ -1,9 +1,18 @@
 //! Questions about what all cores hold: asked of every core, answered from its own partitions, and
 //! put together again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use protocol::bodies::{ConsumeStats, MessageQueue, OffsetWrapper, TopicOffset, TopicStatsTable};
+use protocol::codes::response;
+use protocol::headers::QueryMessageAnswer;
+
+use crate::answer::Answer;
+use crate::mail::ReplyTo;
+
+/// Most questions under way at once. 64: people and dashboards ask them.
+pub const GATHERINGS_MAX: usize = 64;
 
 /// What every core is asked about its partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +75,7 @@ pub enum Part {
     /// To `Messages`: store times in ms, and the stored records.
     Messages(Vec<(u64, Bytes)>),
     /// To `Tally`.
-    Tally(Tally),
+    Tally(Box<Tally>),
 }
 
 /// What a topic's queue holds.
@@ -131,4 +140,193 @@ pub struct Tally {
     pub earliest_ms: Option<u64>,
     /// Bytes that the file system has, and how many of them are available to us.
     pub disk: Option<(u64, u64)>,
+}
+
+impl Tally {
+    /// Adds another core's.
+    pub fn add(&mut self, other: &Tally) {
+        let (mine, others) = (&mut self.traffic, &other.traffic);
+        mine.put_messages += others.put_messages;
+        mine.put_bytes += others.put_bytes;
+        mine.put_failures += others.put_failures;
+        mine.put_ms_max = mine.put_ms_max.max(others.put_ms_max);
+        mine.got_messages += others.got_messages;
+        mine.pulls_found += others.pulls_found;
+        mine.pulls_missed += others.pulls_missed;
+        self.log_min += other.log_min;
+        self.log_max += other.log_max;
+        self.unflushed += other.unflushed;
+        self.earliest_ms = self.earliest_ms.into_iter().chain(other.earliest_ms).min();
+        self.disk = self.disk.or(other.disk);
+    }
+}
+
+impl Part {
+    /// Joins another core's part of the same answer.
+    fn join(&mut self, other: Part) {
+        match (self, other) {
+            (Part::Topic(all), Part::Topic(more)) => all.extend(more),
+            (Part::TopicsOf(all), Part::TopicsOf(more)) => all.extend(more),
+            (Part::Progress(all), Part::Progress(more)) => all.extend(more),
+            (Part::GroupsOf(all), Part::GroupsOf(more)) => all.extend(more),
+            (Part::Messages(all), Part::Messages(more)) => all.extend(more),
+            (Part::Tally(all), Part::Tally(more)) => all.add(&more),
+            (Part::Forgotten, Part::Forgotten) => {}
+            (mine, other) => panic!("cores answered one question with {mine:?} and {other:?}"),
+        }
+    }
+}
+
+/// What a question is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Code 202.
+    Topic {
+        /// The topic.
+        topic: String,
+    },
+    /// Code 208 without a topic: those of the group first.
+    TopicsOf {
+        /// The group.
+        group: String,
+    },
+    /// Code 208.
+    Progress {
+        /// The topics, in the order that `QueueProgress` counts.
+        topics: Vec<String>,
+    },
+    /// Code 300.
+    GroupsOf {
+        /// The topic.
+        topic: String,
+    },
+    /// Code 207.
+    Forget,
+    /// Code 12.
+    Messages {
+        /// At most so many.
+        count: usize,
+    },
+    /// Code 28.
+    Runtime,
+    /// The broker's own sampling.
+    Sample,
+}
+
+/// The questions under way.
+#[derive(Debug)]
+pub struct Gatherings {
+    cores: usize,
+    next: u64,
+    open: BTreeMap<u64, Gathering>,
+}
+
+#[derive(Debug)]
+struct Gathering {
+    reply: Option<ReplyTo>,
+    goal: Goal,
+    missing: usize,
+    part: Option<Part>,
+}
+
+/// A question that every core has answered.
+#[derive(Debug, PartialEq)]
+pub struct Gathered {
+    /// Whom to answer; `None`: ourselves.
+    pub reply: Option<ReplyTo>,
+    /// What for.
+    pub goal: Goal,
+    /// All parts, joined.
+    pub part: Part,
+}
+
+impl Gatherings {
+    /// None under way. `cores`: how many answer each.
+    pub fn new(cores: usize) -> Gatherings {
+        Gatherings { cores, next: 0, open: BTreeMap::new() }
+    }
+
+    /// Begins one. Returns its ticket; `None`: there are too many.
+    pub fn start(&mut self, reply: Option<ReplyTo>, goal: Goal) -> Option<u64> {
+        if self.open.len() >= GATHERINGS_MAX {
+            return None;
+        }
+        self.next += 1;
+        self.open.insert(self.next, Gathering { reply, goal, missing: self.cores, part: None });
+        Some(self.next)
+    }
+
+    /// Takes one core's part. Returns the whole once it is there.
+    pub fn on_told(&mut self, ticket: u64, part: Part) -> Option<Gathered> {
+        let gathering = self.open.get_mut(&ticket).expect("cores answer what they are asked, once");
+        match &mut gathering.part {
+            Some(all) => all.join(part),
+            none => *none = Some(part),
+        }
+        gathering.missing -= 1;
+        if gathering.missing > 0 {
+            return None;
+        }
+        let Gathering { reply, goal, part, .. } = self.open.remove(&ticket)?;
+        Some(Gathered { reply, goal, part: part? })
+    }
+}
+
+/// The answer to code 202.
+pub fn topic_stats(broker: &str, topic: &str, queues: &[QueueStats]) -> Answer {
+    let row = |stats: &QueueStats| {
+        let offset = TopicOffset {
+            last_update_timestamp: signed(stats.last_ms),
+            max_offset: signed(stats.max),
+            min_offset: signed(stats.min),
+        };
+        (message_queue(broker, topic, stats.queue), offset)
+    };
+    let table = TopicStatsTable { offset_table: queues.iter().map(row).collect(), topic_put_tps: 0.0 };
+    Answer::with_body(table.encode())
+}
+
+/// The answer to code 208.
+pub fn consume_stats(broker: &str, topics: &[String], queues: &[QueueProgress]) -> Answer {
+    let row = |progress: &QueueProgress| {
+        let offsets = OffsetWrapper {
+            broker_offset: signed(progress.broker),
+            consumer_offset: signed(progress.consumer),
+            last_timestamp: signed(progress.last_ms),
+            pull_offset: signed(progress.consumer),
+        };
+        (message_queue(broker, &topics[progress.topic], progress.queue), offsets)
+    };
+    let stats = ConsumeStats { consume_tps: 0.0, offset_table: queues.iter().map(row).collect() };
+    Answer::with_body(stats.encode())
+}
+
+/// The answer to code 12: newest first, at most `count`, no more bytes than fit a frame.
+pub fn messages(count: usize, bytes_max: usize, mut messages: Vec<(u64, Bytes)>) -> Answer {
+    messages.sort_by_key(|(stored_ms, _)| std::cmp::Reverse(*stored_ms));
+    let newest_ms = messages.first().map_or(0, |(stored_ms, _)| *stored_ms);
+    let mut body = BytesMut::new();
+    for (_, message) in messages.iter().take(count) {
+        if body.len() + message.len() > bytes_max {
+            break;
+        }
+        body.extend_from_slice(message);
+    }
+    let mut answer = if body.is_empty() {
+        Answer::refusal(response::QUERY_NOT_FOUND, "can not find message, maybe time range not correct")
+    } else {
+        Answer::with_body(body)
+    };
+    let header = QueryMessageAnswer { index_last_update_timestamp: signed(newest_ms), index_last_update_offset: 0 };
+    header.push(&mut answer.fields);
+    answer
+}
+
+fn message_queue(broker: &str, topic: &str, queue: u32) -> MessageQueue {
+    MessageQueue { broker_name: broker.to_owned(), queue_id: queue.cast_signed(), topic: topic.to_owned() }
+}
+
+/// Java has no unsigned integers; ours stay far below the difference.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }

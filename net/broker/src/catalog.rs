@@ -9,14 +9,12 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
+use protocol::bodies::{SUB_ALL, SubscriptionData, TYPE_TAG};
+use protocol::ids::tag_hash;
+use protocol::names::perm;
 use serde::{Deserialize, Serialize};
 
-/// Perm bit: consumers may pull (PROTOCOL 4.2).
-pub const PERM_READ: i32 = 4;
-/// Perm bit: producers may send.
-pub const PERM_WRITE: i32 = 2;
-/// Perm bit: topics may be created after this one's model.
-pub const PERM_INHERIT: i32 = 1;
+pub use protocol::bodies::{DataVersion, MessageModel, SubscriptionGroupConfig, TopicConfig};
 
 /// All there is to know, at one moment. Cheap to clone: the tables are shared.
 #[derive(Clone, Debug)]
@@ -159,18 +157,18 @@ impl Topic {
     /// Whether consumers may pull.
     #[inline]
     pub fn is_readable(&self) -> bool {
-        self.config.perm & PERM_READ != 0
+        perm::readable(self.config.perm)
     }
 
     /// Whether producers may send.
     #[inline]
     pub fn is_writable(&self) -> bool {
-        self.config.perm & PERM_WRITE != 0
+        perm::writeable(self.config.perm)
     }
 
     /// Whether topics may be created after its model.
     pub fn is_inheritable(&self) -> bool {
-        self.config.perm & PERM_INHERIT != 0
+        perm::inherited(self.config.perm)
     }
 
     /// Whether producers order their messages by queue.
@@ -208,106 +206,6 @@ impl Group {
     pub fn retry_queues(&self) -> u32 {
         self.config.retry_queue_nums.max(0).cast_unsigned()
     }
-}
-
-/// A topic's configuration (PROTOCOL 3.10).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct TopicConfig {
-    /// `+key=value` settings of the topic (PROTOCOL 3.18).
-    pub attributes: BTreeMap<String, String>,
-    /// Producers order by queue.
-    pub order: bool,
-    /// Perm bits.
-    pub perm: i32,
-    /// Queues for reading.
-    pub read_queue_nums: i32,
-    /// `SINGLE_TAG` or `MULTI_TAG`.
-    pub topic_filter_type: String,
-    /// Its name.
-    pub topic_name: String,
-    /// Bits: 1 unit, 2 has a unit subscription.
-    pub topic_sys_flag: i32,
-    /// Queues for writing.
-    pub write_queue_nums: i32,
-}
-
-impl Default for TopicConfig {
-    fn default() -> TopicConfig {
-        TopicConfig {
-            attributes: BTreeMap::new(),
-            order: false,
-            perm: PERM_READ | PERM_WRITE,
-            read_queue_nums: 16,
-            topic_filter_type: "SINGLE_TAG".to_owned(),
-            topic_name: String::new(),
-            topic_sys_flag: 0,
-            write_queue_nums: 16,
-        }
-    }
-}
-
-/// A version of configuration: equal only if all three are (PROTOCOL 3.10).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct DataVersion {
-    /// Changes so far.
-    pub counter: i64,
-    /// Of the broker's own state; always 0 here.
-    pub state_version: i64,
-    /// When it last changed, in ms.
-    pub timestamp: i64,
-}
-
-/// A consumer group's configuration (PROTOCOL 3.13).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "the fields are RocketMQ's")]
-pub struct SubscriptionGroupConfig {
-    pub attributes: BTreeMap<String, String>,
-    pub broker_id: i64,
-    pub consume_broadcast_enable: bool,
-    pub consume_enable: bool,
-    pub consume_from_min_enable: bool,
-    pub consume_message_orderly: bool,
-    pub consume_timeout_minute: i32,
-    pub group_name: String,
-    pub group_sys_flag: i32,
-    pub notify_consumer_ids_changed_enable: bool,
-    pub retry_max_times: i32,
-    pub retry_queue_nums: i32,
-    pub which_broker_when_consume_slowly: i64,
-}
-
-impl Default for SubscriptionGroupConfig {
-    fn default() -> SubscriptionGroupConfig {
-        SubscriptionGroupConfig {
-            attributes: BTreeMap::new(),
-            broker_id: 0,
-            consume_broadcast_enable: true,
-            consume_enable: true,
-            consume_from_min_enable: true,
-            consume_message_orderly: false,
-            consume_timeout_minute: 15,
-            group_name: String::new(),
-            group_sys_flag: 0,
-            notify_consumer_ids_changed_enable: true,
-            retry_max_times: 16,
-            retry_queue_nums: 1,
-            which_broker_when_consume_slowly: 1,
-        }
-    }
-}
-
-/// Whether each member of a group gets its share of the messages, or all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum MessageModel {
-    /// Its share.
-    #[default]
-    Clustering,
-    /// All of them.
-    Broadcasting,
 }
 
 /// What the members of a live group subscribe to.
@@ -361,7 +259,7 @@ impl Wants {
         }
     }
 
-    /// From the code set of a subscription, which is empty for `*`.
+    /// Messages with one of these hashes, in any order.
     pub fn of_codes(codes: impl IntoIterator<Item = i32>) -> Wants {
         let mut codes: Vec<i32> = codes.into_iter().collect();
         codes.sort_unstable();
@@ -371,9 +269,26 @@ impl Wants {
 }
 
 impl Subscription {
+    /// What a client said. One that leaves the codes of its tags out gets them computed.
+    pub fn of(data: &SubscriptionData) -> Subscription {
+        let wants = if data.sub_string == SUB_ALL || data.class_filter_mode {
+            Wants::All
+        } else if data.code_set.is_empty() {
+            Wants::of_codes(data.tags_set.iter().map(|tag| tag_hash(tag) as i32))
+        } else {
+            Wants::of_codes(data.code_set.iter().copied())
+        };
+        Subscription {
+            version: data.sub_version,
+            expression_type: data.expression_type.clone(),
+            expression: data.sub_string.clone(),
+            wants,
+        }
+    }
+
     /// Whether it filters by tag; else by SQL. A missing type means tag (PROTOCOL 3.11).
     pub fn is_tag_type(&self) -> bool {
-        matches!(self.expression_type.as_str(), "" | "TAG")
+        self.expression_type.is_empty() || self.expression_type == TYPE_TAG
     }
 }
 
@@ -686,11 +601,23 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_wanted_by_their_low_half() {
-        let wants = Wants::of_codes([65, -7, 65]);
-        for (hash, wanted) in [(65, true), (66, false), (-7, true), (0, false)] {
-            assert_eq!(wants.tag(hash), wanted, "{hash}");
+    fn subscriptions_want_tags_by_their_low_half() {
+        let data = |expression| SubscriptionData::from_expression("T", expression).unwrap();
+        let no_codes = SubscriptionData { code_set: [].into(), ..data("TagB || TagA") };
+        let sql = SubscriptionData { expression_type: "SQL92".to_owned(), ..data("*") };
+        // A, B, TagA, and one whose low half is A's.
+        let hashes = [65, 66, 2_598_919, (1 << 40) + 65];
+        let rows = [
+            (data("*"), [true; 4]),
+            (data("A"), [true, false, false, true]),
+            (data("TagA || A"), [true, false, true, true]),
+            (no_codes, [false, false, true, false]),
+        ];
+        for (data, wanted) in rows {
+            let subscription = Subscription::of(&data);
+            assert!(subscription.is_tag_type());
+            assert_eq!(hashes.map(|hash| subscription.wants.tag(hash)), wanted, "{}", data.sub_string);
         }
-        assert!(Wants::All.tag(0));
+        assert!(!Subscription::of(&sql).is_tag_type());
     }
 }

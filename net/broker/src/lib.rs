@@ -2,11 +2,26 @@
 
 pub mod admin;
 pub mod answer;
+pub mod boot;
 pub mod catalog;
 pub mod config;
+pub mod connection;
+pub mod consume;
 pub mod control;
+pub mod core;
+pub mod desk;
 pub mod home;
 pub mod host;
-pub mod connection;
+pub mod inquiry;
 pub mod keys;
+pub mod ledger;
+pub mod locks;
 pub mod mail;
+pub mod members;
+pub mod parked;
+pub mod place;
+pub mod produce;
+pub mod promise;
+pub mod registrar;
+pub mod runtime;
+pub mod topics;

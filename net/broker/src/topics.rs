@@ -1,0 +1,265 @@
+//! What topics are like when they are made or changed: rules without state (PROTOCOL 4.2, 2.8, 3.18).
+
+use std::collections::BTreeMap;
+
+use protocol::bodies::TopicConfig;
+use protocol::codes::response;
+use protocol::headers::CreateTopic;
+use protocol::names::{self, perm, topic_flag};
+
+use crate::answer::Answer;
+use crate::config::Settings;
+
+/// Queues of the topics that RocketMQ makes with a fixed number.
+const BENCHMARK_QUEUES: i32 = 1024;
+const CLUSTER_QUEUES: i32 = 16;
+const SCHEDULE_QUEUES: i32 = 18;
+const REVIVE_QUEUES: i32 = 8;
+/// A topic whose perm has only the inherit bit is there for its name.
+const CLOSED: i32 = perm::INHERIT;
+const OPEN: i32 = perm::READ | perm::WRITE;
+const TEMPLATE: i32 = perm::READ | perm::WRITE | perm::INHERIT;
+
+/// The topics that every broker has. Those that are there already stay as they are.
+pub fn system_topics(settings: &Settings) -> Vec<TopicConfig> {
+    let cluster = &settings.cluster;
+    let broker = &settings.broker_name;
+    let mut topics = vec![
+        TopicConfig::new(names::SELF_TEST_TOPIC, 1, OPEN),
+        TopicConfig::new(names::BENCHMARK_TOPIC, BENCHMARK_QUEUES, OPEN),
+        TopicConfig::new(cluster, CLUSTER_QUEUES, if settings.cluster_topic { TEMPLATE } else { CLOSED }),
+        TopicConfig::new(broker, 1, if settings.broker_topic { TEMPLATE } else { CLOSED }),
+        TopicConfig::new(names::OFFSET_MOVED_EVENT_TOPIC, 1, OPEN),
+        TopicConfig::new(names::SCHEDULE_TOPIC, SCHEDULE_QUEUES, OPEN),
+        TopicConfig::new(names::reply_topic(cluster), 1, OPEN),
+        TopicConfig::new(names::revive_topic(cluster), REVIVE_QUEUES, OPEN),
+        TopicConfig::new(names::member_topic(broker), 1, CLOSED),
+        TopicConfig::new(names::TRANS_HALF_TOPIC, 1, OPEN),
+        TopicConfig::new(names::TRANS_OP_HALF_TOPIC, 1, OPEN),
+    ];
+    if settings.auto_create_topic {
+        topics.push(TopicConfig::new(names::DEFAULT_TOPIC, settings.topic_queues, TEMPLATE));
+    }
+    if settings.trace_topic {
+        topics.push(TopicConfig::new(names::TRACE_TOPIC, 1, OPEN));
+    }
+    topics
+}
+
+/// Whether admin tools may neither change nor delete this topic.
+pub fn is_system(settings: &Settings, topic: &str) -> bool {
+    names::is_system_topic(topic)
+        || topic == settings.cluster
+        || topic == settings.broker_name
+        || topic == names::reply_topic(&settings.cluster)
+}
+
+/// A topic with this name may be made or changed by an admin. `Err` is the answer.
+pub fn check_change(settings: &Settings, topic: &str) -> Result<(), Answer> {
+    names::check_topic(topic).map_err(|error| invalid(error.to_string()))?;
+    check_not_system(settings, topic)
+}
+
+/// A topic with this name may be deleted by an admin. `Err` is the answer.
+pub fn check_delete(settings: &Settings, topic: &str) -> Result<(), Answer> {
+    if topic.trim_ascii().is_empty() {
+        return Err(invalid("The specified topic is blank.".to_owned()));
+    }
+    check_not_system(settings, topic)
+}
+
+/// A topic as code 17 wants it. `old`: as it is; `None`: it is new. `Err` is the answer.
+pub fn requested(
+    settings: &Settings,
+    header: &CreateTopic<'_>,
+    old: Option<&TopicConfig>,
+) -> Result<TopicConfig, Answer> {
+    check_change(settings, header.topic)?;
+    let queues_max = settings.limits.topic_queues.cast_signed();
+    for (name, queues) in [("readQueueNums", header.read_queue_nums), ("writeQueueNums", header.write_queue_nums)] {
+        if !(0..=queues_max).contains(&queues) {
+            return Err(invalid(format!("{name} {queues} is not in 0 to {queues_max}")));
+        }
+    }
+    if !(0..=PERM_BITS).contains(&header.perm) {
+        return Err(invalid(format!("perm {} is not in 0 to {PERM_BITS}", header.perm)));
+    }
+    if !matches!(header.topic_filter_type, "SINGLE_TAG" | "MULTI_TAG") {
+        let name = header.topic_filter_type;
+        return Err(invalid(format!("topicFilterType {name} is neither SINGLE_TAG nor MULTI_TAG")));
+    }
+    let attributes = alter(old.map(|old| &old.attributes), header.attributes.unwrap_or(""))
+        .map_err(|remark| Answer::refusal(response::SYSTEM_ERROR, remark))?;
+    Ok(TopicConfig {
+        attributes,
+        order: header.order,
+        perm: header.perm,
+        read_queue_nums: header.read_queue_nums,
+        topic_filter_type: header.topic_filter_type.to_owned(),
+        topic_sys_flag: header.topic_sys_flag.unwrap_or(0),
+        write_queue_nums: header.write_queue_nums,
+        ..TopicConfig::new(header.topic, 0, 0)
+    })
+}
+
+/// All perm bits: priority, read, write, inherit.
+const PERM_BITS: i32 = 15;
+
+/// A topic that a producer sends to before anyone made it, like `template`. `None`: the template
+/// does not allow it, or the name is not legal.
+pub fn like_template(
+    settings: &Settings,
+    topic: &str,
+    template: Option<&TopicConfig>,
+    queues: i32,
+) -> Option<TopicConfig> {
+    let template = template?;
+    let is_off = template.topic_name == names::DEFAULT_TOPIC && !settings.auto_create_topic;
+    if is_off || !perm::inherited(template.perm) || names::check_topic(topic).is_err() {
+        return None;
+    }
+    let queues = queues.min(template.write_queue_nums).max(0);
+    Some(TopicConfig {
+        topic_filter_type: template.topic_filter_type.clone(),
+        ..TopicConfig::new(topic, queues, template.perm & !perm::INHERIT)
+    })
+}
+
+/// The retry topic of a group. `is_ordered`: it subscribes to an order topic; `is_unit`: its
+/// clients belong to units.
+pub fn retry(group: &str, queues: i32, is_ordered: bool, is_unit: bool) -> TopicConfig {
+    TopicConfig {
+        order: is_ordered,
+        topic_sys_flag: if is_unit { topic_flag::UNIT_SUB } else { 0 },
+        ..TopicConfig::new(names::retry_topic(group), queues, OPEN)
+    }
+}
+
+/// The dead-letter topic of a group.
+pub fn dead(group: &str) -> TopicConfig {
+    TopicConfig::new(names::dlq_topic(group), 1, OPEN)
+}
+
+fn check_not_system(settings: &Settings, topic: &str) -> Result<(), Answer> {
+    if is_system(settings, topic) {
+        return Err(invalid(format!("The topic[{topic}] is conflict with system topic.")));
+    }
+    Ok(())
+}
+
+fn invalid(remark: String) -> Answer {
+    Answer::refusal(response::INVALID_PARAMETER, remark)
+}
+
+/// What a topic attribute may be set to.
+enum Values {
+    /// One of these.
+    Of(&'static [&'static str]),
+    /// A whole number in this range.
+    Range(i64, i64),
+}
+
+/// An attribute of topics.
+struct Attribute {
+    name: &'static str,
+    /// It may be changed after the topic was made.
+    is_changeable: bool,
+    values: Values,
+}
+
+/// What a topic can be told (PROTOCOL 3.18). `queue.type` and `cleanup.policy` are here with the one
+/// value that this broker has: refusing the others is better than ignoring them.
+const ATTRIBUTES: [Attribute; 4] = [
+    Attribute { name: "queue.type", is_changeable: false, values: Values::Of(&["SimpleCQ"]) },
+    Attribute { name: "cleanup.policy", is_changeable: false, values: Values::Of(&["DELETE"]) },
+    Attribute {
+        name: "message.type",
+        is_changeable: true,
+        values: Values::Of(&["UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", "MIXED"]),
+    },
+    Attribute { name: "reserve.time", is_changeable: true, values: Values::Range(-1, i64::MAX) },
+];
+
+/// Applies `+key=value,-key` to a topic's attributes; `old` is `None` for a new one. The remarks
+/// are those of RocketMQ's `AttributeUtil`.
+fn alter(old: Option<&BTreeMap<String, String>>, text: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut attributes = old.cloned().unwrap_or_default();
+    for change in text.split(',').map(str::trim_ascii).filter(|change| !change.is_empty()) {
+        let (key, value) = change.split_once('=').unwrap_or((change, ""));
+        let known = |name: &str| {
+            let found = ATTRIBUTES.iter().find(|attribute| attribute.name == name);
+            found.ok_or_else(|| format!("unsupported key: {name}"))
+        };
+        if let Some(name) = key.strip_prefix('+') {
+            let attribute = known(name)?;
+            let is_same = attributes.get(name).is_some_and(|old| old == value);
+            if old.is_some() && !attribute.is_changeable && !is_same {
+                return Err(format!("attempt to update an unchangeable attribute. key: {name}"));
+            }
+            attribute.verify(value)?;
+            attributes.insert(name.to_owned(), value.to_owned());
+        } else if let Some(name) = key.strip_prefix('-') {
+            let attribute = known(name)?;
+            if old.is_none() {
+                return Err(format!("only add attribute is supported while creating topic. key: {name}"));
+            }
+            if !attribute.is_changeable {
+                return Err(format!("attempt to update an unchangeable attribute. key: {name}"));
+            }
+            if attributes.remove(name).is_none() {
+                return Err(format!("attempt to delete a nonexistent key: {name}"));
+            }
+        } else {
+            return Err(format!("wrong format key: {key}"));
+        }
+    }
+    Ok(attributes)
+}
+
+impl Attribute {
+    fn verify(&self, value: &str) -> Result<(), String> {
+        match self.values {
+            Values::Of(values) if values.contains(&value) => Ok(()),
+            Values::Of(values) => Err(format!("value is not in set: {values:?}")),
+            Values::Range(min, max) => match value.parse::<i64>() {
+                Ok(number) if (min..=max).contains(&number) => Ok(()),
+                _ => Err(format!("value is not in range({min}, {max})")),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_follow_their_rules() {
+        let old = BTreeMap::from([("message.type".to_owned(), "FIFO".to_owned())]);
+        // Old ones or new topic, change, outcome.
+        let rows: [(bool, &str, Result<&str, &str>); 14] = [
+            (false, "", Ok("")),
+            (false, "+message.type=NORMAL", Ok("message.type=NORMAL")),
+            (false, "+message.type=FIFO, +reserve.time=-1", Ok("message.type=FIFO,reserve.time=-1")),
+            (false, "+queue.type=SimpleCQ", Ok("queue.type=SimpleCQ")),
+            (false, "-message.type", Err("only add attribute is supported while creating topic. key: message.type")),
+            (false, "+a.b=c", Err("unsupported key: a.b")),
+            (false, "message.type=FIFO", Err("wrong format key: message.type")),
+            (false, "+queue.type=BatchCQ", Err("value is not in set: [\"SimpleCQ\"]")),
+            (false, "+reserve.time=-2", Err("value is not in range(-1, 9223372036854775807)")),
+            (true, "", Ok("message.type=FIFO")),
+            (true, "-message.type", Ok("")),
+            (true, "+message.type=DELAY,+reserve.time=5", Ok("message.type=DELAY,reserve.time=5")),
+            (true, "-reserve.time", Err("attempt to delete a nonexistent key: reserve.time")),
+            (true, "+cleanup.policy=DELETE", Err("attempt to update an unchangeable attribute. key: cleanup.policy")),
+        ];
+        for (is_old, change, wanted) in rows {
+            let seen = alter(is_old.then_some(&old), change);
+            let seen = seen.map(|all| {
+                let all: Vec<_> = all.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                all.join(",")
+            });
+            assert_eq!(seen, wanted.map(str::to_owned).map_err(str::to_owned), "{change}");
+        }
+    }
+}
