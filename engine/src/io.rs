@@ -34,15 +34,18 @@ pub enum Op {
     /// Accepts connections until cancelled or failed: completes many times, with `more` set.
     Accept { listener: Handle },
     /// Receives until the peer closes: completes many times. An empty [`Outcome::Received`] is the end.
-    /// A completion without `more` must be submitted again; `ENOBUFS` is ordinary and means the same.
+    /// A completion without `more` must be submitted again; `ENOBUFS` is ordinary and means the same
+    /// (the ring itself waits for a buffer instead: whoever keeps all of them ends all receiving).
     Receive { socket: Handle },
-    /// Sends all pieces, in order, or fails. At most [`PIECES_MAX`] pieces.
+    /// Sends all pieces, in order, or fails: [`Outcome::Nothing`] means all. At most [`PIECES_MAX`] pieces
+    /// that are not empty (`EMSGSIZE`).
     Send { socket: Handle, pieces: Vec<Bytes> },
     /// Ends both directions, so that a pending receive and send complete. The handle stays open.
     Shutdown { socket: Handle },
     /// Closes a file or a socket. Nothing may be submitted on it afterwards.
     Close { handle: Handle },
-    /// Cancels the operation with this tag. It completes with `ECANCELED` (or with what it managed).
+    /// Cancels the operation with this tag. It completes with `ECANCELED` (or with what it managed). The
+    /// cancelling completes too: `ENOENT` if there was nothing to cancel, `EALREADY` if it is too late.
     Cancel { tag: Tag },
     /// Opens a file.
     Open { path: PathBuf, how: OpenHow },

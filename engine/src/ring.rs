@@ -94,11 +94,13 @@ pub struct Ring {
     uring: IoUring,
     started: bool,
     slots: Vec<Option<Slot>>,
+    /// The tag of each slot, also of free ones: cancelling searches these alone, 32 KiB and not 400.
+    tags: Vec<Tag>,
     free: Vec<u32>,
     /// Entries that did not fit the submission queue, in order. At most one for each slot.
     backlog: VecDeque<squeue::Entry>,
-    /// What was done without the kernel's ring, to be told at the next `drive`. At most one for each
-    /// slot.
+    /// What was done without the kernel's ring, to be told at the next `drive`. `submit` takes nothing
+    /// more when there is one for each slot.
     ready: VecDeque<Done>,
     /// Slots of receives that found no buffer: armed again when one has come back.
     parked: Vec<u32>,
@@ -214,6 +216,7 @@ impl Ring {
             uring,
             started: false,
             slots: (0..config.slots).map(|_| None).collect(),
+            tags: vec![Tag(0); config.slots as usize],
             free: (0..config.slots).rev().collect(),
             backlog: VecDeque::new(),
             ready: VecDeque::new(),
@@ -271,7 +274,10 @@ impl Ring {
                     _ => return Err(Err(Fault(libc::EMSGSIZE))),
                 }
             }
-            Op::Shutdown { socket } => Held::Shutdown(Fd(socket.0)),
+            Op::Shutdown { socket } => {
+                self.end_parked(socket);
+                Held::Shutdown(Fd(socket.0))
+            }
             Op::Close { handle } => Held::Close(Fd(handle.0)),
             Op::Cancel { tag } => self.cancel(tag).map_err(|done| done.map(|()| Outcome::Nothing))?,
             Op::Open { path, how } => Held::Open { path: c_path(&path)?, how },
@@ -299,19 +305,33 @@ impl Ring {
 
     /// Marks the operation with this tag. `Err`: the cancelling is already over.
     fn cancel(&mut self, tag: Tag) -> Result<Held, Result<(), Fault>> {
-        let wanted = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.tag == tag);
-        let Some(index) = self.slots.iter().position(wanted) else {
-            return Err(Err(Fault(libc::ENOENT)));
-        };
+        let taken = |index: &usize| self.tags[*index] == tag && self.slots[*index].is_some();
+        let index = (0..self.tags.len()).find(taken).ok_or(Err(Fault(libc::ENOENT)))?;
         self.slots[index].as_mut().expect("just found").cancelled = true;
         let index = index as u32;
         let Some(place) = self.parked.iter().position(|parked| *parked == index) else {
             return Ok(Held::Cancel(index));
         };
-        self.parked.swap_remove(place);
-        self.release(index);
-        self.ready.push_back(Done { tag, more: false, outcome: Err(Fault(libc::ECANCELED)) });
+        self.unpark(place, Err(Fault(libc::ECANCELED)));
         Err(Ok(()))
+    }
+
+    /// A receive that waits for a buffer would not notice the end: whoever shuts down may hold them all.
+    fn end_parked(&mut self, socket: Handle) {
+        let waits = |index: &u32| match &self.slots[*index as usize] {
+            Some(Slot { held: Held::Receive(Fd(number)), .. }) => *number == socket.0,
+            _ => false,
+        };
+        if let Some(place) = self.parked.iter().position(waits) {
+            self.unpark(place, Ok(Outcome::Received(Bytes::new())));
+        }
+    }
+
+    /// Completes a receive that waits for a buffer.
+    fn unpark(&mut self, place: usize, outcome: Result<Outcome, Fault>) {
+        let index = self.parked.swap_remove(place);
+        self.release(index);
+        self.ready.push_back(Done { tag: self.tags[index as usize], more: false, outcome });
     }
 
     /// Queues the entry of what a slot holds: the first time, or to continue.
@@ -504,6 +524,7 @@ impl Io for Ring {
         match self.prepare(op) {
             Ok(held) => {
                 let index = self.free.pop().expect("checked above, and preparing takes none");
+                self.tags[index as usize] = tag;
                 self.keep(index, tag, false, held);
                 self.enqueue(index);
             }
