@@ -1,18 +1,22 @@
 package ringmq.rig;
 
+import java.io.DataInputStream;
+import java.io.DataOutputStream;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.net.InetSocketAddress;
 import java.net.ServerSocket;
+import java.net.Socket;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Duration;
 import java.util.Arrays;
 import java.util.Comparator;
 import java.util.List;
 import java.util.Locale;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Supplier;
-import java.util.stream.Collectors;
 import java.util.stream.Stream;
 
 /**
@@ -28,6 +32,10 @@ public final class Rig {
     /** What a server is. */
     public enum Kind { RINGMQ, JAVA }
 
+    /** The shortest that RocketMQ allows: a NameServer that comes back knows its brokers after this. */
+    private static final int REGISTER_INTERVAL_MS = 10_000;
+    /** How long a stock broker that is up may take to be registered: it tries again every ten seconds. */
+    private static final Duration REGISTERED_MAX = Duration.ofSeconds(60);
     private static final AtomicInteger NEXT_NODE = new AtomicInteger(1);
     // Below the kernel's range for outgoing connections; spread by pid, so that two runs beside each other rarely meet.
     private static int nextPort = 20_000 + (int) (ProcessHandle.current().pid() * 40 % 12_000);
@@ -77,8 +85,9 @@ public final class Rig {
         return new Node(kind, address(port), null, dir, List.of(kind == Kind.JAVA
             ? javaNamesrv(dir, port)
             : ringmq("namesrv", dir,
-                "listen = \"" + address(port) + "\"",
-                "data = \"" + dir + "\"")));
+                "namesrv.listen = \"127.0.0.1\"",
+                "namesrv.port = " + port,
+                "namesrv.kv_path = \"" + dir + "/kv.json\"")));
     }
 
     /** A broker alone, which registers with every one of {@code namesrvs}. */
@@ -89,12 +98,17 @@ public final class Rig {
         return new Node(kind, joined, address(port), dir, List.of(kind == Kind.JAVA
             ? javaBroker(dir, cluster, name, joined, port)
             : ringmq("broker", dir,
-                "cluster = \"" + cluster + "\"",
-                "name = \"" + name + "\"",
-                "listen = \"" + address(port) + "\"",
-                "advertise = \"127.0.0.1\"",
-                "data = \"" + dir + "/data\"",
-                "namesrv = " + Arrays.stream(namesrvs).map(a -> '"' + a + '"').collect(Collectors.joining(", ", "[", "]")))));
+                "broker.cluster = \"" + cluster + "\"",
+                "broker.name = \"" + name + "\"",
+                "broker.listen = \"127.0.0.1\"",
+                "broker.ip1 = \"127.0.0.1\"",
+                "broker.port = " + port,
+                "broker.namesrv = \"" + joined + "\"",
+                "broker.register_interval_ms = " + REGISTER_INTERVAL_MS,
+                "log.dir = \"" + dir + "/data\"",
+                // Some of these run beside each other: small files are ready soon.
+                "log.segment_bytes = \"64MiB\"",
+                "log.prepare_bytes = \"64MiB\"")));
     }
 
     /** The tests' own directory, where {@code mqadmin} and {@code java-broker} are. */
@@ -117,12 +131,21 @@ public final class Rig {
     }
 
     private static Supplier<Server> javaNamesrv(Path dir, int port) {
-        return javaServer(dir, "--only", "namesrv", "--namesrv-port", "" + port);
+        return javaServer(dir, "--only", "namesrv", "--namesrv-port", "" + port, "--light");
     }
 
     private static Supplier<Server> javaBroker(Path dir, String cluster, String name, String namesrv, int port) {
-        return javaServer(dir, "--only", "broker", "--port", "" + port, "--cluster", cluster, "--name", name,
-            "--namesrv", namesrv, "--heap", "512m");
+        // On a busy machine a request may well wait longer than the 200 ms after which a stock broker refuses it.
+        Supplier<Server> launch = javaServer(dir, "--only", "broker", "--port", "" + port, "--cluster", cluster, "--name", name,
+            "--namesrv", namesrv, "--heap", "512m", "--light", "--set", "waitTimeMillsInSendQueue=15000");
+        // It says that it is up before it is registered.
+        return () -> {
+            Server server = launch.get();
+            for (String address : namesrv.split(";")) {
+                Until.holds(REGISTERED_MAX, name + " is registered with " + address, () -> hasRoute(address, name));
+            }
+            return server;
+        };
     }
 
     // With `--only` the script becomes the JVM, so that the process we kill is the server.
@@ -130,6 +153,23 @@ public final class Rig {
         List<String> command = Stream.concat(Stream.of(tests().resolve("java-broker").toString(), "--dir", dir.toString()),
             Arrays.stream(options)).toList();
         return () -> Server.start(command, log(dir), line -> line.contains("boot success"));
+    }
+
+    /** Whether the NameServer has a route for the topic: a bare GET_ROUTEINFO_BY_TOPIC (105). A broker's name is one of its topics. */
+    private static boolean hasRoute(String namesrv, String topic) throws IOException {
+        String[] parts = namesrv.split(":");
+        byte[] header = ("{\"code\":105,\"flag\":0,\"language\":\"JAVA\",\"opaque\":1,\"version\":513,\"extFields\":{\"topic\":\"" + topic + "\"}}")
+            .getBytes(StandardCharsets.UTF_8);
+        try (Socket socket = new Socket(parts[0], Integer.parseInt(parts[1]))) {
+            DataOutputStream out = new DataOutputStream(socket.getOutputStream());
+            out.writeInt(4 + header.length);
+            out.writeInt(header.length);
+            out.write(header);
+            DataInputStream in = new DataInputStream(socket.getInputStream());
+            in.readInt();
+            byte[] answer = in.readNBytes(in.readInt());
+            return new String(answer, StandardCharsets.UTF_8).contains("\"code\":0,");
+        }
     }
 
     private static String ringmq() {

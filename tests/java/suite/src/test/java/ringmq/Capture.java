@@ -1,0 +1,68 @@
+package ringmq;
+
+import java.io.ByteArrayOutputStream;
+import java.io.IOException;
+import java.io.OutputStream;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import org.apache.rocketmq.tools.command.MQAdminStartup;
+
+/** Runs RocketMQ's mqadmin in this JVM and gives what it printed; other threads keep their own output. */
+final class Capture {
+    private static final InheritableThreadLocal<ByteArrayOutputStream> HERE = new InheritableThreadLocal<>();
+
+    static {
+        System.setOut(new PrintStream(new Router(System.out), true, StandardCharsets.UTF_8));
+        System.setErr(new PrintStream(new Router(System.err), true, StandardCharsets.UTF_8));
+    }
+
+    /** Stdout and stderr of {@code mqadmin ARGUMENTS}. */
+    static synchronized String mqadmin(String... arguments) {
+        // Some commands keep a client that they have shut down: each run takes new ones.
+        Commands.forget();
+        ByteArrayOutputStream output = new ByteArrayOutputStream();
+        HERE.set(output);
+        try {
+            MQAdminStartup.main0(arguments, null);
+        } finally {
+            HERE.remove();
+        }
+        return output.toString(StandardCharsets.UTF_8);
+    }
+
+    private static final class Commands extends MQAdminStartup {
+        static void forget() {
+            SUB_COMMANDS.clear();
+        }
+    }
+
+    private static final class Router extends OutputStream {
+        private final OutputStream otherwise;
+
+        Router(OutputStream otherwise) {
+            this.otherwise = otherwise;
+        }
+
+        private OutputStream here() {
+            ByteArrayOutputStream captured = HERE.get();
+            return captured == null ? otherwise : captured;
+        }
+
+        @Override
+        public void write(int b) throws IOException {
+            here().write(b);
+        }
+
+        @Override
+        public void write(byte[] bytes, int from, int count) throws IOException {
+            here().write(bytes, from, count);
+        }
+
+        @Override
+        public void flush() throws IOException {
+            here().flush();
+        }
+    }
+
+    private Capture() {}
+}
