@@ -61,6 +61,7 @@ pub struct Reply {
 pub struct Replies {
     bytes: Vec<u8>,
     list: Vec<Reply>,
+    body_bytes: usize,
     header: Header,
     request: Header,
 }
@@ -84,7 +85,9 @@ impl Replies {
             return;
         }
         let start = self.bytes.len();
-        self.header.encode_frame(&mut self.bytes, body.iter().map(Bytes::len).sum());
+        let body_bytes = body.iter().map(Bytes::len).sum();
+        self.body_bytes += body_bytes;
+        self.header.encode_frame(&mut self.bytes, body_bytes);
         self.list.push(Reply { connection: to.connection, settles: true, head: start..self.bytes.len(), body });
     }
 
@@ -118,6 +121,7 @@ impl Replies {
 
     /// Takes the frames out, in order. Their heads stay readable until `clear`.
     pub fn take(&mut self) -> Vec<Reply> {
+        self.body_bytes = 0;
         std::mem::take(&mut self.list)
     }
 
@@ -136,6 +140,11 @@ impl Replies {
         if self.bytes.capacity() > BYTES_KEPT {
             self.bytes.shrink_to(BYTES_KEPT);
         }
+    }
+
+    /// Bytes of bodies in the frames that were not taken yet.
+    pub fn body_bytes(&self) -> usize {
+        self.body_bytes
     }
 
     /// Whether there is none.

@@ -296,6 +296,11 @@ impl Connection {
         now
     }
 
+    /// Whether an answer is still on its way.
+    pub fn has_unsent(&self) -> bool {
+        self.unsent_bytes > 0
+    }
+
     /// Whether it is over a limit.
     pub fn is_paused(&self) -> bool {
         self.paused

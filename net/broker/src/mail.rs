@@ -74,9 +74,9 @@ pub struct Request {
 /// A message that the broker makes itself from another one: a retry, a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
-    /// Its topic, which should exist by now. One that does not is answered with 17.
+    /// Its topic, which should exist by now.
     pub topic: String,
-    /// Its queue, below the topic's write queues when the mail was made.
+    /// Its queue, modulo the topic's write queues.
     pub queue: u32,
     /// The sender's own flag, kept as it is.
     pub flag: i32,
@@ -196,6 +196,8 @@ pub enum Mail {
         /// The part.
         part: Part,
     },
+    /// To core 0, once all partitions are open and all cores hold the catalog: accept connections.
+    Serve,
     /// Stop: accept nothing more, answer what is durable, shut the partitions.
     Stop,
 }
@@ -280,6 +282,11 @@ impl Outbox {
             }
         }
         all
+    }
+
+    /// Whether some mail waits for room.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.iter().any(|waiting| !waiting.is_empty())
     }
 
     /// The cores that got mail since the last call.

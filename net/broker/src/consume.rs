@@ -1,0 +1,458 @@
+//! Consuming: pulls (11, 361) with their long polling, consumer offsets (14, 15), the offsets of
+//! queues (29 to 32), and one message by its position (33). PROTOCOL 2.4, 4.3, 4.4.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use engine::Span;
+use engine::error::AppendError;
+use engine::format::QueueKey;
+use engine::partition::{Pull as Pulled, PullLimits};
+use protocol::Header;
+use protocol::bodies::{MessageModel, SubscriptionData};
+use protocol::codes::{request, response};
+use protocol::headers::{
+    OffsetAnswer, PullAnswer, PullMessage, QueryConsumerOffset, QueueOf, SearchOffset, TimestampAnswer,
+    UpdateConsumerOffset, ViewMessage,
+};
+use protocol::names::{perm, pull_flag};
+
+use crate::catalog::{Subscription, Topic, Wants, offset_key, offset_value};
+use crate::desk::{BUSY, Call, Desk};
+use crate::mail::ReplyTo;
+use crate::parked::{Cold, Filter, Pull};
+
+/// A pull waits at most so long for a message, whatever it asks for. 60 s: Java asks for 15, Go for
+/// 20, and an idle connection is closed after 120. Milliseconds.
+pub const PARK_MS_MAX: u64 = 60_000;
+/// Records from this size on are sent from where they lie; smaller ones are copied together, which
+/// costs less than their share of a long list of pieces. Bytes.
+pub const SHARE_BYTES_MIN: usize = 4096;
+
+/// Why a pull is forbidden: field `forbiddenType` beside code 16.
+#[derive(Clone, Copy)]
+enum Forbidden {
+    Broker = 1,
+    Group = 2,
+    Topic = 3,
+    Broadcast = 4,
+}
+
+impl Desk {
+    /// PULL_MESSAGE (11), LITE_PULL_MESSAGE (361).
+    pub(crate) fn pull_request(&mut self, call: &Call<'_>, now_ms: u64) {
+        let asked = match PullMessage::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let Some(topic) = self.topic_to_pull(&call.reply, &asked) else { return };
+        let queue = match u32::try_from(asked.queue_id) {
+            Ok(queue) if queue < topic.read_queues() => queue,
+            _ => {
+                let remark = format!(
+                    "queueId[{}] is illegal, topic:[{}] topicConfig.readQueueNums:[{}] consumer:[{}]",
+                    asked.queue_id,
+                    asked.topic,
+                    topic.read_queues(),
+                    call.peer.address
+                );
+                return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
+            }
+        };
+        let Some(filter) = self.filter(&call.reply, &asked) else { return };
+        let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else {
+            return self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
+        };
+        let commits = asked.sys_flag & pull_flag::COMMIT_OFFSET != 0;
+        if let Ok(offset) = u64::try_from(asked.commit_offset)
+            && commits
+            && self.catalog.group(asked.consumer_group).is_some()
+        {
+            self.note_offset(local, &topic, queue, asked.consumer_group, offset);
+        }
+        let limits = &self.settings.limits;
+        let suspends = asked.sys_flag & pull_flag::SUSPEND != 0;
+        let patience_ms = u64::try_from(asked.suspend_timeout_ms).unwrap_or(0).min(PARK_MS_MAX);
+        let bytes_wanted = asked.max_msg_bytes.and_then(|bytes| u32::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
+        let pull = Pull {
+            reply: call.reply,
+            queue,
+            offset: asked.queue_offset,
+            messages: u32::try_from(asked.max_msg_nums).unwrap_or(0).clamp(1, limits.pull_messages),
+            bytes: bytes_wanted.map_or(limits.pull_bytes, |bytes| bytes.min(limits.pull_bytes)),
+            filter,
+            until_ms: if suspends && patience_ms > 0 { now_ms + patience_ms } else { 0 },
+            topic,
+        };
+        self.pull(pull, now_ms);
+    }
+
+    /// Executes a pull, for the first time or again: after a message came, its wait is over, or a
+    /// cold read is done.
+    pub(crate) fn pull(&mut self, mut pull: Pull, now_ms: u64) {
+        let is_there = self.catalog.topic(&pull.topic.name).is_some_and(|topic| topic.id == pull.topic.id);
+        let local = self.local(pull.topic.partition_of(pull.queue, self.settings.partitions));
+        let (Some(local), true) = (local, is_there) else {
+            return self.refuse_topic(&pull.reply, &pull.topic.name.clone());
+        };
+        let may_park = pull.until_ms > now_ms;
+        let (found, span) = match u64::try_from(pull.offset) {
+            Ok(offset) => {
+                let limits =
+                    PullLimits { messages: pull.messages, bytes: pull.bytes, scan: self.settings.limits.pull_scan };
+                let filter = &pull.filter;
+                self.partitions[local].pull(pull.key(), offset, limits, &|tag_hash| filter.wants(tag_hash))
+            }
+            Err(_) => (Pulled::OutOfRange, self.partitions[local].span(pull.key())),
+        };
+        match found {
+            Pulled::Found { messages, next } => self.give(&pull.reply, &messages, next, span),
+            Pulled::NoMatch { next } => {
+                if may_park && next == span.max {
+                    // Nothing here is for this group: wait on, from behind it.
+                    pull.offset = next.cast_signed();
+                    return self.park(pull);
+                }
+                self.answer_empty(&pull.reply, response::PULL_RETRY_IMMEDIATELY, "NO_MATCHED_MESSAGE", next, span);
+            }
+            Pulled::Empty if may_park => self.park(pull),
+            Pulled::Empty if span.max == 0 => {
+                self.answer_empty(&pull.reply, response::PULL_NOT_FOUND, "NO_MESSAGE_IN_QUEUE", 0, span);
+            }
+            Pulled::Empty => {
+                self.answer_empty(&pull.reply, response::PULL_NOT_FOUND, "OFFSET_OVERFLOW_ONE", span.max, span);
+            }
+            Pulled::OutOfRange => {
+                let (status, next) = match span {
+                    Span { max: 0, .. } => ("NO_MESSAGE_IN_QUEUE", 0),
+                    Span { min, .. } if pull.offset < min.cast_signed() => ("OFFSET_TOO_SMALL", min),
+                    Span { max, .. } => ("OFFSET_OVERFLOW_BADLY", max),
+                };
+                self.answer_empty(&pull.reply, response::PULL_OFFSET_MOVED, status, next, span);
+            }
+            Pulled::Loading(load) => self.wait_for(local, load, Cold::Pull(pull)),
+            Pulled::Opening => self.refuse_append(&pull.reply, AppendError::Opening),
+            Pulled::Damaged(position) => {
+                tracing::error!(
+                    ?position,
+                    topic = &*pull.topic.name,
+                    queue = pull.queue,
+                    "a stored message is damaged"
+                );
+                let remark = format!("the message at {position:?} is damaged");
+                self.refuse(&pull.reply, response::SYSTEM_ERROR, &remark);
+            }
+        }
+    }
+
+    /// QUERY_CONSUMER_OFFSET (14).
+    pub(crate) fn query_offset(&mut self, call: &Call<'_>) {
+        let asked = match QueryConsumerOffset::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        if let Some((local, key)) = self.queue_of(asked.topic, asked.queue_id) {
+            let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, asked.consumer_group));
+            if let Some(offset) = fact.and_then(offset_value) {
+                return self.answer_offset(&call.reply, offset);
+            }
+            // A new group on a young queue begins at its beginning.
+            let span = self.partitions[local].span(key);
+            if asked.set_zero_if_not_found != Some(false) && span.min == 0 && span.max > 0 {
+                return self.answer_offset(&call.reply, 0);
+            }
+        }
+        let remark = "Not found, maybe this group consumer boot first";
+        self.refuse(&call.reply, response::QUERY_NOT_FOUND, remark);
+    }
+
+    /// UPDATE_CONSUMER_OFFSET (15). It may go back.
+    pub(crate) fn update_offset(&mut self, call: &Call<'_>) {
+        let asked = match UpdateConsumerOffset::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let Some(topic) = self.catalog.topic(asked.topic).cloned() else {
+            return self.refuse_topic(&call.reply, asked.topic);
+        };
+        if self.catalog.group(asked.consumer_group).is_none() {
+            let remark = format!("subscription group not exist, {}", asked.consumer_group);
+            return self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
+        }
+        let (Some((local, key)), Ok(offset)) =
+            (self.queue_of(asked.topic, asked.queue_id), u64::try_from(asked.commit_offset))
+        else {
+            let remark = format!("queueId[{}] or offset {} is illegal", asked.queue_id, asked.commit_offset);
+            return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
+        };
+        self.note_offset(local, &topic, key.queue, asked.consumer_group, offset);
+        self.replies.header(&call.reply, response::SUCCESS);
+        self.replies.send(&call.reply, Vec::new());
+    }
+
+    /// SEARCH_OFFSET_BY_TIMESTAMP (29).
+    pub(crate) fn search_offset(&mut self, call: &Call<'_>) {
+        let asked = match SearchOffset::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let upper = asked.boundary.is_some_and(|boundary| boundary.eq_ignore_ascii_case("UPPER"));
+        let time_ms = u64::try_from(asked.timestamp).unwrap_or(0);
+        let offset = match self.queue_of(asked.topic, asked.queue_id) {
+            Some((local, key)) => self.partitions[local].offset_at(key, time_ms, upper),
+            None => 0,
+        };
+        self.answer_offset(&call.reply, offset);
+    }
+
+    /// GET_MAX_OFFSET (30), GET_MIN_OFFSET (31). A queue that does not exist has none: 0.
+    pub(crate) fn edge_offset(&mut self, call: &Call<'_>) {
+        let asked = match QueueOf::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let span = match self.queue_of(asked.topic, asked.queue_id) {
+            Some((local, key)) => self.partitions[local].span(key),
+            None => Span { min: 0, max: 0 },
+        };
+        let is_max = call.header.code == request::GET_MAX_OFFSET;
+        self.answer_offset(&call.reply, if is_max { span.max } else { span.min });
+    }
+
+    /// GET_EARLIEST_MSG_STORETIME (32). -1: there is no message.
+    pub(crate) fn earliest_time(&mut self, call: &Call<'_>) {
+        let asked = match QueueOf::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let time = self.queue_of(asked.topic, asked.queue_id).and_then(|(local, key)| {
+            let partition = &mut self.partitions[local];
+            let first = partition.span(key).min;
+            partition.store_time(key, first)
+        });
+        let timestamp = time.map_or(-1, u64::cast_signed);
+        let header = self.replies.header(&call.reply, response::SUCCESS);
+        TimestampAnswer { timestamp }.push(&mut header.fields);
+        self.replies.send(&call.reply, Vec::new());
+    }
+
+    /// VIEW_MESSAGE_BY_ID (33).
+    pub(crate) fn view(&mut self, call: &Call<'_>) {
+        let asked = match ViewMessage::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let found = self.local_of(asked.offset).map(|(local, position)| (local, self.partitions[local].get(position)));
+        match found {
+            Some((_, Ok(Some(record)))) => {
+                self.replies.header(&call.reply, response::SUCCESS);
+                self.replies.send(&call.reply, vec![record]);
+            }
+            Some((local, Err(load))) => self.wait_for(local, load, Cold::Request(call.to_request())),
+            Some((_, Ok(None))) | None => {
+                let remark = format!("can not find message by the offset, {}", asked.offset);
+                self.refuse(&call.reply, response::SYSTEM_ERROR, &remark);
+            }
+        }
+    }
+
+    /// The topic of a pull, once it may be pulled from by this group. `None`: the pull was refused.
+    fn topic_to_pull(&mut self, reply: &ReplyTo, asked: &PullMessage<'_>) -> Option<Arc<Topic>> {
+        if !perm::readable(self.settings.permission) {
+            let remark = format!("the broker[{}] pulling message is forbidden", self.settings.broker_ip1);
+            self.forbid(reply, Forbidden::Broker, &remark);
+            return None;
+        }
+        let group = self.catalog.group(asked.consumer_group);
+        if group.is_none() && !self.settings.auto_create_group {
+            let remark = format!("subscription group [{}] does not exist", asked.consumer_group);
+            self.refuse(reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
+            return None;
+        }
+        if group.is_some_and(|group| !group.may_consume()) {
+            let remark = format!("subscription group no permission, {}", asked.consumer_group);
+            self.forbid(reply, Forbidden::Group, &remark);
+            return None;
+        }
+        let Some(topic) = self.catalog.topic(asked.topic).cloned() else {
+            self.refuse_topic(reply, asked.topic);
+            return None;
+        };
+        if !topic.is_readable() {
+            let remark = format!("the topic[{}] pulling message is forbidden", asked.topic);
+            self.forbid(reply, Forbidden::Topic, &remark);
+            return None;
+        }
+        Some(topic)
+    }
+
+    /// What a pull wants, from its header or from its group. `None`: the pull was refused.
+    fn filter(&mut self, reply: &ReplyTo, asked: &PullMessage<'_>) -> Option<Filter> {
+        const SQL: &str = "The broker does not support consumer to filter message by SQL92";
+        if asked.sys_flag & pull_flag::SUBSCRIPTION != 0 {
+            if !matches!(asked.expression_type, None | Some("" | "TAG")) {
+                self.refuse(reply, response::SYSTEM_ERROR, SQL);
+                return None;
+            }
+            let wants = wants_of(asked.topic, asked.subscription.unwrap_or(""));
+            if wants.is_none() {
+                self.refuse(reply, response::SUBSCRIPTION_PARSE_FAILED, "parse the consumer's subscription failed");
+            }
+            return wants.map(Filter::Own);
+        }
+        let Some(live) = self.catalog.subscriptions(asked.consumer_group).cloned() else {
+            self.refuse(reply, response::SUBSCRIPTION_NOT_EXIST, "the consumer's group info not exist");
+            return None;
+        };
+        let may_broadcast = self.catalog.group(asked.consumer_group).is_none_or(|group| group.may_broadcast());
+        if live.model == MessageModel::Broadcasting && !may_broadcast {
+            let remark = format!("the consumer group[{}] can not consume by broadcast way", asked.consumer_group);
+            self.forbid(reply, Forbidden::Broadcast, &remark);
+            return None;
+        }
+        let Some(subscription) = live.topic(asked.topic) else {
+            self.refuse(reply, response::SUBSCRIPTION_NOT_EXIST, "the consumer's subscription not exist");
+            return None;
+        };
+        if subscription.version < asked.sub_version {
+            self.refuse(reply, response::SUBSCRIPTION_NOT_LATEST, "the consumer's subscription not latest");
+            return None;
+        }
+        if !subscription.is_tag_type() {
+            self.refuse(reply, response::SYSTEM_ERROR, SQL);
+            return None;
+        }
+        Some(Filter::Group(subscription.clone()))
+    }
+
+    fn forbid(&mut self, reply: &ReplyTo, why: Forbidden, remark: &str) {
+        let header = self.replies.header(reply, response::NO_PERMISSION);
+        header.remark.push_str(remark);
+        header.fields.push_int("forbiddenType", why as i32);
+        self.replies.send(reply, Vec::new());
+    }
+
+    fn park(&mut self, pull: Pull) {
+        if let Err(pull) = self.parked.park(pull) {
+            // Not 19: the client would come again at once.
+            self.refuse(&pull.reply, response::SYSTEM_BUSY, BUSY);
+        }
+    }
+
+    /// Answers a pull with messages.
+    fn give(&mut self, reply: &ReplyTo, messages: &[Bytes], next: u64, span: Span) {
+        self.traffic.got_messages += messages.len() as u64;
+        self.traffic.pulls_found += 1;
+        let header = self.replies.header(reply, response::SUCCESS);
+        header.remark.push_str("FOUND");
+        push_pull(header, next, span);
+        self.replies.send(reply, gather(messages));
+    }
+
+    /// Answers a pull without messages.
+    fn answer_empty(&mut self, reply: &ReplyTo, code: i32, status: &str, next: u64, span: Span) {
+        self.traffic.pulls_missed += 1;
+        let header = self.replies.header(reply, code);
+        header.remark.push_str(status);
+        push_pull(header, next, span);
+        self.replies.send(reply, Vec::new());
+    }
+
+    fn answer_offset(&mut self, reply: &ReplyTo, offset: u64) {
+        let header = self.replies.header(reply, response::SUCCESS);
+        OffsetAnswer { offset: offset.cast_signed() }.push(&mut header.fields);
+        self.replies.send(reply, Vec::new());
+    }
+
+    fn note_offset(&mut self, local: usize, topic: &Topic, queue: u32, group: &str, offset: u64) {
+        let key = offset_key(topic.id, queue, group);
+        if !self.partitions[local].note(&key, &offset.to_be_bytes()) {
+            tracing::warn!(group, topic = &*topic.name, queue, "no room for another consumer offset");
+        }
+        self.touched = true;
+    }
+
+    /// A queue that exists, and where it is. `None` also when another core runs it: `place` sends no
+    /// such request here, unless its topic changed on the way.
+    fn queue_of(&self, topic: &str, queue: i32) -> Option<(usize, QueueKey)> {
+        let topic = self.catalog.topic(topic)?;
+        let queue = u32::try_from(queue).ok().filter(|queue| *queue < topic.queues())?;
+        let local = self.local(topic.partition_of(queue, self.settings.partitions))?;
+        Some((local, QueueKey { topic: topic.id, queue }))
+    }
+}
+
+fn push_pull(header: &mut Header, next: u64, span: Span) {
+    let answer = PullAnswer {
+        suggest_which_broker_id: 0,
+        next_begin_offset: next.cast_signed(),
+        min_offset: span.min.cast_signed(),
+        max_offset: span.max.cast_signed(),
+        ..PullAnswer::default()
+    };
+    answer.push(&mut header.fields);
+}
+
+/// The body of a pull's answer: records one behind the other, small ones in one copy.
+fn gather(messages: &[Bytes]) -> Vec<Bytes> {
+    let is_small = |message: &&Bytes| message.len() < SHARE_BYTES_MIN;
+    let mut small_bytes = messages.iter().filter(is_small).map(Bytes::len).sum();
+    let mut pieces = Vec::new();
+    let mut copy = Vec::with_capacity(small_bytes);
+    for message in messages {
+        if is_small(&message) {
+            copy.extend_from_slice(message);
+            continue;
+        }
+        if !copy.is_empty() {
+            small_bytes -= copy.len();
+            pieces.push(Bytes::from(std::mem::replace(&mut copy, Vec::with_capacity(small_bytes))));
+        }
+        pieces.push(message.clone());
+    }
+    if !copy.is_empty() {
+        pieces.push(Bytes::from(copy));
+    }
+    pieces
+}
+
+/// The filter of a tag expression: empty or `*` is everything. `None`: it has no tag.
+fn wants_of(topic: &str, expression: &str) -> Option<Wants> {
+    // Nearly every one of them; without a look at tags.
+    if matches!(expression, "" | "*") {
+        return Some(Wants::All);
+    }
+    SubscriptionData::from_expression(topic, expression).map(|data| Subscription::of(&data).wants)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_become_filters() {
+        let tags = |codes: &[i32]| Some(Wants::Tags(codes.to_vec()));
+        for (expression, wanted) in [
+            ("", Some(Wants::All)),
+            ("*", Some(Wants::All)),
+            ("A", tags(&[65])),
+            (" TagA ||A|| ", tags(&[65, 2_598_919])),
+            ("||", None),
+        ] {
+            assert_eq!(wants_of("T", expression), wanted, "{expression:?}");
+        }
+    }
+
+    #[test]
+    fn small_records_are_copied_and_large_ones_shared() {
+        let sizes = [10, SHARE_BYTES_MIN, SHARE_BYTES_MIN - 1, 20, SHARE_BYTES_MIN * 2];
+        let records: Vec<Bytes> =
+            sizes.iter().enumerate().map(|(index, size)| Bytes::from(vec![index as u8; *size])).collect();
+        let pieces = gather(&records);
+        assert_eq!(pieces.concat(), records.concat());
+        let lengths: Vec<usize> = pieces.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [10, SHARE_BYTES_MIN, SHARE_BYTES_MIN - 1 + 20, SHARE_BYTES_MIN * 2]);
+        assert_eq!(pieces[1].as_ptr(), records[1].as_ptr());
+        assert!(gather(&[]).is_empty());
+    }
+}

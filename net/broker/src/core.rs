@@ -1,0 +1,728 @@
+//! One core's loop: drive the ring, hand out completions, drain the mailbox, fire deadlines, let the
+//! partitions write, send what is ready. One turn enters the kernel once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::io::{Done, Fault, Handle, Io, Op, Outcome, Tag};
+use engine::partition::{Effect, Partition};
+use protocol::{Header, frame};
+
+use crate::answer::Reply;
+use crate::catalog::Catalog;
+use crate::config::Settings;
+use crate::connection::{Connection, ConnectionLimits, Connections, Cut, Reason, Receiving, Spare};
+use crate::desk::{Desk, Notice};
+use crate::mail::{ConnectionId, Mail, Mailboxes, Peer, ReplyTo};
+
+/// Mail taken in one turn, so that a flood of it delays sockets and disk only so much.
+const MAILS_PER_TURN: usize = 4096;
+/// Bodies of answers collected before they are handed to their connections, whose limits then count
+/// them. Bytes.
+const DELIVER_BYTES: usize = 1 << 20;
+/// How often slow things are looked at: time-outs, the registrar's clock. Milliseconds.
+const TICK_MS: u64 = 1000;
+/// Connections whose time-outs are looked at in one tick, at least; a sixteenth of all if that is more.
+const SWEEP_LEAST: usize = 1024;
+/// After a failed accept (no descriptors left) it is tried again this much later. Milliseconds.
+const ACCEPT_AGAIN_MS: u64 = 100;
+/// While another core's mailbox is full it is tried again this much later. Milliseconds.
+const MAIL_AGAIN_MS: u64 = 1;
+/// One connection's unsent answers pin at most this much of the log's memory. Bytes.
+const PINNED_BYTES_MAX: usize = 4 << 20;
+/// Unfinished frames of one core. 256 MiB: sixty of the largest messages at once. Bytes.
+const PARTIAL_BYTES_MAX: usize = 256 << 20;
+/// How long a stopping core waits for its partitions and its last answers. Milliseconds.
+const STOP_MS: u64 = 3000;
+
+/// What a core is made of.
+pub struct CoreConfig {
+    /// Its number.
+    pub index: usize,
+    /// The configuration.
+    pub settings: Arc<Settings>,
+    /// Its partitions, in order: `index`, `index + cores`, and so on. They may still be opening.
+    pub partitions: Vec<Partition>,
+    /// Everybody's mailboxes.
+    pub mailboxes: Mailboxes,
+    /// On core 0: listening sockets, and whether each is the fast port's.
+    pub doors: Vec<(Handle, bool)>,
+    /// Of hash tables and random choices.
+    pub seed: u64,
+    /// Hears what the control thread should know. Must not block.
+    pub report: Box<dyn FnMut(Report) + Send>,
+}
+
+/// What a core tells the control thread.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// All its partitions are open.
+    Opened {
+        /// The core.
+        core: usize,
+    },
+    /// A partition closed itself. Before `Opened`: it cannot be opened.
+    Closed {
+        /// The partition.
+        partition: u16,
+        /// Why.
+        reason: String,
+    },
+    /// The topics changed, or are known for the first time: every core holds them.
+    Topics(Arc<Catalog>),
+    /// The catalog in partition 0 cannot be read.
+    Unreadable(String),
+    /// The core has stopped: everything answered is durable.
+    Stopped {
+        /// The core.
+        core: usize,
+    },
+}
+
+/// What a core counted since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections taken over.
+    pub accepted: u64,
+    /// Connections closed, by [`Reason`].
+    pub closed: [u64; Reason::ALL.len()],
+    /// Requests received.
+    pub requests: u64,
+    /// Receives that ended for want of buffers.
+    pub starved: u64,
+    /// Turns of the loop.
+    pub turns: u64,
+}
+
+/// One thread's whole work. See the module.
+pub struct Core<I: Io> {
+    io: I,
+    desk: Desk,
+    connections: Connections,
+    spare: Spare,
+    limits: ConnectionLimits,
+    doors: Vec<Door>,
+    accept_again_ms: u64,
+    next_core: usize,
+    mailboxes: Mailboxes,
+    report: Box<dyn FnMut(Report) + Send>,
+    counters: Counters,
+    told_opened: bool,
+    shut: usize,
+    /// Stopping: and when it is over at the latest.
+    stop_at_ms: Option<u64>,
+    tick_at_ms: u64,
+    sweep_from: usize,
+    now_ms: u64,
+    /// Something is left to do: the next drive must not wait.
+    more: bool,
+    /// Operations that found no slot.
+    deferred: std::collections::VecDeque<(Tag, Op)>,
+    /// Slots of connections with something to send, to resume or to arm.
+    listed: Vec<u32>,
+    /// Connections that are gone since the last look.
+    gone: Vec<ConnectionId>,
+    header: Header,
+    done: Vec<Done>,
+    effects: Vec<Effect>,
+}
+
+/// A listening socket.
+struct Door {
+    listener: Handle,
+    fast: bool,
+    /// An accept is in the ring.
+    armed: bool,
+}
+
+/// What a tag stands for: four bits of kind above 60 bits of whom.
+mod kind {
+    /// Of a door, by its index.
+    pub const ACCEPT: u64 = 0;
+    /// Of a connection: generation and slot.
+    pub const RECEIVE: u64 = 1;
+    /// Of a connection.
+    pub const SEND: u64 = 2;
+    /// Whose completion says nothing: shutdown, close, cancel.
+    pub const NONE: u64 = 3;
+    /// Of a partition: its place here, and its own number.
+    pub const PARTITION: u64 = 4;
+    pub const SHIFT: u32 = 60;
+}
+
+/// Bits of a partition's own numbers.
+const LOCAL_BITS: u32 = 40;
+
+fn tag(kind: u64, whom: u64) -> Tag {
+    debug_assert!(whom < 1 << kind::SHIFT);
+    Tag(kind << kind::SHIFT | whom)
+}
+
+fn tag_of(kind: u64, id: ConnectionId) -> Tag {
+    tag(kind, u64::from(id.generation) << 32 | u64::from(id.slot))
+}
+
+impl<I: Io> Core<I> {
+    /// A core that has not turned yet.
+    pub fn new(config: CoreConfig, io: I) -> Core<I> {
+        let CoreConfig { index, settings, partitions, mailboxes, doors, seed, report } = config;
+        let bounds = &settings.limits;
+        let limits = ConnectionLimits {
+            connections_max: bounds.connections.div_ceil(settings.cores),
+            requests_max: u32::try_from(bounds.connection_requests).unwrap_or(u32::MAX),
+            unsent_bytes_max: bounds.connection_unsent_bytes,
+            pinned_bytes_max: PINNED_BYTES_MAX,
+            partial_bytes_max: PARTIAL_BYTES_MAX,
+            idle_ms: bounds.idle_timeout_ms,
+            frame_ms: bounds.frame_timeout_ms,
+            stall_ms: bounds.send_timeout_ms,
+        };
+        Core {
+            io,
+            connections: Connections::new(u16::try_from(index).expect("a host has fewer than 65,536 cores")),
+            desk: Desk::new(index, settings, partitions, mailboxes.clone(), seed),
+            spare: Spare::default(),
+            limits,
+            doors: doors.into_iter().map(|(listener, fast)| Door { listener, fast, armed: false }).collect(),
+            accept_again_ms: u64::MAX,
+            next_core: 0,
+            mailboxes,
+            report,
+            counters: Counters::default(),
+            told_opened: false,
+            shut: 0,
+            stop_at_ms: None,
+            tick_at_ms: 0,
+            sweep_from: 0,
+            now_ms: 0,
+            more: true,
+            deferred: std::collections::VecDeque::new(),
+            listed: Vec::new(),
+            gone: Vec::new(),
+            header: Header::default(),
+            done: Vec::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// Turns until it is told to stop. `clock`: ms since 1970.
+    pub fn run(&mut self, clock: impl Fn() -> u64) {
+        while self.turn(None, &clock) {}
+    }
+
+    /// One turn. Waits for something to do, at most `wait_max`. Returns false once it has stopped.
+    pub fn turn(&mut self, wait_max: Option<Duration>, clock: impl Fn() -> u64) -> bool {
+        self.submit_deferred();
+        let wait = self.wait(wait_max);
+        let mut done = std::mem::take(&mut self.done);
+        self.io.drive(wait, &mut done);
+        self.now_ms = clock();
+        self.more = false;
+        self.counters.turns += 1;
+        for done in done.drain(..) {
+            self.on_done(done);
+        }
+        self.done = done;
+        self.take_mail();
+        self.desk.on_time(self.now_ms);
+        if self.now_ms >= self.tick_at_ms {
+            self.tick_at_ms = self.now_ms + TICK_MS;
+            self.desk.on_tick(self.now_ms);
+            self.sweep();
+        }
+        if self.now_ms >= self.accept_again_ms {
+            self.accept_again_ms = u64::MAX;
+            self.accept();
+        }
+        self.turn_partitions();
+        self.tell_gone();
+        self.deliver();
+        self.serve_listed();
+        self.take_notices();
+        self.desk.outbox.flush();
+        for core in self.desk.outbox.woken() {
+            self.io.wake(core);
+        }
+        !self.has_stopped()
+    }
+
+    /// What was counted since the start.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.connections.count()
+    }
+
+    /// How long the next drive may wait.
+    fn wait(&self, wait_max: Option<Duration>) -> Option<Duration> {
+        if self.more || self.desk.touched || !self.deferred.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let mut until_ms = self.desk.deadline_ms().min(self.tick_at_ms).min(self.accept_again_ms);
+        if self.desk.outbox.is_waiting() {
+            until_ms = until_ms.min(self.now_ms + MAIL_AGAIN_MS);
+        }
+        let wait = Duration::from_millis(until_ms.saturating_sub(self.now_ms));
+        Some(wait_max.map_or(wait, |most| wait.min(most)))
+    }
+
+    fn submit(&mut self, tag: Tag, op: Op) {
+        if !self.deferred.is_empty() {
+            return self.deferred.push_back((tag, op));
+        }
+        if let Err(op) = self.io.submit(tag, op) {
+            self.deferred.push_back((tag, op));
+        }
+    }
+
+    /// Operations wait here for a slot. There are never more than a few of each connection and
+    /// partition.
+    fn submit_deferred(&mut self) {
+        while let Some((tag, op)) = self.deferred.pop_front() {
+            if let Err(op) = self.io.submit(tag, op) {
+                return self.deferred.push_front((tag, op));
+            }
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
+        let whom = done.tag.0 & ((1 << kind::SHIFT) - 1);
+        let (slot, generation) = (whom as u32, (whom >> 32) as u32);
+        match done.tag.0 >> kind::SHIFT {
+            kind::RECEIVE => self.on_received(slot, generation, done.more, done.outcome),
+            kind::SEND => self.on_sent(slot, generation, done.outcome),
+            kind::PARTITION => {
+                let (place, local) = ((whom >> LOCAL_BITS) as usize, whom & ((1 << LOCAL_BITS) - 1));
+                self.desk.partitions[place].on_done(local, done.outcome, self.now_ms);
+            }
+            kind::ACCEPT => self.on_accepted(whom as usize, done.more, done.outcome),
+            _ => {}
+        }
+    }
+
+    // -- connections -----------------------------------------------------------------------------
+
+    fn accept(&mut self) {
+        if self.stop_at_ms.is_some() {
+            return;
+        }
+        for index in 0..self.doors.len() {
+            let door = &mut self.doors[index];
+            if !std::mem::replace(&mut door.armed, true) {
+                let listener = door.listener;
+                self.submit(tag(kind::ACCEPT, index as u64), Op::Accept { listener });
+            }
+        }
+    }
+
+    fn on_accepted(&mut self, door: usize, more: bool, outcome: Result<Outcome, Fault>) {
+        self.doors[door].armed = more;
+        match outcome {
+            Ok(Outcome::Accepted { socket, peer }) => {
+                let fast = self.doors[door].fast;
+                let core = self.next_core;
+                self.next_core = (core + 1) % self.mailboxes.cores();
+                if core == self.desk.index {
+                    self.adopt(socket, peer, fast);
+                } else {
+                    self.desk.outbox.send(core, Mail::Adopt { socket, peer, fast });
+                }
+            }
+            Ok(other) => unreachable!("{other:?} is no answer to an accept"),
+            // What makes it fail, as a want of descriptors, takes a moment to pass.
+            Err(fault) if self.stop_at_ms.is_none() => tracing::warn!(%fault, "a connection could not be accepted"),
+            Err(_) => {}
+        }
+        if !more {
+            self.accept_again_ms = self.now_ms + ACCEPT_AGAIN_MS;
+        }
+    }
+
+    fn adopt(&mut self, socket: Handle, peer: std::net::SocketAddr, fast: bool) {
+        if self.connections.count() >= self.limits.connections_max || self.stop_at_ms.is_some() {
+            let reason = if self.stop_at_ms.is_some() { Reason::Stop } else { Reason::TooMany };
+            self.counters.closed[reason as usize] += 1;
+            return self.submit(tag(kind::NONE, 0), Op::Close { handle: socket });
+        }
+        self.counters.accepted += 1;
+        let slot = self.connections.insert(socket, peer, fast, self.now_ms);
+        self.list(slot);
+    }
+
+    fn on_received(&mut self, slot: u32, generation: u32, more: bool, outcome: Result<Outcome, Fault>) {
+        // A slot is not used again before its receive has ended.
+        let Some(connection) = self.connections.get(slot, generation) else { return };
+        if !more {
+            connection.receiving = Receiving::Off;
+        }
+        if connection.closing.is_some() {
+            return self.finish(slot);
+        }
+        match outcome {
+            Ok(Outcome::Received(bytes)) if bytes.is_empty() => return self.close(slot, Reason::Peer),
+            Ok(Outcome::Received(bytes)) => {
+                connection.received(self.now_ms);
+                self.feed(slot, &bytes);
+            }
+            Ok(other) => unreachable!("{other:?} is no answer to a receive"),
+            Err(Fault(libc::ENOBUFS)) => self.counters.starved += 1,
+            Err(Fault(libc::ECANCELED)) => {}
+            Err(_) => return self.close(slot, Reason::Fault),
+        }
+        if !more {
+            self.list(slot);
+        }
+    }
+
+    /// Takes the frames out of what was received, and serves them.
+    fn feed(&mut self, slot: u32, bytes: &[u8]) {
+        let mut rest = bytes;
+        loop {
+            let Some(connection) = self.connections.at(slot) else { return };
+            if connection.closing.is_some() {
+                return;
+            }
+            if connection.is_full(&self.limits) {
+                if !rest.is_empty() {
+                    connection.keep(rest, &mut self.spare, self.now_ms);
+                }
+                return self.pause(slot);
+            }
+            let served = match connection.cut(&mut rest, &mut self.spare, self.now_ms) {
+                Ok(Cut::More) if self.spare.held_bytes() > self.limits.partial_bytes_max => {
+                    return self.close(slot, Reason::PartialBytes);
+                }
+                Ok(Cut::More) => return,
+                Ok(Cut::Frame(frame)) => self.serve(slot, frame),
+                Ok(Cut::Joined(frame)) => {
+                    let served = self.serve(slot, &frame);
+                    self.spare.give(frame);
+                    served
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "closing a connection that speaks another protocol");
+                    None
+                }
+            };
+            if served.is_none() {
+                return self.close(slot, Reason::Garbage);
+            }
+            if self.desk.replies.body_bytes() > DELIVER_BYTES {
+                self.deliver();
+            }
+        }
+    }
+
+    /// Serves one frame. `None`: it is no command.
+    fn serve(&mut self, slot: u32, frame: &[u8]) -> Option<()> {
+        let connection = self.connections.at(slot)?;
+        let (serialize, header, body) = frame::split(frame).ok()?;
+        self.header.decode(serialize, &frame[header]).ok()?;
+        let header = &mut self.header;
+        if header.is_response() {
+            // We ask clients for nothing yet.
+            return Some(());
+        }
+        self.counters.requests += 1;
+        let oneway = header.is_oneway();
+        let reply = ReplyTo {
+            connection: connection.id,
+            opaque: header.opaque,
+            code: header.code,
+            version: header.version,
+            serialize,
+            oneway,
+        };
+        connection.outstanding += u32::from(!oneway);
+        let peer = Peer {
+            connection: connection.id,
+            address: connection.address,
+            language: header.language,
+            version: header.version,
+        };
+        self.desk.take(header, &frame[body], reply, peer, connection.fast, self.now_ms);
+        Some(())
+    }
+
+    /// Stops reading from a connection that is over a limit.
+    fn pause(&mut self, slot: u32) {
+        let Some(connection) = self.connections.at(slot) else { return };
+        if connection.receiving == Receiving::Armed {
+            connection.receiving = Receiving::Ending;
+            let id = connection.id;
+            self.submit(tag(kind::NONE, 0), Op::Cancel { tag: tag_of(kind::RECEIVE, id) });
+        }
+        if self.spare.held_bytes() > self.limits.partial_bytes_max {
+            self.close(slot, Reason::PartialBytes);
+        }
+    }
+
+    fn on_sent(&mut self, slot: u32, generation: u32, outcome: Result<Outcome, Fault>) {
+        let Some(connection) = self.connections.get(slot, generation) else { return };
+        connection.sent(self.now_ms);
+        if connection.closing.is_some() {
+            self.finish(slot);
+        } else if outcome.is_err() {
+            self.close(slot, Reason::Fault);
+        } else {
+            self.list(slot);
+        }
+    }
+
+    /// Remembers that a connection has something to send, to resume or to arm.
+    fn list(&mut self, slot: u32) {
+        if let Some(connection) = self.connections.at(slot)
+            && !connection.listed
+        {
+            connection.listed = true;
+            self.listed.push(slot);
+        }
+    }
+
+    /// Sends, resumes and arms what was listed.
+    fn serve_listed(&mut self) {
+        let mut listed = std::mem::take(&mut self.listed);
+        for slot in listed.drain(..) {
+            let Some(connection) = self.connections.at(slot) else { continue };
+            connection.listed = false;
+            if connection.closing.is_some() {
+                continue;
+            }
+            let (id, socket) = (connection.id, connection.socket);
+            if let Some(pieces) = connection.next_send(self.now_ms) {
+                self.submit(tag_of(kind::SEND, id), Op::Send { socket, pieces });
+            }
+            self.resume(slot);
+            self.arm(slot);
+        }
+        // What resuming listed again is served in the next turn.
+        if self.listed.is_empty() {
+            self.listed = listed;
+        } else {
+            self.more = true;
+        }
+    }
+
+    fn resume(&mut self, slot: u32) {
+        let Some(connection) = self.connections.at(slot) else { return };
+        if !connection.may_resume(&self.limits) {
+            return;
+        }
+        let kept = connection.take_kept(&mut self.spare);
+        self.feed(slot, &kept);
+        self.spare.give(kept);
+        // Its requests wait for the partitions, or are answered already.
+        self.more = true;
+    }
+
+    fn arm(&mut self, slot: u32) {
+        let Some(connection) = self.connections.at(slot) else { return };
+        if connection.receiving != Receiving::Off || connection.is_paused() || connection.closing.is_some() {
+            return;
+        }
+        connection.receiving = Receiving::Armed;
+        let (id, socket) = (connection.id, connection.socket);
+        self.submit(tag_of(kind::RECEIVE, id), Op::Receive { socket });
+    }
+
+    fn close(&mut self, slot: u32, reason: Reason) {
+        let Some(connection) = self.connections.at(slot) else { return };
+        if connection.closing.is_some() {
+            return;
+        }
+        tracing::debug!(peer = %connection.address, reason = reason.name(), "closing a connection");
+        connection.begin_close(reason, &mut self.spare);
+        self.counters.closed[reason as usize] += 1;
+        self.gone.push(connection.id);
+        if !connection.is_over() {
+            let socket = connection.socket;
+            self.submit(tag(kind::NONE, 0), Op::Shutdown { socket });
+        }
+        self.finish(slot);
+    }
+
+    /// Lets a closing connection go once nothing of it is in the ring.
+    fn finish(&mut self, slot: u32) {
+        if self.connections.at(slot).is_some_and(|connection| connection.is_over())
+            && let Some(Connection { socket, .. }) = self.connections.remove(slot)
+        {
+            self.submit(tag(kind::NONE, 0), Op::Close { handle: socket });
+        }
+    }
+
+    /// Looks at the time-outs of some connections.
+    fn sweep(&mut self) {
+        let slots = self.connections.slots();
+        for _ in 0..slots.min(SWEEP_LEAST.max(slots / 16)) {
+            self.sweep_from = if self.sweep_from + 1 < slots { self.sweep_from + 1 } else { 0 };
+            let slot = self.sweep_from as u32;
+            let Some(connection) = self.connections.at(slot) else { continue };
+            if let Some(reason) = connection.overdue(&self.limits, self.now_ms) {
+                self.close(slot, reason);
+            }
+        }
+    }
+
+    /// Tells who needs to know which connections are gone.
+    fn tell_gone(&mut self) {
+        if self.gone.is_empty() {
+            return;
+        }
+        let gone = std::mem::take(&mut self.gone);
+        self.desk.closed(&gone, self.now_ms);
+        let here = self.desk.index;
+        for connection in gone.into_iter().filter(|connection| usize::from(connection.core) == here) {
+            for core in (0..self.mailboxes.cores()).filter(|core| *core != here) {
+                self.desk.outbox.send(core, Mail::Closed { connection });
+            }
+        }
+    }
+
+    // -- mail, partitions, answers -----------------------------------------------------------------
+
+    fn take_mail(&mut self) {
+        for _ in 0..MAILS_PER_TURN {
+            let Some(mail) = self.mailboxes.pop(self.desk.index) else { return };
+            match mail {
+                Mail::Adopt { socket, peer, fast } => self.adopt(socket, peer, fast),
+                Mail::Answer { connection, pieces, settles } => self.on_answer(connection, pieces, settles),
+                Mail::Closed { connection } => self.gone.push(connection),
+                Mail::Serve => self.accept(),
+                Mail::Stop => self.begin_stop(),
+                mail => self.desk.on_mail(mail, self.now_ms),
+            }
+        }
+        self.more = true;
+    }
+
+    fn on_answer(&mut self, id: ConnectionId, pieces: Vec<Bytes>, settles: bool) {
+        let Some(connection) = self.connections.get(id.slot, id.generation) else { return };
+        if connection.closing.is_some() {
+            return;
+        }
+        connection.outstanding -= u32::from(settles);
+        for (index, piece) in pieces.into_iter().enumerate() {
+            // The first piece is the header, a small copy; only what follows may lie in the log's memory.
+            if index == 0 { connection.push(&piece) } else { connection.push_piece(piece, &self.limits) }
+        }
+        self.list(id.slot);
+    }
+
+    fn turn_partitions(&mut self) {
+        self.desk.touched = false;
+        let mut effects = std::mem::take(&mut self.effects);
+        for place in 0..self.desk.partitions.len() {
+            let partition = &mut self.desk.partitions[place];
+            partition.on_turn(self.now_ms);
+            partition.effects(&mut effects);
+            for effect in effects.drain(..) {
+                match effect {
+                    Effect::Io { local, op } => {
+                        assert!(local < 1 << LOCAL_BITS, "the partition's numbers fit their bits");
+                        self.submit(tag(kind::PARTITION, (place as u64) << LOCAL_BITS | local), op);
+                    }
+                    effect => self.desk.on_effect(place, effect, self.now_ms),
+                }
+            }
+            self.more |= self.desk.partitions[place].has_effects();
+        }
+        self.effects = effects;
+    }
+
+    /// Hands the frames that are ready to their connections, here or on other cores.
+    fn deliver(&mut self) {
+        if self.desk.replies.is_empty() {
+            return;
+        }
+        let mut list = self.desk.replies.take();
+        for reply in &mut list {
+            let id = reply.connection;
+            let head = self.desk.replies.head(reply);
+            if usize::from(id.core) != self.desk.index {
+                let mut pieces = vec![Bytes::copy_from_slice(head)];
+                pieces.append(&mut reply.body);
+                let mail = Mail::Answer { connection: id, pieces, settles: reply.settles };
+                self.desk.outbox.send(usize::from(id.core), mail);
+                continue;
+            }
+            let Some(connection) = self.connections.get(id.slot, id.generation) else { continue };
+            if connection.closing.is_some() {
+                continue;
+            }
+            give(connection, head, reply, &self.limits);
+            if !connection.listed {
+                connection.listed = true;
+                self.listed.push(id.slot);
+            }
+        }
+        self.desk.replies.clear(list);
+    }
+
+    fn take_notices(&mut self) {
+        if !self.told_opened && self.desk.partitions.iter().all(Partition::is_open) {
+            self.told_opened = true;
+            (self.report)(Report::Opened { core: self.desk.index });
+        }
+        for notice in std::mem::take(&mut self.desk.notices) {
+            match notice {
+                Notice::Closed(partition, reason) => (self.report)(Report::Closed { partition, reason }),
+                Notice::Register(catalog) => (self.report)(Report::Topics(catalog)),
+                Notice::Unreadable(reason) => (self.report)(Report::Unreadable(reason)),
+                Notice::Shut => self.shut += 1,
+            }
+        }
+    }
+
+    // -- the end -------------------------------------------------------------------------------
+
+    fn begin_stop(&mut self) {
+        if self.stop_at_ms.is_some() {
+            return;
+        }
+        self.stop_at_ms = Some(self.now_ms + STOP_MS);
+        self.accept_again_ms = u64::MAX;
+        for door in 0..self.doors.len() {
+            self.submit(tag(kind::NONE, 0), Op::Cancel { tag: tag(kind::ACCEPT, door as u64) });
+        }
+        self.desk.stop();
+        self.more = true;
+    }
+
+    /// Whether everything that was promised is kept, answered and sent; closes what is left.
+    fn has_stopped(&mut self) -> bool {
+        let Some(stop_at_ms) = self.stop_at_ms else { return false };
+        let late = self.now_ms >= stop_at_ms;
+        if self.shut < self.desk.partitions.len() && !late {
+            return false;
+        }
+        if late && self.shut < self.desk.partitions.len() {
+            tracing::warn!("a partition did not shut down in time; recovery will read its log's end");
+        }
+        for slot in 0..self.connections.slots() as u32 {
+            if self.connections.at(slot).is_some_and(|connection| late || !connection.has_unsent()) {
+                self.close(slot, Reason::Stop);
+            }
+        }
+        // A close may have to wait for its receive to end.
+        self.tick_at_ms = self.tick_at_ms.min(self.now_ms + MAIL_AGAIN_MS);
+        if self.connections.count() > 0 && !late {
+            return false;
+        }
+        (self.report)(Report::Stopped { core: self.desk.index });
+        true
+    }
+}
+
+/// Adds a frame to what a connection sends.
+#[inline]
+fn give(connection: &mut Connection, head: &[u8], reply: &mut Reply, limits: &ConnectionLimits) {
+    connection.outstanding -= u32::from(reply.settles);
+    connection.push(head);
+    for piece in reply.body.drain(..) {
+        connection.push_piece(piece, limits);
+    }
+}

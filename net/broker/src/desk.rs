@@ -1,0 +1,584 @@
+//! The desk: everything of a core but its sockets. Requests, mail and the partitions' effects come
+//! in; answers, mail and operations for the ring come out. It never waits and never reads a clock.
+
+use std::sync::Arc;
+
+use ahash::RandomState;
+use bytes::Bytes;
+use engine::error::AppendError;
+use engine::format::{Position, QueueKey};
+use engine::message::Stored;
+use engine::partition::{Effect, Partition};
+use engine::{LoadId, Ticket};
+use hashbrown::HashSet;
+use protocol::codes::response;
+use protocol::names::ext;
+use protocol::{FieldError, Header};
+
+use crate::admin::Traffic;
+use crate::answer::Replies;
+use crate::catalog::{Catalog, OFFSET_KEY, Topic};
+use crate::config::Settings;
+use crate::inquiry::Inquiry;
+use crate::mail::{ConnectionId, Mail, Mailboxes, Outbox, Peer, ReplyTo, Request};
+use crate::parked::{Ask, Cold, Loading, Parked, Pull};
+use crate::place::{Place, is_send, is_served_fast, place};
+use crate::promise::{Promises, What};
+use crate::registrar::{Order, Registrar};
+
+/// Answered when a mailbox or a table is full.
+pub const BUSY: &str = "[REJECTREQUEST]system busy, start flow control for a while";
+/// Answered when the log has too much to do.
+const LOG_BUSY: &str = "[PC_SYNCHRONIZED]broker busy, start flow control for a while";
+
+/// The first catalog that the cores get is not a change of the registrar's: those count from 1.
+const CHANGE_RECOVERED: u64 = 0;
+
+/// A request while it is served: everything borrowed, straight from the receive buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Code and fields.
+    pub header: &'a Header,
+    /// The body.
+    pub body: &'a [u8],
+    /// Whom to answer.
+    pub reply: ReplyTo,
+    /// Who asks.
+    pub peer: Peer,
+    /// It has waited for its topic already.
+    pub resumed: bool,
+}
+
+impl Call<'_> {
+    /// A copy that can wait or travel.
+    pub fn to_request(self) -> Box<Request> {
+        Box::new(Request {
+            header: self.header.clone(),
+            body: Bytes::copy_from_slice(self.body),
+            reply: self.reply,
+            peer: self.peer,
+            resumed: self.resumed,
+        })
+    }
+}
+
+/// What the desk wants of the loop, besides operations.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// A partition has closed itself; it refuses messages until it is recovered.
+    Closed(u16, String),
+    /// A partition has shut down as asked.
+    Shut,
+    /// Topics changed: tell all NameServers.
+    Register(Arc<Catalog>),
+    /// The catalog in partition 0 cannot be read.
+    Unreadable(String),
+}
+
+/// One core's partitions and everything that waits in front of them.
+pub struct Desk {
+    /// This core's number.
+    pub index: usize,
+    /// The configuration.
+    pub settings: Arc<Settings>,
+    /// Topics, groups and subscriptions.
+    pub catalog: Arc<Catalog>,
+    /// The partitions of this core: partition `p` is at `p / cores`.
+    pub partitions: Vec<Partition>,
+    /// Frames that are ready to leave.
+    pub replies: Replies,
+    /// Mail to other cores.
+    pub outbox: Outbox,
+    /// Answers that wait for the log.
+    pub promises: Promises,
+    /// Pulls that wait for messages.
+    pub parked: Parked,
+    /// What waits for cold reads.
+    pub loading: Loading,
+    /// What this core did since its start.
+    pub traffic: Traffic,
+    /// For choices that nobody should foresee.
+    pub random: Random,
+    /// Messages without an id of their own get one from here.
+    pub unique: u16,
+    /// What the loop has to do or to tell.
+    pub notices: Vec<Notice>,
+    /// Something was put into a partition since its last turn.
+    pub touched: bool,
+    /// On core 0, once partition 0 is open.
+    registrar: Option<Box<Registrar>>,
+    stopping: bool,
+    seed: u64,
+    /// Catalogs on their way, and how many cores do not hold them yet.
+    missing: Vec<(u64, usize)>,
+    /// Promises that the log would not even begin to keep.
+    refused: Vec<(Ticket, AppendError)>,
+    /// Goes into the unique ids made here: tells them from those of other cores and other starts.
+    pub(crate) maker: u64,
+    /// Memory that is used again: an append's results, a message's properties, pulls that go on.
+    pub(crate) stored: Vec<Stored>,
+    pub(crate) text: String,
+    woken: Vec<Pull>,
+    orders: Vec<Order>,
+}
+
+impl Desk {
+    /// A desk for core `index`. `partitions`: those of this core, in order; they are opening.
+    pub fn new(
+        index: usize,
+        settings: Arc<Settings>,
+        partitions: Vec<Partition>,
+        mailboxes: Mailboxes,
+        seed: u64,
+    ) -> Desk {
+        Desk {
+            index,
+            catalog: Arc::new(Catalog::new(seed)),
+            partitions,
+            replies: Replies::default(),
+            outbox: Outbox::new(mailboxes),
+            promises: Promises::default(),
+            parked: Parked::new(settings.limits.parked_pulls, seed),
+            loading: Loading::default(),
+            traffic: Traffic::default(),
+            random: Random(seed.rotate_left(32) ^ index as u64),
+            unique: 0,
+            notices: Vec::new(),
+            touched: false,
+            registrar: None,
+            stopping: false,
+            maker: Random(seed ^ index as u64).next(),
+            seed,
+            missing: Vec::new(),
+            refused: Vec::new(),
+            stored: Vec::new(),
+            text: String::new(),
+            woken: Vec::new(),
+            orders: Vec::new(),
+            settings,
+        }
+    }
+
+    /// Takes a request from a connection of this core: serves it, or sends it to its owner.
+    pub fn take(&mut self, header: &mut Header, body: &[u8], reply: ReplyTo, peer: Peer, fast: bool, now_ms: u64) {
+        if self.stopping {
+            return self.refuse(&reply, response::SERVICE_NOT_AVAILABLE, "the broker is shutting down");
+        }
+        if fast && !is_served_fast(header.code) {
+            return self.refuse_code(&reply);
+        }
+        let placed = self.place(header);
+        let call = Call { header, body, reply, peer, resumed: false };
+        if placed == Place::Nowhere {
+            return self.refuse_code(&reply);
+        }
+        let core = placed.core(self.index, self.settings.cores);
+        if core == self.index {
+            return self.serve(&call, now_ms);
+        }
+        if self.outbox.offer(core, Mail::Request(call.to_request())).is_err() {
+            self.refuse(&reply, response::SYSTEM_BUSY, BUSY);
+        }
+    }
+
+    /// Takes mail that is not about sockets.
+    pub fn on_mail(&mut self, mail: Mail, now_ms: u64) {
+        match mail {
+            Mail::Request(mut request) => {
+                // Placed again: a topic that was made meanwhile has an owner now.
+                let core = self.place(&mut request.header).core(self.index, self.settings.cores);
+                if core == self.index {
+                    return self.serve_owned(*request, now_ms);
+                }
+                let reply = request.reply;
+                if self.outbox.offer(core, Mail::Request(request)).is_err() {
+                    self.refuse(&reply, response::SYSTEM_BUSY, BUSY);
+                }
+            }
+            Mail::Store(store) => self.store(*store, now_ms),
+            Mail::Publish { catalog, change } => {
+                self.install(catalog, now_ms);
+                self.outbox.send(0, Mail::Installed { core: self.index, change });
+            }
+            Mail::Ensure(ensure) => {
+                self.registrar(now_ms, |registrar, orders| registrar.on_ensure(*ensure, now_ms, orders));
+            }
+            Mail::Installed { change, .. } => self.installed(change, now_ms),
+            Mail::Told { ticket, part } => {
+                self.registrar(now_ms, |registrar, orders| registrar.on_told(ticket, part, now_ms, orders));
+            }
+            Mail::Ask { ticket, from, question } => {
+                self.ask(Box::new(Ask { ticket, from, inquiry: Inquiry::new(question) }), now_ms);
+            }
+            // The loop takes these itself.
+            Mail::Adopt { .. } | Mail::Answer { .. } | Mail::Closed { .. } | Mail::Serve | Mail::Stop => {}
+        }
+    }
+
+    /// What time brings: pulls whose wait is over.
+    pub fn on_time(&mut self, now_ms: u64) {
+        for (ticket, error) in std::mem::take(&mut self.refused) {
+            self.settle(ticket, Err(error), now_ms);
+        }
+        let mut expired = std::mem::take(&mut self.woken);
+        self.parked.expire(now_ms, &mut expired);
+        for pull in expired.drain(..) {
+            self.pull(Pull { until_ms: 0, ..pull }, now_ms);
+        }
+        self.woken = expired;
+    }
+
+    /// To be called about every second.
+    pub fn on_tick(&mut self, now_ms: u64) {
+        self.registrar(now_ms, |registrar, orders| registrar.on_tick(now_ms, orders));
+    }
+
+    /// When `on_time` or a partition wants to run again, in ms.
+    pub fn deadline_ms(&self) -> u64 {
+        let partitions = self.partitions.iter().map(Partition::deadline_ms);
+        partitions.chain(self.parked.deadline()).min().unwrap_or(u64::MAX)
+    }
+
+    /// One thing that the partition at `local` wants; operations are the loop's.
+    pub fn on_effect(&mut self, local: usize, effect: Effect, now_ms: u64) {
+        match effect {
+            Effect::Io { .. } => unreachable!("the loop takes operations out before"),
+            Effect::Stored(ticket, outcome) => self.settle(ticket, outcome, now_ms),
+            Effect::Grown(queue) => self.wake(queue, now_ms),
+            Effect::Loaded(load, outcome) => self.go_on(local, load, outcome.is_ok(), now_ms),
+            Effect::Opened => self.opened(local, now_ms),
+            Effect::Closed(reason) => {
+                let partition = self.partition_at(local);
+                self.notices.push(Notice::Closed(partition, reason));
+            }
+            Effect::Shut => self.notices.push(Notice::Shut),
+        }
+    }
+
+    /// These connections are gone: nobody waits for their pulls, and they leave their groups.
+    pub fn closed(&mut self, connections: &[ConnectionId], now_ms: u64) {
+        let mut gone = HashSet::with_hasher(RandomState::with_seed(self.seed as usize));
+        gone.extend(connections.iter().copied());
+        self.parked.forget(&gone);
+        for connection in connections {
+            self.registrar(now_ms, |registrar, orders| registrar.on_closed(*connection, now_ms, orders));
+        }
+    }
+
+    /// Takes no request any more, and shuts the partitions down.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        for partition in &mut self.partitions {
+            partition.shut();
+        }
+    }
+
+    /// Refuses a request: sends with the fields that their answers always have.
+    pub fn refuse(&mut self, to: &ReplyTo, code: i32, remark: &str) {
+        let header = self.replies.header(to, code);
+        header.remark.push_str(remark);
+        if is_send(to.code) {
+            push_region(header, &self.settings);
+            self.traffic.put_failures += 1;
+        }
+        self.replies.send(to, Vec::new());
+    }
+
+    /// Refuses a request whose fields are missing or malformed, as Java does when it trips over them.
+    pub fn refuse_field(&mut self, to: &ReplyTo, error: FieldError) {
+        self.refuse(to, response::SYSTEM_ERROR, &error.to_string());
+    }
+
+    /// Refuses a request about a topic that does not exist.
+    pub fn refuse_topic(&mut self, to: &ReplyTo, topic: &str) {
+        let remark = format!("topic[{topic}] not exist, apply first please!");
+        self.refuse(to, response::TOPIC_NOT_EXIST, &remark);
+    }
+
+    /// Answers that a message was not stored.
+    pub fn refuse_append(&mut self, to: &ReplyTo, error: AppendError) {
+        let (code, remark) = match error {
+            AppendError::TooLarge { bytes, bytes_max } => (
+                response::MESSAGE_ILLEGAL,
+                format!("the message is illegal: stored it would take {bytes} bytes, at most {bytes_max} fit"),
+            ),
+            AppendError::Busy => (response::SYSTEM_BUSY, LOG_BUSY.to_owned()),
+            AppendError::Full => (
+                response::SERVICE_NOT_AVAILABLE,
+                "service not available now. It may be caused by one of the following reasons: the broker's disk is full".to_owned(),
+            ),
+            AppendError::Opening => (response::SERVICE_NOT_AVAILABLE, "the broker is starting up".to_owned()),
+            AppendError::Closed(kind) => {
+                (response::SERVICE_NOT_AVAILABLE, format!("service not available now: the log is closed ({kind})"))
+            }
+        };
+        self.refuse(to, code, &remark);
+    }
+
+    /// Where in `partitions` this partition is; `None`: another core runs it.
+    pub fn local(&self, partition: u16) -> Option<usize> {
+        let partition = usize::from(partition);
+        let local = partition / self.settings.cores;
+        (partition % self.settings.cores == self.index && local < self.partitions.len()).then_some(local)
+    }
+
+    /// The partition of a position that a client sent, if this core runs it.
+    pub fn local_of(&self, offset: i64) -> Option<(usize, Position)> {
+        let position = Position(u64::try_from(offset).ok()?);
+        Some((self.local(position.partition())?, position))
+    }
+
+    fn place(&mut self, header: &mut Header) -> Place {
+        let random = self.random.next();
+        place(header, &self.catalog, self.settings.partitions, random)
+    }
+
+    fn partition_at(&self, local: usize) -> u16 {
+        u16::try_from(local * self.settings.cores + self.index).expect("partitions are numbered by 15 bits")
+    }
+
+    fn refuse_code(&mut self, reply: &ReplyTo) {
+        let remark = format!(" request type {} not supported", reply.code);
+        self.refuse(reply, response::REQUEST_CODE_NOT_SUPPORTED, &remark);
+    }
+
+    fn serve_owned(&mut self, request: Request, now_ms: u64) {
+        let Request { header, body, reply, peer, resumed } = &request;
+        self.serve(&Call { header, body, reply: *reply, peer: *peer, resumed: *resumed }, now_ms);
+    }
+
+    /// Executes a request that belongs here.
+    fn serve(&mut self, call: &Call<'_>, now_ms: u64) {
+        use protocol::codes::request::*;
+        match call.header.code {
+            SEND_MESSAGE | SEND_MESSAGE_V2 => self.send(call, now_ms),
+            SEND_BATCH_MESSAGE => self.send_batch(call, now_ms),
+            CONSUMER_SEND_MSG_BACK => self.send_back(call, now_ms),
+            PULL_MESSAGE | LITE_PULL_MESSAGE => self.pull_request(call, now_ms),
+            QUERY_CONSUMER_OFFSET => self.query_offset(call),
+            UPDATE_CONSUMER_OFFSET => self.update_offset(call),
+            SEARCH_OFFSET_BY_TIMESTAMP => self.search_offset(call),
+            GET_MAX_OFFSET | GET_MIN_OFFSET => self.edge_offset(call),
+            GET_EARLIEST_MSG_STORETIME => self.earliest_time(call),
+            VIEW_MESSAGE_BY_ID => self.view(call),
+            _ if self.index == 0 => {
+                if self.registrar.is_none() {
+                    return self.refuse_append(&call.reply, AppendError::Opening);
+                }
+                let request = *call.to_request();
+                self.registrar(now_ms, |registrar, orders| registrar.on_request(request, now_ms, orders));
+            }
+            _ => self.refuse_code(&call.reply),
+        }
+    }
+
+    /// Lets a request or a pull wait for a cold read.
+    pub(crate) fn wait_for(&mut self, local: usize, load: LoadId, cold: Cold) {
+        let count_max = self.settings.limits.parked_pulls;
+        if let Err(cold) = self.loading.wait(local, load.0, cold, count_max) {
+            let reply = match cold {
+                Cold::Pull(pull) => pull.reply,
+                Cold::Request(request) => request.reply,
+                Cold::Ask(mut ask) => {
+                    let part = ask.inquiry.give_up();
+                    return self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part });
+                }
+            };
+            self.refuse(&reply, response::SYSTEM_BUSY, BUSY);
+        }
+    }
+
+    /// A cold read is over: what waited for it is done again.
+    fn go_on(&mut self, local: usize, load: LoadId, ok: bool, now_ms: u64) {
+        for cold in self.loading.done(local, load.0) {
+            match cold {
+                Cold::Pull(pull) if ok => self.pull(pull, now_ms),
+                Cold::Request(request) if ok => self.serve_owned(*request, now_ms),
+                Cold::Pull(Pull { reply, .. }) => self.refuse_read(&reply),
+                Cold::Request(request) => self.refuse_read(&request.reply),
+                Cold::Ask(mut ask) => {
+                    if !ok {
+                        ask.inquiry.skip();
+                    }
+                    self.ask(ask, now_ms);
+                }
+            }
+        }
+    }
+
+    /// Answers a question about the partitions of this core, as soon as cold reads allow.
+    fn ask(&mut self, mut ask: Box<Ask>, now_ms: u64) {
+        let partitions_all = self.settings.partitions;
+        let inquiry = &mut ask.inquiry;
+        self.touched = true;
+        match inquiry.answer(&mut self.partitions, partitions_all, &self.catalog, self.traffic, now_ms) {
+            Ok(part) => self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part }),
+            Err((local, load)) => self.wait_for(local, load, Cold::Ask(ask)),
+        }
+    }
+
+    fn refuse_read(&mut self, reply: &ReplyTo) {
+        self.refuse(reply, response::SYSTEM_ERROR, "the log cannot be read here: the disk reported an error");
+    }
+
+    /// A queue has new visible messages.
+    fn wake(&mut self, queue: QueueKey, now_ms: u64) {
+        let mut woken = std::mem::take(&mut self.woken);
+        self.parked.wake(queue, &mut woken);
+        for pull in woken.drain(..) {
+            self.pull(pull, now_ms);
+        }
+        self.woken = woken;
+    }
+
+    /// The log has kept a promise, or never will.
+    fn settle(&mut self, ticket: Ticket, outcome: Result<(), AppendError>, now_ms: u64) {
+        let Some(promise) = self.promises.take(ticket) else { return };
+        match promise.what {
+            What::Change(change) => {
+                self.registrar(now_ms, |registrar, orders| {
+                    registrar.on_durable(change, outcome.is_ok(), now_ms, orders);
+                });
+            }
+            What::Answer { to, messages, bytes, since_ms } => match outcome {
+                Ok(()) => {
+                    self.traffic.put_messages += u64::from(messages);
+                    self.traffic.put_bytes += bytes;
+                    self.traffic.put_ms_max = self.traffic.put_ms_max.max(now_ms.saturating_sub(since_ms));
+                    if !to.oneway {
+                        self.replies.frame(to.connection, &promise.frame, true);
+                    }
+                }
+                Err(error) => self.refuse_append(&to, error),
+            },
+        }
+        self.promises.give(promise.frame);
+    }
+
+    fn opened(&mut self, local: usize, now_ms: u64) {
+        // A partition that was recovered after a failure opens again; the registrar stays.
+        if self.partition_at(local) != 0 || self.registrar.is_some() {
+            return;
+        }
+        match Registrar::recover(Arc::clone(&self.settings), self.seed, self.partitions[local].facts(b"")) {
+            Ok(registrar) => {
+                self.publish(Arc::new(registrar.catalog().clone()), CHANGE_RECOVERED);
+                self.registrar = Some(Box::new(registrar));
+                self.registrar(now_ms, |registrar, orders| registrar.on_tick(now_ms, orders));
+            }
+            Err(error) => self.notices.push(Notice::Unreadable(error.to_string())),
+        }
+    }
+
+    /// Gives a catalog to every core, this one too.
+    fn publish(&mut self, catalog: Arc<Catalog>, change: u64) {
+        self.missing.push((change, self.settings.cores));
+        for core in 0..self.settings.cores {
+            self.outbox.send(core, Mail::Publish { catalog: Arc::clone(&catalog), change });
+        }
+    }
+
+    /// One core holds the catalog of this change.
+    fn installed(&mut self, change: u64, now_ms: u64) {
+        let Some(at) = self.missing.iter().position(|(waiting, _)| *waiting == change) else { return };
+        self.missing[at].1 -= 1;
+        if self.missing[at].1 > 0 {
+            return;
+        }
+        self.missing.swap_remove(at);
+        if change == CHANGE_RECOVERED {
+            // Changes are told as they come; this one says what there was. A new broker has nothing yet.
+            if self.catalog.topics_count() > 0 {
+                self.notices.push(Notice::Register(Arc::clone(&self.catalog)));
+            }
+            return;
+        }
+        self.registrar(now_ms, |registrar, orders| registrar.on_installed(change, now_ms, orders));
+    }
+
+    /// Holds another catalog from now on. What belongs to topics that are gone goes with them.
+    fn install(&mut self, catalog: Arc<Catalog>, now_ms: u64) {
+        let old = std::mem::replace(&mut self.catalog, catalog);
+        if old.topics_version == self.catalog.topics_version {
+            return;
+        }
+        let is_there = |topic: &Topic| self.catalog.topic(&topic.name).is_some_and(|other| other.id == topic.id);
+        let gone: Vec<u32> = old.topics().filter(|topic| !is_there(topic)).map(|topic| topic.id).collect();
+        if gone.is_empty() {
+            return;
+        }
+        for partition in &mut self.partitions {
+            partition.retain_topics(&|id| !gone.contains(&id));
+            for id in &gone {
+                // If the log refuses this, the offsets stay: nobody finds them, the id is never used again.
+                let _ = partition.forget_facts(&[OFFSET_KEY, &id.to_be_bytes()].concat(), now_ms);
+            }
+        }
+        self.touched = true;
+        let mut woken = Vec::new();
+        gone.iter().for_each(|id| self.parked.wake_topic(*id, &mut woken));
+        for pull in woken {
+            self.pull(pull, now_ms);
+        }
+    }
+
+    /// Lets the registrar do something, if it is here, and does what it orders.
+    fn registrar(&mut self, now_ms: u64, act: impl FnOnce(&mut Registrar, &mut Vec<Order>)) {
+        let Some(registrar) = &mut self.registrar else { return };
+        let mut orders = std::mem::take(&mut self.orders);
+        act(registrar, &mut orders);
+        for order in orders.drain(..) {
+            self.fulfil(order, now_ms);
+        }
+        // An order never leads to another one at once: what it starts comes back as an event.
+        self.orders = orders;
+    }
+
+    fn fulfil(&mut self, order: Order, now_ms: u64) {
+        match order {
+            Order::Answer(to, answer) => self.replies.answer(&to, answer),
+            Order::Put { key, value, change } => self.put_fact(&key, value.as_deref(), change, now_ms),
+            Order::Publish { catalog, change } => self.publish(catalog, change),
+            Order::Push { connection, frame } => self.replies.frame(connection, &frame, false),
+            Order::Resume { core, mail } => self.outbox.send(core, mail),
+            Order::Ask { ticket, question } => {
+                for core in 0..self.settings.cores {
+                    let question = question.clone();
+                    self.outbox.send(core, Mail::Ask { ticket, from: self.index, question });
+                }
+            }
+            Order::Register => self.notices.push(Notice::Register(Arc::clone(&self.catalog))),
+        }
+    }
+
+    fn put_fact(&mut self, key: &[u8], value: Option<&[u8]>, change: u64, now_ms: u64) {
+        let ticket = self.promises.open(What::Change(change));
+        let local = self.local(0).expect("the registrar is where partition 0 is");
+        self.touched = true;
+        if let Err(error) = self.partitions[local].put(key, value, Some(ticket), now_ms) {
+            // Told in the next turn: never from within an order.
+            self.refused.push((ticket, error));
+        }
+    }
+}
+
+/// The fields that every answer to a send has (PROTOCOL 4.1, item 2).
+pub fn push_region(header: &mut Header, settings: &Settings) {
+    header.fields.push(ext::MSG_REGION, &settings.region);
+    header.fields.push_bool(ext::TRACE_ON, settings.trace_on);
+}
+
+/// Repeatable random numbers: SplitMix64 over a seed that the loop chose.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next one.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+}

@@ -1,0 +1,304 @@
+//! Pulls that wait: for a message in their queue (long polling), or for a cold read.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use ahash::RandomState;
+use engine::format::QueueKey;
+use hashbrown::{HashMap, HashSet};
+
+use crate::catalog::{Subscription, Topic, Wants};
+use crate::inquiry::Inquiry;
+use crate::mail::{ConnectionId, ReplyTo, Request};
+
+/// A pull, without its request.
+#[derive(Clone, Debug)]
+pub struct Pull {
+    /// Whom to answer.
+    pub reply: ReplyTo,
+    /// The topic as it was when the pull came.
+    pub topic: Arc<Topic>,
+    /// Which of its queues.
+    pub queue: u32,
+    /// The queue offset asked for; negative ones are always out of range.
+    pub offset: i64,
+    /// Most messages of the answer.
+    pub messages: u32,
+    /// Most bytes of the answer, but one message always.
+    pub bytes: u32,
+    /// Which messages are wanted.
+    pub filter: Filter,
+    /// It may wait for a message until then; 0: it may not wait at all. Milliseconds.
+    pub until_ms: u64,
+}
+
+impl Pull {
+    /// The queue inside the engine.
+    pub fn key(&self) -> QueueKey {
+        QueueKey { topic: self.topic.id, queue: self.queue }
+    }
+}
+
+/// Which messages a pull wants.
+#[derive(Clone, Debug)]
+pub enum Filter {
+    /// Those of a live group's subscription.
+    Group(Arc<Subscription>),
+    /// Those that the pull itself names.
+    Own(Wants),
+}
+
+impl Filter {
+    /// Whether a message with this tag hash is wanted.
+    #[inline]
+    pub fn wants(&self, tag_hash: i64) -> bool {
+        match self {
+            Filter::Group(subscription) => subscription.wants.tag(tag_hash),
+            Filter::Own(wants) => wants.tag(tag_hash),
+        }
+    }
+}
+
+/// Pulls that wait for a message, by queue and by deadline.
+#[derive(Debug)]
+pub struct Parked {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    queues: HashMap<QueueKey, Vec<u32>, RandomState>,
+    deadlines: BinaryHeap<Reverse<(u64, u32, u32)>>,
+    count_max: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    pull: Option<Pull>,
+}
+
+impl Parked {
+    /// None yet. `count_max`: `limits.parked_pulls`.
+    pub fn new(count_max: usize, seed: u64) -> Parked {
+        Parked {
+            slots: Vec::new(),
+            free: Vec::new(),
+            queues: HashMap::with_hasher(RandomState::with_seed(seed as usize)),
+            deadlines: BinaryHeap::new(),
+            count_max,
+        }
+    }
+
+    /// How many wait.
+    pub fn count(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Lets a pull wait until its `until_ms`; gives it back when too many wait already.
+    pub fn park(&mut self, pull: Pull) -> Result<(), Pull> {
+        if self.count() >= self.count_max {
+            return Err(pull);
+        }
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, pull: None });
+            u32::try_from(self.slots.len() - 1).expect("limits.parked_pulls is far below 2^32")
+        });
+        let slot = &mut self.slots[index as usize];
+        self.queues.entry(pull.key()).or_default().push(index);
+        self.deadlines.push(Reverse((pull.until_ms, index, slot.generation)));
+        slot.pull = Some(pull);
+        // Pulls that were woken leave their deadlines behind: at most as many as wait, and some.
+        if self.deadlines.len() > 2 * self.count() + 1024 {
+            let slots = &self.slots;
+            self.deadlines.retain(|Reverse((_, index, generation))| slots[*index as usize].generation == *generation);
+        }
+        Ok(())
+    }
+
+    /// Takes out those that wait for this queue.
+    pub fn wake(&mut self, queue: QueueKey, woken: &mut Vec<Pull>) {
+        for index in self.queues.remove(&queue).unwrap_or_default() {
+            woken.extend(self.release(index));
+        }
+    }
+
+    /// Takes out those whose time is over.
+    pub fn expire(&mut self, now_ms: u64, expired: &mut Vec<Pull>) {
+        while let Some(Reverse((until_ms, index, generation))) = self.deadlines.peek().copied() {
+            let live = self.slots[index as usize].generation == generation;
+            if live && until_ms > now_ms {
+                break;
+            }
+            self.deadlines.pop();
+            if live {
+                expired.extend(self.take(index));
+            }
+        }
+    }
+
+    /// When the next one's time is over, in ms; perhaps a little early.
+    pub fn deadline(&self) -> Option<u64> {
+        self.deadlines.peek().map(|Reverse((until_ms, ..))| *until_ms)
+    }
+
+    /// Forgets those of connections that are gone.
+    pub fn forget(&mut self, gone: &HashSet<ConnectionId, RandomState>) {
+        if gone.is_empty() || self.count() == 0 {
+            return;
+        }
+        for index in 0..self.slots.len() as u32 {
+            let pull = self.slots[index as usize].pull.as_ref();
+            if pull.is_some_and(|pull| gone.contains(&pull.reply.connection)) {
+                self.take(index);
+            }
+        }
+    }
+
+    /// Takes out those that wait for queues of this topic.
+    pub fn wake_topic(&mut self, topic: u32, woken: &mut Vec<Pull>) {
+        let queues: Vec<QueueKey> = self.queues.keys().filter(|key| key.topic == topic).copied().collect();
+        for queue in queues {
+            self.wake(queue, woken);
+        }
+    }
+
+    /// Takes one out of its slot and its queue.
+    fn take(&mut self, index: u32) -> Option<Pull> {
+        let pull = self.release(index)?;
+        if let Some(waiting) = self.queues.get_mut(&pull.key()) {
+            waiting.retain(|other| *other != index);
+            if waiting.is_empty() {
+                self.queues.remove(&pull.key());
+            }
+        }
+        Some(pull)
+    }
+
+    /// Takes one out of its slot; its deadline means nothing any more.
+    fn release(&mut self, index: u32) -> Option<Pull> {
+        let slot = &mut self.slots[index as usize];
+        let pull = slot.pull.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(index);
+        Some(pull)
+    }
+}
+
+/// What goes on when a cold read is done.
+#[derive(Debug)]
+pub enum Cold {
+    /// A pull.
+    Pull(Pull),
+    /// A request that looks at one message (codes 33 and 36): executed again.
+    Request(Box<Request>),
+    /// A question that all cores are asked: goes on where it stopped.
+    Ask(Box<Ask>),
+}
+
+/// A question under way on this core.
+#[derive(Debug)]
+pub struct Ask {
+    /// Which gathering it belongs to.
+    pub ticket: u64,
+    /// Who gathers.
+    pub from: usize,
+    /// How far it is.
+    pub inquiry: Inquiry,
+}
+
+/// What waits for cold reads, by partition (this core's count) and read.
+#[derive(Debug, Default)]
+pub struct Loading {
+    waiting: Vec<((usize, u64), Vec<Cold>)>,
+    count: usize,
+}
+
+impl Loading {
+    /// Lets something wait for a read. Gives it back when `count_max` wait already.
+    pub fn wait(&mut self, partition: usize, load: u64, cold: Cold, count_max: usize) -> Result<(), Cold> {
+        if self.count >= count_max {
+            return Err(cold);
+        }
+        self.count += 1;
+        // A partition has a handful of reads under way (`LOADS_MAX`): a list finds them fast enough.
+        match self.waiting.iter_mut().find(|(key, _)| *key == (partition, load)) {
+            Some((_, waiting)) => waiting.push(cold),
+            None => self.waiting.push(((partition, load), vec![cold])),
+        }
+        Ok(())
+    }
+
+    /// Takes out what waits for a read.
+    pub fn done(&mut self, partition: usize, load: u64) -> Vec<Cold> {
+        let Some(at) = self.waiting.iter().position(|(key, _)| *key == (partition, load)) else { return Vec::new() };
+        let (_, waiting) = self.waiting.swap_remove(at);
+        self.count -= waiting.len();
+        waiting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::TopicConfig;
+    use protocol::Serialize;
+
+    fn pull(topic: u32, queue: u32, slot: u32, until_ms: u64) -> Pull {
+        let connection = ConnectionId { core: 0, slot, generation: 0 };
+        let reply = ReplyTo { connection, opaque: 0, code: 11, version: 0, serialize: Serialize::Json, oneway: false };
+        let topic = Topic { id: topic, name: "T".into(), first_partition: 0, config: TopicConfig::default() };
+        let filter = Filter::Own(Wants::All);
+        Pull { reply, topic: Arc::new(topic), queue, offset: 0, messages: 32, bytes: 1, filter, until_ms }
+    }
+
+    fn slots(pulls: &mut Vec<Pull>) -> Vec<u32> {
+        let mut slots: Vec<u32> = pulls.drain(..).map(|pull| pull.reply.connection.slot).collect();
+        slots.sort_unstable();
+        slots
+    }
+
+    #[test]
+    fn pulls_leave_once_by_queue_by_time_or_with_their_connection() {
+        let mut parked = Parked::new(100, 7);
+        for (queue, slot, until_ms) in [(0, 1, 50), (0, 2, 40), (1, 3, 30), (1, 4, 60), (2, 5, 20), (2, 6, 70)] {
+            parked.park(pull(9, queue, slot, until_ms)).unwrap();
+        }
+        let mut out = Vec::new();
+        parked.wake(QueueKey { topic: 9, queue: 0 }, &mut out);
+        assert_eq!(slots(&mut out), [1, 2]);
+        parked.wake(QueueKey { topic: 9, queue: 0 }, &mut out);
+        parked.wake(QueueKey { topic: 8, queue: 1 }, &mut out);
+        assert!(out.is_empty());
+        assert_eq!(parked.deadline(), Some(20));
+        parked.expire(30, &mut out);
+        assert_eq!(slots(&mut out), [3, 5]);
+        let mut gone = HashSet::with_hasher(RandomState::with_seed(1));
+        gone.insert(pull(9, 0, 6, 0).reply.connection);
+        parked.forget(&gone);
+        assert_eq!(parked.count(), 1);
+        parked.wake_topic(9, &mut out);
+        assert_eq!(slots(&mut out), [4]);
+        parked.expire(1000, &mut out);
+        assert!(out.is_empty() && parked.count() == 0 && parked.queues.is_empty() && parked.deadline().is_none());
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut parked = Parked::new(2, 7);
+        assert!(parked.park(pull(1, 0, 1, 10)).is_ok() && parked.park(pull(1, 0, 2, 10)).is_ok());
+        assert!(parked.park(pull(1, 0, 3, 10)).is_err());
+        let mut out = Vec::new();
+        for _ in 0..5000 {
+            parked.wake(QueueKey { topic: 1, queue: 0 }, &mut out);
+            for pull in out.drain(..) {
+                parked.park(pull).unwrap();
+            }
+        }
+        assert!(parked.deadlines.len() <= 2 * 2 + 1024 + 1, "deadlines left behind are thrown away");
+        let mut loading = Loading::default();
+        assert!(loading.wait(0, 1, Cold::Pull(pull(1, 0, 1, 0)), 2).is_ok());
+        assert!(loading.wait(0, 1, Cold::Pull(pull(1, 0, 2, 0)), 2).is_ok());
+        assert!(loading.wait(0, 2, Cold::Pull(pull(1, 0, 3, 0)), 2).is_err());
+        assert_eq!((loading.done(1, 1).len(), loading.done(0, 1).len(), loading.done(0, 1).len()), (0, 2, 0));
+        assert!(loading.wait(0, 2, Cold::Pull(pull(1, 0, 3, 0)), 2).is_ok());
+    }
+}

@@ -1,0 +1,641 @@
+//! Producing: sends (10, 310), batches (320), send-backs (36), and the messages that the broker makes
+//! itself of them (PROTOCOL 2.3, 3.7, 4.1, 4.8, 4.9).
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use engine::Ticket;
+use engine::error::AppendError;
+use engine::format::QueueKey;
+use engine::limits::BATCH_RECORDS_MAX;
+use engine::message::{Description, Draft, Keys, Stamp, Stored};
+use protocol::StoredMessage;
+use protocol::codes::response;
+use protocol::headers::{SendBack, SendMessage};
+use protocol::ids::{OffsetId, UniqueId, tag_hash};
+use protocol::message::{self, BatchEntries, BatchEntry, PHYSICAL_OFFSET_AT, QUEUE_OFFSET_AT};
+use protocol::names::{self, perm, sys_flag};
+use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
+
+use crate::catalog::Topic;
+use crate::desk::{BUSY, Call, Desk, push_region};
+use crate::mail::{Ensure, Mail, Make, ReplyTo, Store};
+use crate::parked::Cold;
+use crate::place::{draw_queue, is_send};
+use crate::promise::What;
+
+/// From this version on a client's own maximum of retries counts (V3_4_9, PROTOCOL 1.7).
+const VERSION_OWN_RETRIES: i32 = 121;
+/// A retried message waits at least at this level: 10 s in the stock table.
+const RETRY_LEVEL_FIRST: i32 = 3;
+/// Longest topic that fits a record whose topic length is one byte; batches know only those.
+const BATCH_TOPIC_BYTES_MAX: usize = names::TOPIC_BYTES_MAX;
+
+/// What the engine wants to know of a stored record, read from its bytes: at recovery, and when a
+/// delayed one is delivered.
+pub fn describe(record: &[u8]) -> Option<Description> {
+    let found = message::describe(record)?;
+    let mut keys = Keys::default();
+    for hash in found.key_hashes() {
+        if !keys.push(hash) {
+            break;
+        }
+    }
+    Some(Description {
+        tag_hash: found.tag_hash,
+        store_time_ms: found.store_timestamp.cast_unsigned(),
+        stamp: stamp(found.sys_flag),
+        keys,
+    })
+}
+
+/// Where a record with these host bits is stamped.
+fn stamp(sys_flag: i32) -> Stamp {
+    Stamp {
+        queue_offset_at: QUEUE_OFFSET_AT,
+        position_at: PHYSICAL_OFFSET_AT,
+        store_time_at: message::store_timestamp_at(sys_flag),
+    }
+}
+
+/// What a producer's properties say to the broker, found in one walk.
+#[derive(Default)]
+struct Said<'a> {
+    tags: Option<&'a str>,
+    unique: Option<&'a str>,
+    has_keys: bool,
+    delay_level: i32,
+    is_half: bool,
+    is_timer: bool,
+    /// Some that the broker writes are there already.
+    has_ours: bool,
+}
+
+impl<'a> Said<'a> {
+    fn read(text: &'a str) -> Said<'a> {
+        let mut said = Said::default();
+        for (name, value) in properties::iter(text) {
+            match name {
+                name::TAGS => said.tags = Some(value),
+                name::UNIQ_KEY => said.unique = Some(value),
+                name::KEYS => said.has_keys = true,
+                name::DELAY => said.delay_level = value.parse().unwrap_or(0),
+                name::TRAN_MSG => said.is_half = value.eq_ignore_ascii_case("true"),
+                name::TIMER_DELAY_SEC | name::TIMER_DELAY_MS | name::TIMER_DELIVER_MS => said.is_timer = true,
+                name::CLUSTER | name::MSG_REGION | name::TRACE_ON | name::POP_CK => said.has_ours = true,
+                _ => {}
+            }
+        }
+        said
+    }
+}
+
+/// Which queue of which partition, and how a refusal is worded.
+struct Target {
+    key: QueueKey,
+    local: usize,
+    queue: u32,
+}
+
+impl Desk {
+    /// SEND_MESSAGE (10), SEND_MESSAGE_V2 (310).
+    pub(crate) fn send(&mut self, call: &Call<'_>, now_ms: u64) {
+        let send = match SendMessage::parse(call.header.code, &call.header.fields) {
+            Ok(send) => send,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let Some(topic) = self.topic_to_send(call, &send) else { return };
+        let Some(target) = self.target(call, &send, &topic) else { return };
+        let said = Said::read(send.properties);
+        if let Err((code, remark)) = self.check_message(call, &send, &topic, &said) {
+            return self.refuse(&call.reply, code, &remark);
+        }
+        if send.topic.starts_with(names::RETRY_PREFIX) && self.is_dead(call, &send, now_ms) {
+            return;
+        }
+
+        let mut text = std::mem::take(&mut self.text);
+        text.clear();
+        text.push_str(send.properties);
+        let made;
+        let unique = match said.unique {
+            Some(unique) => unique,
+            None => {
+                made = self.make_unique(now_ms);
+                properties::append(&mut text, name::UNIQ_KEY, &made);
+                &made
+            }
+        };
+        self.append_ours(&mut text, said.has_ours);
+        let level = self.delay_until(said.delay_level, now_ms);
+        if level.is_some() {
+            set_real(&mut text, send.topic, target.queue);
+        }
+        if text.len() > PROPERTIES_BYTES_MAX {
+            self.text = text;
+            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)");
+        }
+        let message = StoredMessage {
+            queue_id: target.queue.cast_signed(),
+            flag: send.flag,
+            queue_offset: 0,
+            physical_offset: 0,
+            sys_flag: send.sys_flag,
+            born_timestamp: send.born_timestamp,
+            born_host: call.peer.address,
+            store_timestamp: 0,
+            store_host: self.store_host(),
+            reconsume_times: send.reconsume_times,
+            prepared_transaction_offset: 0,
+            body: call.body,
+            topic: send.topic,
+            properties: &text,
+        };
+        let tag = said.tags.map_or(0, tag_hash);
+        self.append(&[Piece { message, tag_hash: tag }], &target, level, Some(unique), &call.reply, now_ms);
+        self.text = text;
+    }
+
+    /// SEND_BATCH_MESSAGE (320): separate records in one batch of the log, all or nothing.
+    pub(crate) fn send_batch(&mut self, call: &Call<'_>, now_ms: u64) {
+        let send = match SendMessage::parse(call.header.code, &call.header.fields) {
+            Ok(send) => send,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let Some(topic) = self.topic_to_send(call, &send) else { return };
+        let Some(target) = self.target(call, &send, &topic) else { return };
+        if send.topic.len() > BATCH_TOPIC_BYTES_MAX || send.topic.starts_with(names::RETRY_PREFIX) {
+            let remark = "batch request does not support retry group";
+            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, remark);
+        }
+        let said = Said::read(send.properties);
+        if let Err((code, remark)) = self.check_message(call, &send, &topic, &said) {
+            return self.refuse(&call.reply, code, &remark);
+        }
+        let entries: Vec<BatchEntry<'_>> = match self.entries(call.body) {
+            Ok(entries) => entries,
+            Err(remark) => return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, &remark),
+        };
+        if entries.iter().any(|entry| entry.body.is_empty()) {
+            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, "a message of the batch has no body");
+        }
+        let store_host = self.store_host();
+        let pieces: Vec<Piece<'_>> = entries
+            .iter()
+            .map(|entry| Piece {
+                message: StoredMessage {
+                    queue_id: target.queue.cast_signed(),
+                    flag: entry.flag,
+                    queue_offset: 0,
+                    physical_offset: 0,
+                    sys_flag: send.sys_flag,
+                    born_timestamp: send.born_timestamp,
+                    born_host: call.peer.address,
+                    store_timestamp: 0,
+                    store_host,
+                    reconsume_times: send.reconsume_times,
+                    prepared_transaction_offset: 0,
+                    body: entry.body,
+                    topic: send.topic,
+                    properties: entry.properties,
+                },
+                tag_hash: message::tag_hash_of(entry.properties),
+            })
+            .collect();
+        self.append(&pieces, &target, None, said.unique, &call.reply, now_ms);
+    }
+
+    /// CONSUMER_SEND_MSG_BACK (36): a message that could not be consumed comes again later, or is dead.
+    pub(crate) fn send_back(&mut self, call: &Call<'_>, now_ms: u64) {
+        let back = match SendBack::parse(&call.header.fields) {
+            Ok(back) => back,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let Some(group) = self.catalog.group(back.group).cloned() else {
+            let remark = format!("subscription group not exist, {}", back.group);
+            return self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
+        };
+        if !perm::writeable(self.settings.permission) {
+            let remark = format!("the broker[{}] sending message is forbidden", self.settings.broker_ip1);
+            return self.refuse(&call.reply, response::NO_PERMISSION, &remark);
+        }
+        if group.retry_queues() == 0 {
+            self.replies.header(&call.reply, response::SUCCESS);
+            return self.replies.send(&call.reply, Vec::new());
+        }
+        let retry_topic = names::retry_topic(back.group);
+        if self.catalog.topic(&retry_topic).is_some_and(|topic| !topic.is_writable()) {
+            let remark = format!("the topic[{retry_topic}] sending message is forbidden");
+            return self.refuse(&call.reply, response::NO_PERMISSION, &remark);
+        }
+        let not_found = format!("look message by offset failed, {}", back.offset);
+        let Some((local, position)) = self.local_of(back.offset) else {
+            return self.refuse(&call.reply, response::SYSTEM_ERROR, &not_found);
+        };
+        let record = match self.partitions[local].get(position) {
+            Ok(Some(record)) => record,
+            Ok(None) => return self.refuse(&call.reply, response::SYSTEM_ERROR, &not_found),
+            Err(load) => return self.wait_for(local, load, Cold::Request(call.to_request())),
+        };
+        let Ok(original) = StoredMessage::decode(&record) else {
+            return self.refuse(&call.reply, response::SYSTEM_ERROR, &not_found);
+        };
+        let retries_max = match back.max_reconsume_times {
+            Some(most) if call.reply.version >= VERSION_OWN_RETRIES => most,
+            _ => group.retries_max(),
+        };
+        let is_dead = original.reconsume_times >= retries_max || back.delay_level < 0;
+        let delay_level = match back.delay_level {
+            _ if is_dead => 0,
+            0 => RETRY_LEVEL_FIRST.saturating_add(original.reconsume_times),
+            level => level,
+        };
+        let mut text = original.properties.to_owned();
+        if original.property(name::RETRY_TOPIC).is_none() {
+            properties::append(&mut text, name::RETRY_TOPIC, original.topic);
+        }
+        if original.property(name::ORIGIN_MESSAGE_ID).is_none() {
+            let id = OffsetId { host: original.store_host, offset: original.physical_offset };
+            properties::append(&mut text, name::ORIGIN_MESSAGE_ID, &id.to_string());
+        }
+        properties::set(&mut text, name::WAIT, "false");
+        let store = Store {
+            topic: if is_dead { names::dlq_topic(back.group) } else { retry_topic },
+            queue: self.random.next() as u32,
+            flag: original.flag,
+            sys_flag: original.sys_flag,
+            born_ms: original.born_timestamp,
+            born_host: original.born_host,
+            reconsume_times: original.reconsume_times.saturating_add(1),
+            properties: text,
+            body: record.slice_ref(original.body),
+            delay_level,
+            reply: call.reply,
+        };
+        let group = back.group.to_owned();
+        self.store_surely(store, if is_dead { Make::Dead { group } } else { Make::Retry { group } }, now_ms);
+    }
+
+    /// Appends a message that the broker made, where its queue is.
+    pub(crate) fn store(&mut self, store: Store, now_ms: u64) {
+        let Some(topic) = self.catalog.topic(&store.topic).cloned() else {
+            return if is_send(store.reply.code) {
+                self.refuse_topic(&store.reply, &store.topic)
+            } else {
+                self.refuse(&store.reply, response::SYSTEM_ERROR, &format!("topic[{}] not exist", store.topic))
+            };
+        };
+        let queue = draw_queue(&topic, store.queue.into());
+        let partition = topic.partition_of(queue, self.settings.partitions);
+        let Some(local) = self.local(partition) else {
+            return self.outbox.send(usize::from(partition) % self.settings.cores, Mail::Store(Box::new(store)));
+        };
+        let target = Target { key: QueueKey { topic: topic.id, queue }, local, queue };
+        let mut text = store.properties;
+        properties::remove(&mut text, name::DELAY);
+        let level = self.delay_until(store.delay_level, now_ms);
+        if level.is_some() {
+            set_real(&mut text, &store.topic, queue);
+        }
+        if text.len() > PROPERTIES_BYTES_MAX {
+            return self.refuse(&store.reply, response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)");
+        }
+        let message = StoredMessage {
+            queue_id: queue.cast_signed(),
+            flag: store.flag,
+            queue_offset: 0,
+            physical_offset: 0,
+            sys_flag: store.sys_flag,
+            born_timestamp: store.born_ms,
+            born_host: store.born_host,
+            store_timestamp: 0,
+            store_host: self.store_host(),
+            reconsume_times: store.reconsume_times,
+            prepared_transaction_offset: 0,
+            body: &store.body,
+            topic: &store.topic,
+            properties: &text,
+        };
+        let piece = Piece { message, tag_hash: message::tag_hash_of(&text) };
+        let unique = properties::get(&text, name::UNIQ_KEY);
+        self.append(&[piece], &target, level, unique, &store.reply, now_ms);
+    }
+
+    /// The topic of a send, once the checks of PROTOCOL 4.1, items 4 to 7, are passed. `None`: the
+    /// request is answered, or waits for its topic.
+    fn topic_to_send(&mut self, call: &Call<'_>, send: &SendMessage<'_>) -> Option<std::sync::Arc<Topic>> {
+        if let Some(topic) = self.catalog.topic(send.topic) {
+            let closed = (!perm::writeable(self.settings.permission) && topic.is_ordered())
+                .then(|| format!("the broker[{}] sending message is forbidden", self.settings.broker_ip1));
+            // The name was checked when the topic was made; only those of RocketMQ's own are closed.
+            let closed = closed.or_else(|| {
+                names::is_closed_topic(send.topic)
+                    .then(|| format!("Sending message to topic[{}] is forbidden.", send.topic))
+            });
+            return match closed {
+                None => Some(topic.clone()),
+                Some(remark) => {
+                    self.refuse(&call.reply, response::NO_PERMISSION, &remark);
+                    None
+                }
+            };
+        }
+        if let Err(error) = names::check_topic(send.topic) {
+            self.refuse(&call.reply, response::INVALID_PARAMETER, &error.to_string());
+        } else if names::is_closed_topic(send.topic) {
+            let remark = format!("Sending message to topic[{}] is forbidden.", send.topic);
+            self.refuse(&call.reply, response::NO_PERMISSION, &remark);
+        } else if call.resumed {
+            self.refuse_topic(&call.reply, send.topic);
+        } else {
+            let how = match names::group_of_retry_topic(send.topic) {
+                Some(group) => Make::Retry { group: group.to_owned() },
+                None => Make::Send { template: send.default_topic.to_owned(), queues: send.default_topic_queue_nums },
+            };
+            let mut request = call.to_request();
+            request.resumed = true;
+            self.ensure(send.topic.to_owned(), how, Mail::Request(request), &call.reply);
+        }
+        None
+    }
+
+    /// The queue of a send. `None`: it was refused.
+    fn target(&mut self, call: &Call<'_>, send: &SendMessage<'_>, topic: &Topic) -> Option<Target> {
+        let queue = match u32::try_from(send.queue_id) {
+            Ok(queue) if queue < topic.queues() => queue,
+            Ok(_) => {
+                let remark = format!("request queueId[{}] is illegal, topic {}", send.queue_id, send.topic);
+                self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
+                return None;
+            }
+            Err(_) => draw_queue(topic, self.random.next()),
+        };
+        let partition = topic.partition_of(queue, self.settings.partitions);
+        let Some(local) = self.local(partition) else {
+            // The topic was deleted and made again while the request crossed over: clients try again.
+            self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
+            return None;
+        };
+        Some(Target { key: QueueKey { topic: topic.id, queue }, local, queue })
+    }
+
+    /// What a message must be (PROTOCOL 4.1, items 10 to 13, and its last lines). `Err`: code, remark.
+    fn check_message(
+        &self,
+        call: &Call<'_>,
+        send: &SendMessage<'_>,
+        topic: &Topic,
+        said: &Said<'_>,
+    ) -> Result<(), (i32, String)> {
+        let body_max = self.settings.limits.message_bytes;
+        if call.body.is_empty() || call.body.len() > body_max {
+            let remark =
+                format!("the message is illegal: its body has {} bytes, 1 to {body_max} are allowed", call.body.len());
+            return Err((response::MESSAGE_ILLEGAL, remark));
+        }
+        if send.properties.len() > PROPERTIES_BYTES_MAX {
+            return Err((response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)".to_owned()));
+        }
+        let policy = topic.config.attributes.get("cleanup.policy");
+        if policy.is_some_and(|policy| policy == "COMPACTION") && !said.has_keys {
+            return Err((response::MESSAGE_ILLEGAL, "Required message key is missing".to_owned()));
+        }
+        if said.is_half && !(send.reconsume_times > 0 && said.delay_level > 0) {
+            let remark = format!("the broker[{}] sending transaction message is forbidden", self.settings.broker_ip1);
+            return Err((response::NO_PERMISSION, remark));
+        }
+        if said.is_timer && said.delay_level <= 0 {
+            return Err((response::SYSTEM_ERROR, "timer message is not enabled on this broker".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Rules for sends to retry topics (PROTOCOL 4.8.2). True: the request is answered or became a
+    /// dead letter.
+    fn is_dead(&mut self, call: &Call<'_>, send: &SendMessage<'_>, now_ms: u64) -> bool {
+        let name = names::group_of_retry_topic(send.topic).unwrap_or_default();
+        let Some(group) = self.catalog.group(name) else {
+            let remark = format!("subscription group not exist, {name}");
+            self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
+            return true;
+        };
+        let retries_max = match send.max_reconsume_times {
+            Some(most) if call.reply.version >= VERSION_OWN_RETRIES => most,
+            _ => group.retries_max(),
+        };
+        if send.reconsume_times <= retries_max {
+            return false;
+        }
+        let mut text = send.properties.to_owned();
+        let has_ours = Said::read(send.properties).has_ours;
+        self.append_ours(&mut text, has_ours);
+        let group = name.to_owned();
+        let store = Store {
+            topic: names::dlq_topic(&group),
+            queue: 0,
+            flag: send.flag,
+            sys_flag: send.sys_flag,
+            born_ms: send.born_timestamp,
+            born_host: call.peer.address,
+            reconsume_times: send.reconsume_times,
+            properties: text,
+            body: Bytes::copy_from_slice(call.body),
+            delay_level: 0,
+            reply: call.reply,
+        };
+        self.store_surely(store, Make::Dead { group }, now_ms);
+        true
+    }
+
+    /// Stores a message of the broker's own; makes its topic first if it is missing.
+    fn store_surely(&mut self, store: Store, how: Make, now_ms: u64) {
+        if self.catalog.topic(&store.topic).is_some() {
+            return self.store(store, now_ms);
+        }
+        let (topic, reply) = (store.topic.clone(), store.reply);
+        self.ensure(topic, how, Mail::Store(Box::new(store)), &reply);
+    }
+
+    /// Asks the registrar for a topic; `then` comes back to this core.
+    fn ensure(&mut self, topic: String, how: Make, then: Mail, reply: &ReplyTo) {
+        let ensure = Ensure { topic, how, then, back: self.index };
+        if self.outbox.offer(0, Mail::Ensure(Box::new(ensure))).is_err() {
+            self.refuse(reply, response::SYSTEM_BUSY, BUSY);
+        }
+    }
+
+    /// The entries of a batch. `Err` says what is wrong with it.
+    fn entries<'a>(&self, body: &'a [u8]) -> Result<Vec<BatchEntry<'a>>, String> {
+        let mut entries = Vec::new();
+        for entry in BatchEntries::new(body) {
+            if entries.len() == BATCH_RECORDS_MAX as usize {
+                return Err(format!("a batch has at most {BATCH_RECORDS_MAX} messages"));
+            }
+            entries.push(entry.map_err(|error| format!("the batch cannot be read: {error}"))?);
+        }
+        Ok(entries)
+    }
+
+    /// Puts messages into the log in one batch, and keeps the answer until it is safe there.
+    fn append(
+        &mut self,
+        pieces: &[Piece<'_>],
+        target: &Target,
+        deliver_at_ms: Option<u64>,
+        unique: Option<&str>,
+        reply: &ReplyTo,
+        now_ms: u64,
+    ) {
+        if !self.promises.has_room() {
+            return self.refuse_append(reply, AppendError::Busy);
+        }
+        let bytes = pieces.iter().map(|piece| piece.message.encoded_len() as u64).sum();
+        let messages = pieces.len() as u32;
+        let what = What::Answer { to: *reply, messages, bytes, since_ms: now_ms };
+        let ticket = self.promises.open(what);
+        let mut stored = std::mem::take(&mut self.stored);
+        stored.clear();
+        self.touched = true;
+        let partition = &mut self.partitions[target.local];
+        let outcome = match (pieces, deliver_at_ms) {
+            ([piece], None) => {
+                piece.drafted(target.key, |draft| partition.append(&mut [draft], Some(ticket), now_ms, &mut stored))
+            }
+            ([piece], Some(at_ms)) => piece.drafted(target.key, |draft| {
+                partition.delay(draft, at_ms, Some(ticket), now_ms).map(|place| stored.push(place))
+            }),
+            _ => {
+                let keys: Vec<Keys> = pieces.iter().map(Piece::keys).collect();
+                let mut fills: Vec<_> =
+                    pieces.iter().map(|piece| move |out: &mut [u8]| piece.message.encode(out)).collect();
+                let mut drafts: Vec<Draft<'_>> = pieces
+                    .iter()
+                    .zip(&keys)
+                    .zip(&mut fills)
+                    .map(|((piece, keys), fill)| piece.draft(target.key, keys, fill))
+                    .collect();
+                partition.append(&mut drafts, Some(ticket), now_ms, &mut stored)
+            }
+        };
+        match outcome {
+            Ok(()) => self.prepare(ticket, reply, target.queue, &stored, unique),
+            Err(error) => {
+                if let Some(promise) = self.promises.take(ticket) {
+                    self.promises.give(promise.frame);
+                }
+                self.refuse_append(reply, error);
+            }
+        }
+        self.stored = stored;
+    }
+
+    /// Writes the answer that leaves when the log has kept the messages.
+    fn prepare(&mut self, ticket: Ticket, reply: &ReplyTo, queue: u32, stored: &[Stored], unique: Option<&str>) {
+        if reply.oneway {
+            return;
+        }
+        let host = self.store_host();
+        let header = self.replies.header(reply, response::SUCCESS);
+        if is_send(reply.code) {
+            let id = |stored: &Stored| OffsetId { host, offset: stored.position.0.cast_signed() };
+            match stored {
+                [one] => header.fields.push_display("msgId", id(one)),
+                many => {
+                    let ids: Vec<String> = many.iter().map(|one| id(one).to_string()).collect();
+                    header.fields.push("msgId", &ids.join(","));
+                }
+            }
+            header.fields.push_int("queueId", queue);
+            let first = stored.first().map_or(0, |stored| stored.queue_offset);
+            header.fields.push_int("queueOffset", first.cast_signed());
+            if let Some(unique) = unique {
+                header.fields.push("transactionId", unique);
+            }
+            push_region(header, &self.settings);
+        }
+        let promise = self.promises.get(ticket).expect("it was opened before the append");
+        self.replies.encode(&mut promise.frame);
+    }
+
+    /// When a message of this level is due; `None`: at once.
+    fn delay_until(&self, level: i32, now_ms: u64) -> Option<u64> {
+        Some(now_ms + self.settings.delay_ms(level)?)
+    }
+
+    /// Appends the properties that the broker writes (PROTOCOL 4.1, item 11). `has_ours`: some may be
+    /// there already, as on a message that was consumed and is sent again.
+    fn append_ours(&self, text: &mut String, has_ours: bool) {
+        let trace = if self.settings.trace_on { "true" } else { "false" };
+        let ours = [
+            (name::CLUSTER, &*self.settings.cluster),
+            (name::MSG_REGION, &*self.settings.region),
+            (name::TRACE_ON, trace),
+        ];
+        if has_ours {
+            properties::remove(text, name::POP_CK);
+            ours.iter().for_each(|(name, _)| properties::remove(text, name));
+        }
+        ours.iter().for_each(|(name, value)| properties::append(text, name, value));
+    }
+
+    fn make_unique(&mut self, now_ms: u64) -> String {
+        self.unique = self.unique.wrapping_add(1);
+        let maker = self.maker;
+        UniqueId {
+            ip: self.settings.broker_ip1.into(),
+            process: maker as u16,
+            maker: (maker >> 16) as u32,
+            now_ms,
+            counter: self.unique,
+        }
+        .to_string()
+    }
+
+    fn store_host(&self) -> SocketAddr {
+        SocketAddr::new(self.settings.broker_ip1.into(), self.settings.port)
+    }
+}
+
+/// A message and its tag.
+struct Piece<'a> {
+    message: StoredMessage<'a>,
+    tag_hash: i64,
+}
+
+impl Piece<'_> {
+    fn keys(&self) -> Keys {
+        let mut keys = Keys::default();
+        for hash in message::key_hashes(self.message.topic, self.message.properties) {
+            if !keys.push(hash) {
+                break;
+            }
+        }
+        keys
+    }
+
+    fn drafted<T>(&self, key: QueueKey, use_it: impl FnOnce(Draft<'_>) -> T) -> T {
+        let keys = self.keys();
+        let mut fill = |out: &mut [u8]| self.message.encode(out);
+        use_it(self.draft(key, &keys, &mut fill))
+    }
+
+    fn draft<'b>(&self, queue: QueueKey, keys: &'b Keys, fill: &'b mut dyn FnMut(&mut [u8])) -> Draft<'b> {
+        // The record's host bits follow the hosts themselves.
+        let is_v6 = self.message.born_host.ip().to_canonical().is_ipv6();
+        Draft {
+            queue,
+            length: self.message.encoded_len(),
+            tag_hash: self.tag_hash,
+            keys: keys.as_slice(),
+            stamp: stamp(if is_v6 { sys_flag::BORN_HOST_V6 } else { 0 }),
+            fill,
+        }
+    }
+}
+
+/// A delayed message says where it belongs and is not delayed again (PROTOCOL 4.9).
+fn set_real(text: &mut String, topic: &str, queue: u32) {
+    properties::remove(text, name::DELAY);
+    properties::set(text, name::REAL_TOPIC, topic);
+    properties::set(text, name::REAL_QID, &queue.to_string());
+}
