@@ -296,6 +296,12 @@ impl Connection {
         now
     }
 
+    /// One of its requests is answered.
+    #[inline]
+    pub fn settle(&mut self) {
+        self.outstanding = self.outstanding.checked_sub(1).expect("a request is answered once");
+    }
+
     /// Whether an answer is still on its way.
     pub fn has_unsent(&self) -> bool {
         self.unsent_bytes > 0

@@ -35,6 +35,8 @@ const PINNED_BYTES_MAX: usize = 4 << 20;
 const PARTIAL_BYTES_MAX: usize = 256 << 20;
 /// How long a stopping core waits for its partitions and its last answers. Milliseconds.
 const STOP_MS: u64 = 3000;
+/// How long it then waits for answers of other cores, which stop at the same time. Milliseconds.
+const STOP_MAIL_MS: u64 = 100;
 
 /// What a core is made of.
 pub struct CoreConfig {
@@ -112,6 +114,8 @@ pub struct Core<I: Io> {
     shut: usize,
     /// Stopping: and when it is over at the latest.
     stop_at_ms: Option<u64>,
+    /// Its partitions are shut: and when no other core answers any more.
+    shut_at_ms: Option<u64>,
     tick_at_ms: u64,
     sweep_from: usize,
     now_ms: u64,
@@ -193,6 +197,7 @@ impl<I: Io> Core<I> {
             told_opened: false,
             shut: 0,
             stop_at_ms: None,
+            shut_at_ms: None,
             tick_at_ms: 0,
             sweep_from: 0,
             now_ms: 0,
@@ -604,7 +609,9 @@ impl<I: Io> Core<I> {
         if connection.closing.is_some() {
             return;
         }
-        connection.outstanding -= u32::from(settles);
+        if settles {
+            connection.settle();
+        }
         for (index, piece) in pieces.into_iter().enumerate() {
             // The first piece is the header, a small copy; only what follows may lie in the log's memory.
             if index == 0 { connection.push(&piece) } else { connection.push_piece(piece, &self.limits) }
@@ -696,11 +703,18 @@ impl<I: Io> Core<I> {
     fn has_stopped(&mut self) -> bool {
         let Some(stop_at_ms) = self.stop_at_ms else { return false };
         let late = self.now_ms >= stop_at_ms;
-        if self.shut < self.desk.partitions.len() && !late {
-            return false;
-        }
-        if late && self.shut < self.desk.partitions.len() {
+        let is_shut = self.shut >= self.desk.partitions.len();
+        if late && !is_shut {
             tracing::warn!("a partition did not shut down in time; recovery will read its log's end");
+        }
+        // Whatever happens from here on, it is looked at again soon.
+        self.tick_at_ms = self.tick_at_ms.min(self.now_ms + MAIL_AGAIN_MS);
+        let patience_ms = if self.mailboxes.cores() > 1 { STOP_MAIL_MS } else { 0 };
+        if is_shut {
+            self.shut_at_ms.get_or_insert(self.now_ms + patience_ms);
+        }
+        if !late && self.shut_at_ms.is_none_or(|shut_at_ms| self.now_ms < shut_at_ms) {
+            return false;
         }
         for slot in 0..self.connections.slots() as u32 {
             if self.connections.at(slot).is_some_and(|connection| late || !connection.has_unsent()) {
@@ -708,7 +722,6 @@ impl<I: Io> Core<I> {
             }
         }
         // A close may have to wait for its receive to end.
-        self.tick_at_ms = self.tick_at_ms.min(self.now_ms + MAIL_AGAIN_MS);
         if self.connections.count() > 0 && !late {
             return false;
         }
@@ -720,7 +733,9 @@ impl<I: Io> Core<I> {
 /// Adds a frame to what a connection sends.
 #[inline]
 fn give(connection: &mut Connection, head: &[u8], reply: &mut Reply, limits: &ConnectionLimits) {
-    connection.outstanding -= u32::from(reply.settles);
+    if reply.settles {
+        connection.settle();
+    }
     connection.push(head);
     for piece in reply.body.drain(..) {
         connection.push_piece(piece, limits);

@@ -147,7 +147,7 @@ impl Desk {
             touched: false,
             registrar: None,
             stopping: false,
-            maker: Random(seed ^ index as u64).next(),
+            maker: Random(seed ^ index as u64).draw(),
             seed,
             missing: Vec::new(),
             refused: Vec::new(),
@@ -167,12 +167,14 @@ impl Desk {
         if fast && !is_served_fast(header.code) {
             return self.refuse_code(&reply);
         }
-        let placed = self.place(header);
+        let cores = self.settings.cores;
+        // A lone core owns every queue; it need not find out which.
+        let placed = if cores == 1 && is_send(header.code) { Place::Here } else { self.place(header) };
         let call = Call { header, body, reply, peer, resumed: false };
         if placed == Place::Nowhere {
             return self.refuse_code(&reply);
         }
-        let core = placed.core(self.index, self.settings.cores);
+        let core = placed.core(self.index, cores);
         if core == self.index {
             return self.serve(&call, now_ms);
         }
@@ -329,7 +331,7 @@ impl Desk {
     }
 
     fn place(&mut self, header: &mut Header) -> Place {
-        let random = self.random.next();
+        let random = self.random.draw();
         place(header, &self.catalog, self.settings.partitions, random)
     }
 
@@ -573,8 +575,8 @@ pub fn push_region(header: &mut Header, settings: &Settings) {
 pub struct Random(pub u64);
 
 impl Random {
-    /// The next one.
-    pub fn next(&mut self) -> u64 {
+    /// The next number.
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -153,7 +153,8 @@ mod tests {
 
     #[test]
     fn requests_go_to_their_owner() {
-        let cases: &[(i32, &[(&str, &str)], Place)] = &[
+        type Case = (i32, &'static [(&'static str, &'static str)], Place);
+        let cases: &[Case] = &[
             (310, &[("b", "T"), ("e", "0")], Place::Partition(2)),
             (320, &[("b", "T"), ("e", "1")], Place::Partition(0)),
             (10, &[("topic", "T"), ("queueId", "3")], Place::Partition(2)),

@@ -261,7 +261,7 @@ impl Desk {
         properties::set(&mut text, name::WAIT, "false");
         let store = Store {
             topic: if is_dead { names::dlq_topic(back.group) } else { retry_topic },
-            queue: self.random.next() as u32,
+            queue: self.random.draw() as u32,
             flag: original.flag,
             sys_flag: original.sys_flag,
             born_ms: original.born_timestamp,
@@ -368,7 +368,7 @@ impl Desk {
                 self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
                 return None;
             }
-            Err(_) => draw_queue(topic, self.random.next()),
+            Err(_) => draw_queue(topic, self.random.draw()),
         };
         let partition = topic.partition_of(queue, self.settings.partitions);
         let Some(local) = self.local(partition) else {

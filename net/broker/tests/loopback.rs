@@ -168,17 +168,24 @@ impl Client {
         self.opaque
     }
 
-    /// The next frame; `None`: the broker has closed.
+    /// The next answer; `None`: the broker has closed.
     fn read(&mut self) -> Option<Command> {
         loop {
             if let Some(frame) = self.frames.cut().unwrap() {
-                return Some(Command::decode(frame).unwrap());
+                let command = Command::decode(frame).unwrap();
+                if command.header.is_response() {
+                    return Some(command);
+                }
+                // A notice to all members of a group (40): nothing that these tests wait for.
+                continue;
             }
             let mut buffer = [0; 65536];
             match self.stream.read(&mut buffer) {
                 Ok(0) => return None,
                 Ok(count) => self.frames.feed(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                // Rings of this process interrupt its other threads' waiting now and then.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => panic!("no answer: {error}"),
             }
         }
@@ -188,7 +195,6 @@ impl Client {
         let opaque = self.write(command);
         let answer = self.read().expect("an answer");
         assert_eq!(answer.header.opaque, opaque);
-        assert!(answer.header.is_response());
         answer
     }
 
@@ -421,7 +427,7 @@ fn a_parked_pull_wakes_with_the_message_or_with_time() {
 #[test]
 fn batches_oneways_and_many_at_once() {
     with_cores(|directory, cores| {
-        let rig = Rig::start(directory, cores, &[]);
+        let rig = Rig::start(directory, cores, &[("limits.connection_requests", "64")]);
         let mut client = rig.client();
         let mut body = Vec::new();
         for index in 0..10u8 {
@@ -511,7 +517,6 @@ fn a_message_sent_back_comes_again_and_then_is_dead() {
         client.heartbeat("g", &["T", "%RETRY%g"]);
         assert_eq!(client.ask(send("T", 0, "TAGS\u{1}A\u{2}", b"try")).header.code, 0);
         let mut answer = client.pull("T", 0, 0);
-        let mut next = 0;
         for times in 1..=2 {
             let offset = messages(&answer)[0].physical_offset;
             let mut back = Command::request(request::CONSUMER_SEND_MSG_BACK);
@@ -520,7 +525,7 @@ fn a_message_sent_back_comes_again_and_then_is_dead() {
             let started = Instant::now();
             let done = client.ask(back);
             assert_eq!(done.header.code, 0, "{}", done.header.remark);
-            answer = client.ask(pull("%RETRY%g", 0, next, 15_000));
+            answer = client.ask(pull("%RETRY%g", 0, i64::from(times - 1), 15_000));
             assert!(started.elapsed() > Duration::from_millis(900), "level 3 and up are 1 s here");
             let message = messages(&answer)[0];
             assert_eq!((message.body, message.reconsume_times), (&b"try"[..], times));
@@ -528,7 +533,6 @@ fn a_message_sent_back_comes_again_and_then_is_dead() {
             assert_eq!(message.property("ORIGIN_MESSAGE_ID").map(str::len), Some(32));
             assert_eq!(message.property("REAL_TOPIC"), Some("%RETRY%g"));
             assert_eq!(message.property("DELAY"), None);
-            next += 1;
         }
         let offset = messages(&answer)[0].physical_offset;
         let mut back = Command::request(request::CONSUMER_SEND_MSG_BACK);
