@@ -173,12 +173,13 @@ public final class Rig {
     }
 
     private static String ringmq() {
+        // Relative to the repository, wherever Maven runs the tests.
         String given = property("ringmq.bin", System.getenv().getOrDefault("RINGMQ_BIN", ""));
-        Path path = given.isEmpty() ? tests().resolve("../target/release/ringmq") : Path.of(given);
+        Path path = tests().resolveSibling(given.isEmpty() ? "target/release/ringmq" : given);
         if (!Files.isExecutable(path)) {
-            throw new AssertionError("no binary at " + path.normalize() + ": build it, or name it with -Dringmq.bin or RINGMQ_BIN");
+            throw new AssertionError("no binary at " + path + ": build it, or name it with -Dringmq.bin or RINGMQ_BIN");
         }
-        return path.toAbsolutePath().normalize().toString();
+        return path.toString();
     }
 
     /** A port that is free now, together with the neighbours a broker takes: two below and one above. */
