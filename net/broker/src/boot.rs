@@ -6,7 +6,7 @@
 //! | `core-N` | one loop over one ring, pinned to its CPU |
 //! | `namesrv` | the NameServer, if this process has one |
 //!
-//! Start: bind, lock, open all partitions, have the system topics, serve, register, say `ready`.
+//! Start: lock, bind, open all partitions, have the system topics, serve, register, say `ready`.
 //! Stop: unregister while the cores answer what is durable and shut their partitions.
 
 use std::io::{self, Write};
@@ -43,6 +43,8 @@ const FILES_RESERVED: u64 = 1_024;
 const WORDS_MAX: usize = 4_096;
 /// A core's memory is cut into at least so many chunks for each of its logs: some under way, some read.
 const CHUNKS_PER_LOG: usize = 16;
+/// A smaller chunk would hold no useful batch. 64 KiB, the least of `log.batch_bytes`.
+const CHUNK_BYTES_MIN: usize = 64 << 10;
 /// A full mailbox is looked at again so soon; there is no event for room in it.
 const MAILBOX_PAUSE: Duration = Duration::from_millis(1);
 /// How often a start that takes long says how far it is.
@@ -62,6 +64,7 @@ pub struct Roles {
 /// Runs until SIGTERM or SIGINT. `Err` says why it could not start, or why it had to stop.
 pub fn run(mut config: Config, roles: Roles) -> Result<(), String> {
     let files = host::raise_files();
+    let ground = roles.broker.then(|| Ground::take(&config)).transpose()?;
     let namesrv = roles.namesrv.then(|| start_namesrv(&config)).transpose()?;
     if let Some(namesrv) = &namesrv
         && roles.broker
@@ -69,7 +72,7 @@ pub fn run(mut config: Config, roles: Roles) -> Result<(), String> {
         config.suggest("broker.namesrv", &reachable(namesrv.addr()).to_string());
     }
     info!("the configuration, each value with its source:\n{}", config.effective());
-    let broker = roles.broker.then(|| Broker::start(&config, files)).transpose()?;
+    let broker = ground.map(|ground| Broker::start(&config, ground, files)).transpose()?;
     let stop_timeout = Duration::from_millis(config.number("process.stop_timeout_ms"));
     let ended =
         transport::run(serve(broker, namesrv.as_ref(), &config, stop_timeout)).map_err(|error| error.to_string());
@@ -192,7 +195,10 @@ fn start_namesrv(config: &Config) -> Result<namesrv::Handle, String> {
     wanted.scan_interval_ms = config.number("namesrv.scan_interval_ms");
     wanted.broker_timeout_ms = config.number("namesrv.broker_timeout_ms");
     wanted.server.stop_timeout = NAMESRV_STOP;
-    namesrv::Server::start(wanted).map_err(|error| format!("the NameServer (namesrv.listen, namesrv.port): {error}"))
+    namesrv::Server::start(wanted).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => format!("the NameServer (namesrv.port): {error}"),
+        _ => format!("the NameServer: {error}"),
+    })
 }
 
 /// How a process on this host reaches an address that was listened on.
@@ -201,6 +207,58 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         return SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port());
     }
     address
+}
+
+/// What a broker stands on. Taken before anything listens: of two processes in one directory the second
+/// one should hear of the directory, not of a port.
+struct Ground {
+    /// One for each core.
+    cpus: Vec<usize>,
+    home: Home,
+    disk: Disk,
+}
+
+impl Ground {
+    fn take(config: &Config) -> Result<Ground, String> {
+        let allowed = host::allowed_cpus()?;
+        let cpus = host::place_cores(config.size("engine.cores"), &config.cpus(), &allowed)?;
+        let partitions = config.size("engine.partitions_per_core") * cpus.len();
+        let partitions = u16::try_from(partitions).expect("the ranges of both keys fit 15 bits");
+        let (home, dir) = (Home::open(&config.data_dir(), partitions, PATIENCE)?, config.text("log.dir"));
+        if home.partitions() != partitions {
+            info!("{dir} was made with {} partitions and keeps them, on {} cores", home.partitions(), cpus.len());
+        }
+        let disk = home.disk().map_err(|error| format!("asking for the space of {dir}: {error}"))?;
+        let ground = Ground { cpus, home, disk };
+        ground.check_space(config)?;
+        Ok(ground)
+    }
+
+    /// A log that is new needs its first segment, or it would wait for space and never say ready. One
+    /// that exists may well be on a full disk: it refuses sends and is read.
+    fn check_space(&self, config: &Config) -> Result<(), String> {
+        let is_new = |partition: &u16| !self.home.partition_dir(*partition).exists();
+        let new = (0..self.home.partitions()).filter(is_new).count() as u64;
+        let (segment, available) = (config.number("log.segment_bytes"), self.disk.available);
+        if available < new * segment {
+            let dir = config.text("log.dir");
+            return Err(format!(
+                "{dir} (log.dir) has {available} bytes available, and {new} new logs need {segment} bytes each \
+                 (log.segment_bytes)"
+            ));
+        }
+        let least = disk_free_min(config, self.disk);
+        if available < least {
+            warn!("{available} bytes are available, less than {least} (log.disk_free_…): sends will be refused");
+        }
+        Ok(())
+    }
+}
+
+/// What must stay available on the disk, in bytes.
+fn disk_free_min(config: &Config, disk: Disk) -> u64 {
+    let part = disk.total / 100 * config.number("log.disk_free_percent_min");
+    part.max(config.number("log.disk_free_bytes_min"))
 }
 
 /// What the main thread hears of a core.
@@ -228,19 +286,9 @@ struct Broker {
 
 impl Broker {
     /// Takes what the host gives, and starts the cores. `Err` names the setting to change.
-    fn start(config: &Config, files: u64) -> Result<Broker, String> {
-        let allowed = host::allowed_cpus()?;
-        let cpus = host::place_cores(config.size("engine.cores"), &config.cpus(), &allowed)?;
+    fn start(config: &Config, ground: Ground, files: u64) -> Result<Broker, String> {
+        let Ground { cpus, mut home, disk } = ground;
         let cores = cpus.len();
-        let partitions = config.size("engine.partitions_per_core") * cores;
-        let partitions = u16::try_from(partitions).expect("the ranges of both keys fit 15 bits");
-        let home = Home::open(&config.data_dir(), partitions, PATIENCE)?;
-        if home.partitions() != partitions {
-            let (stored, dir) = (home.partitions(), config.text("log.dir"));
-            info!("{dir} was made with {stored} partitions and keeps them, on {cores} cores");
-        }
-        let disk =
-            home.disk().map_err(|error| format!("asking for the space of {}: {error}", config.text("log.dir")))?;
         let doors = Doors::open(
             config.address("broker.listen"),
             config.port("broker.port"),
@@ -267,6 +315,7 @@ impl Broker {
         }
         let wakers: Vec<Waker> = rings.iter().map(Ring::waker).collect();
         let mailboxes = Mailboxes::new(cores, settings.limits.mailbox);
+        home.keep()?;
         let (say, words) = mpsc::channel(WORDS_MAX);
         let (tell, catalogs) = watch::channel(Arc::new(Catalog::new(seed())));
         let tell = Arc::new(tell);
@@ -393,7 +442,11 @@ impl Builder<'_> {
         let bytes = self.config.size("log.tail_bytes");
         let logs = self.partitions_of(core).count().max(1);
         let chunk_bytes = (2 * self.config.size("log.batch_bytes")).min(bytes / (CHUNKS_PER_LOG * logs));
-        let chunk_bytes = (chunk_bytes / BLOCK).max(1) * BLOCK;
+        let chunk_bytes = chunk_bytes / BLOCK * BLOCK;
+        if chunk_bytes < CHUNK_BYTES_MIN {
+            let least = CHUNK_BYTES_MIN * CHUNKS_PER_LOG * logs;
+            return Err(format!("log.tail_bytes = {bytes} must be at least {least} for {logs} logs of one core"));
+        }
         Region::new(bytes / chunk_bytes, chunk_bytes)
             .map_err(|error| format!("log.tail_bytes = {bytes}: the memory cannot be had: {error}"))
     }
@@ -416,7 +469,7 @@ impl Builder<'_> {
 
     fn partitions(&self, core: usize, memory: &Arc<Region>) -> Result<Vec<Partition>, String> {
         let config = self.config;
-        let percent = |key: &str| self.disk.total / 100 * config.number(key);
+        let clean_bytes = self.disk.total / 100 * config.number("log.disk_clean_percent");
         let open = |partition: u16| {
             let log = LogConfig {
                 directory: self.home.partition_dir(partition),
@@ -432,8 +485,8 @@ impl Builder<'_> {
                 prepare_bytes: config.number("log.prepare_bytes"),
                 prepare_rate: config.number("log.prepare_bytes_per_s"),
                 retention_ms: config.number("log.retention_hours") * 3_600_000,
-                retention_bytes: percent("log.disk_clean_percent") / u64::from(self.settings.partitions),
-                disk_free_min: percent("log.disk_free_percent_min").max(config.number("log.disk_free_bytes_min")),
+                retention_bytes: clean_bytes / u64::from(self.settings.partitions),
+                disk_free_min: disk_free_min(config, self.disk),
                 describe: produce::describe,
                 seed: seed(),
             };

@@ -30,6 +30,7 @@ const STORE_BYTES_MAX: u64 = 4096;
 pub struct Home {
     path: PathBuf,
     partitions: u16,
+    is_kept: bool,
     _lock: File,
 }
 
@@ -53,7 +54,8 @@ pub struct Disk {
 impl Home {
     /// Locks the directory, and makes it if it is missing.
     ///
-    /// - `partitions`: how many a new directory gets. One that exists keeps its own number.
+    /// - `partitions`: how many a new directory gets, once [`keep`](Home::keep) is called. One that
+    ///   exists keeps its own number.
     /// - `patience`: how long to wait for a lock that is held, usually [`PATIENCE`].
     /// - `Err` says what is wrong with which path, and names the key to change.
     pub fn open(path: &Path, partitions: u16, patience: Duration) -> Result<Home, String> {
@@ -75,19 +77,26 @@ impl Home {
             ),
             LockError::Io(error) => fail("cannot be locked", error),
         })?;
-        let store = match read_store(path).map_err(|error| fail("store.toml", error))? {
-            Some(store) => store,
-            None => {
-                let store = Store { format: FORMAT, partitions };
-                write_store(path, &store).map_err(|error| fail("store.toml", error))?;
-                store
-            }
-        };
+        let found = read_store(path).map_err(|error| fail("store.toml", error))?;
+        let is_kept = found.is_some();
+        let store = found.unwrap_or(Store { format: FORMAT, partitions });
         if store.format != FORMAT {
             let text = format!("store.toml: format {} is not {FORMAT}, which this version reads", store.format);
             return Err(format!("data directory {} (log.dir): {text}", path.display()));
         }
-        Ok(Home { path: path.to_path_buf(), partitions: store.partitions, _lock: lock })
+        Ok(Home { path: path.to_path_buf(), partitions: store.partitions, is_kept, _lock: lock })
+    }
+
+    /// Fixes the number of partitions for ever. Before the first log is made, and not before everything
+    /// else is known to work: a start that fails for a wrong setting leaves nothing behind.
+    pub fn keep(&mut self) -> Result<(), String> {
+        if !self.is_kept {
+            let store = Store { format: FORMAT, partitions: self.partitions };
+            write_store(&self.path, &store)
+                .map_err(|error| format!("data directory {} (log.dir): store.toml: {error}", self.path.display()))?;
+            self.is_kept = true;
+        }
+        Ok(())
     }
 
     /// How many partitions it has.
@@ -212,9 +221,11 @@ mod tests {
     #[test]
     fn the_number_of_partitions_stays() {
         let dir = tempfile::tempdir().unwrap();
-        drop(Home::open(dir.path(), 3, NOW).unwrap());
-        let home = Home::open(dir.path(), 8, NOW).unwrap();
-        assert_eq!(home.partitions(), 3);
+        drop(Home::open(dir.path(), 2, NOW).unwrap());
+        Home::open(dir.path(), 3, NOW).unwrap().keep().unwrap();
+        let mut home = Home::open(dir.path(), 8, NOW).unwrap();
+        home.keep().unwrap();
+        assert_eq!(home.partitions(), 3, "what was only opened with fixed nothing");
         assert!(home.partition_dir(2).ends_with("partition-00002"));
         let disk = home.disk().unwrap();
         assert!(disk.available <= disk.total && disk.total > 0);

@@ -110,7 +110,9 @@ fn a_second_process_is_told_whose_directory_and_port_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::dev(dir.path(), &[]);
     let data = dir.path().join("data");
-    let arguments = ["dev", "--data", data.to_str().unwrap(), "--namesrv-port", "0", "--broker-port", "0"];
+    // The same ports too: what counts is the directory.
+    let ports = [running.address("namesrv").port().to_string(), running.address("broker").port().to_string()];
+    let arguments = ["dev", "--data", data.to_str().unwrap(), "--namesrv-port", &ports[0], "--broker-port", &ports[1]];
     let (code, text) = fails(&arguments);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains(&format!("in use by process {}", running.child.id())), "{text}");
@@ -230,6 +232,22 @@ fn cpus_that_are_not_ours_and_unreadable_stores_are_named() {
     let base = ["dev", "--data", data, "--namesrv-port", "0", "--broker-port", "0"];
     let (code, text) = fails(&[&base[..], &["--cpus", "1000"]].concat());
     assert!(code == Some(1) && text.contains("engine.cpus") && text.contains("1000"), "{text}");
+    let (code, text) = fails(
+        &[
+            &base[..],
+            &[
+                "--set",
+                "engine.partitions_per_core=256",
+                "--set",
+                "log.segment_bytes=4GiB",
+                "--set",
+                "log.tail_bytes=2GiB",
+            ],
+        ]
+        .concat(),
+    );
+    assert!(code == Some(1) && text.contains("log.segment_bytes"), "{text}");
+    assert!(!dir.path().join("store.toml").exists(), "a start that failed fixed the number of partitions");
     std::fs::write(dir.path().join("store.toml"), "format = 9\npartitions = 1\n").unwrap();
     let (code, text) = fails(&base);
     assert!(code == Some(1) && text.contains("format 9") && text.contains("log.dir"), "{text}");
