@@ -4,9 +4,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
-import java.util.ArrayDeque;
 import java.util.ArrayList;
-import java.util.Deque;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -50,7 +48,7 @@ final class Clients implements AutoCloseable {
     private static final AtomicInteger NEXT = new AtomicInteger();
 
     private final String namesrv;
-    private final Deque<Runnable> closers = new ArrayDeque<>();
+    private final List<Runnable> closers = new ArrayList<>();
     private DefaultMQAdminExt admin;
     private DefaultMQPullConsumer reader;
 
@@ -78,7 +76,7 @@ final class Clients implements AutoCloseable {
         producer.setSendMsgTimeout(SEND_TIMEOUT_MS);
         settings.accept(producer);
         producer.start();
-        closers.push(producer::shutdown);
+        closers.add(producer::shutdown);
         return producer;
     }
 
@@ -88,7 +86,7 @@ final class Clients implements AutoCloseable {
         settle(consumer);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.subscribe(topic, tags);
-        closers.push(consumer::shutdown);
+        closers.add(consumer::shutdown);
         return consumer;
     }
 
@@ -106,7 +104,7 @@ final class Clients implements AutoCloseable {
         DefaultMQPullConsumer consumer = new DefaultMQPullConsumer(group);
         settle(consumer);
         consumer.start();
-        closers.push(consumer::shutdown);
+        closers.add(consumer::shutdown);
         return consumer;
     }
 
@@ -115,7 +113,7 @@ final class Clients implements AutoCloseable {
         DefaultLitePullConsumer consumer = new DefaultLitePullConsumer(group);
         settle(consumer);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
-        closers.push(consumer::shutdown);
+        closers.add(consumer::shutdown);
         return consumer;
     }
 
@@ -124,7 +122,7 @@ final class Clients implements AutoCloseable {
             admin = new DefaultMQAdminExt(unique("admins"));
             settle(admin);
             admin.start();
-            closers.push(admin::shutdown);
+            closers.add(admin::shutdown);
         }
         return admin;
     }
@@ -248,10 +246,18 @@ final class Clients implements AutoCloseable {
         return messages.stream().map(Clients::text).toList();
     }
 
+    /** All at once: a client's shutdown often waits three seconds for one of its threads. */
     @Override
     public void close() {
-        while (!closers.isEmpty()) {
-            closers.pop().run();
+        List<Thread> threads = closers.stream().map(Thread::new).toList();
+        closers.clear();
+        threads.forEach(Thread::start);
+        for (Thread thread : threads) {
+            try {
+                thread.join();
+            } catch (InterruptedException e) {
+                throw new AssertionError("interrupted while closing clients", e);
+            }
         }
     }
 
