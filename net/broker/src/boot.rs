@@ -229,6 +229,9 @@ impl Ground {
             info!("{dir} was made with {} partitions and keeps them, on {} cores", home.partitions(), cpus.len());
         }
         let disk = home.disk().map_err(|error| format!("asking for the space of {dir}: {error}"))?;
+        if !home.is_direct() {
+            warn!("{dir} (log.dir) has no O_DIRECT: writes go through the page cache with fdatasync");
+        }
         let ground = Ground { cpus, home, disk };
         ground.check_space(config)?;
         Ok(ground)

@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -109,6 +110,13 @@ impl Home {
         self.path.join(partition_name(partition))
     }
 
+    /// Whether its file system can write past the page cache (`O_DIRECT`). Where it cannot, the logs go
+    /// through it with `fdatasync`, and somebody should know.
+    pub fn is_direct(&self) -> bool {
+        let how = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(self.path.join("LOCK"));
+        !how.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
+    }
+
     /// Its file system's space.
     pub fn disk(&self) -> io::Result<Disk> {
         let space = statvfs(&self.path)?;
@@ -196,6 +204,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b");
         let home = Home::open(&path, 2, NOW).unwrap();
+        // Asking for O_DIRECT opens the lock's file a second time: closing that must not let go of it.
+        home.is_direct();
         let error = Home::open(&path, 2, NOW).unwrap_err();
         assert!(error.contains(&format!("in use by process {}", std::process::id())), "{error}");
         assert!(error.contains("log.dir"), "{error}");
