@@ -24,6 +24,9 @@ pub struct Ticket(pub u64);
 /// A batch starts in a new chunk rather than with less room than this. Bytes.
 const ROOM_LEAST: usize = 64 << 10;
 
+/// A log that is idle this long is quiet: between the requests of a single client it is idle, too.
+const QUIET_MS: u64 = 200;
+
 /// One part in so many of the memory is not for the tail: it is there for new batches while slow readers
 /// pin what the tail gave up.
 const MEMORY_SPARE_PARTS: usize = 8;
@@ -234,6 +237,11 @@ impl Log {
     /// Whether anything waits to be written or settled.
     pub fn is_idle(&self) -> bool {
         self.building.is_none() && self.flights.is_empty()
+    }
+
+    /// Whether nothing was written for a while: time for work that would disturb it.
+    pub fn is_quiet(&self, now_ms: u64) -> bool {
+        self.is_idle() && now_ms >= self.idle_since_ms + QUIET_MS
     }
 
     /// Whether all of it is durable and a header says so.

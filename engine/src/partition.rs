@@ -632,7 +632,7 @@ impl Partition {
             }
             State::Starting { .. } | State::Open | State::Shutting => {}
         }
-        let busy = !self.log.is_idle();
+        let busy = !self.log.is_quiet(now_ms);
         let mut chores = std::mem::take(&mut self.chores);
         self.segments.on_turn(self.log.head(), busy, now_ms, &mut chores);
         self.chores = chores;
