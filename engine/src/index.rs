@@ -27,9 +27,12 @@ const _: () = assert!(8 + 8 + 4 + 4 == ENTRY_BYTES, "no padding");
 /// Entries of one block of a queue: a queue grows without ever being copied as a whole.
 const BLOCK_ENTRIES: usize = 1024;
 
-/// Where a queue stands in the index. Good until the queue is forgotten.
+/// Where a queue stands in the index. Once the queue is forgotten, another may stand there: at another age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot(u32);
+pub struct Slot {
+    index: u32,
+    age: u32,
+}
 
 /// The queue offsets of one queue's visible messages: `min..max`, `max` being the next visible one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +48,7 @@ pub struct Span {
 pub struct Index {
     slots: HashMap<QueueKey, Slot, RandomState>,
     queues: Vec<Queue>,
-    vacant: Vec<Slot>,
+    vacant: Vec<u32>,
     /// What lies below this log byte is gone.
     floor: u64,
 }
@@ -62,26 +65,33 @@ impl Index {
         if let Some(&slot) = self.slots.get(&key) {
             return slot;
         }
-        let queue = Queue { key, first: 0, next: 0, len: 0, blocks: VecDeque::new() };
-        let slot = match self.vacant.pop() {
-            Some(slot) => {
-                self.queues[slot.0 as usize] = queue;
-                slot
+        let mut queue = Queue { key, age: 0, first: 0, next: 0, len: 0, blocks: VecDeque::new() };
+        let index = match self.vacant.pop() {
+            Some(index) => {
+                queue.age = self.queues[index as usize].age;
+                self.queues[index as usize] = queue;
+                index
             }
             None => {
                 self.queues.push(queue);
-                Slot(u32::try_from(self.queues.len() - 1).expect("fewer than 2^32 queues"))
+                u32::try_from(self.queues.len() - 1).expect("fewer than 2^32 queues")
             }
         };
+        let slot = Slot { index, age: self.queues[index as usize].age };
         self.slots.insert(key, slot);
         slot
     }
 
     /// The queue in a slot, without what lies below the floor.
     pub fn at(&mut self, slot: Slot) -> &mut Queue {
-        let queue = &mut self.queues[slot.0 as usize];
+        self.living(slot).expect("the caller just looked the slot up")
+    }
+
+    /// As [`at`](Index::at); `None` if the queue was forgotten since.
+    pub fn living(&mut self, slot: Slot) -> Option<&mut Queue> {
+        let queue = &mut self.queues[slot.index as usize];
         queue.drop_below(self.floor);
-        queue
+        (queue.age == slot.age).then_some(queue)
     }
 
     /// The queue, if it ever had a message.
@@ -101,9 +111,11 @@ impl Index {
         self.slots.retain(|key, slot| {
             let kept = keep(key.topic);
             if !kept {
-                queues[slot.0 as usize].blocks = VecDeque::new();
-                queues[slot.0 as usize].len = 0;
-                vacant.push(*slot);
+                let queue = &mut queues[slot.index as usize];
+                queue.blocks = VecDeque::new();
+                queue.len = 0;
+                queue.age = queue.age.wrapping_add(1);
+                vacant.push(slot.index);
             }
             kept
         });
@@ -111,7 +123,7 @@ impl Index {
 
     /// Every queue's key and the offset that its next message gets, in no particular order.
     pub fn nexts(&self) -> impl Iterator<Item = (QueueKey, u64)> {
-        self.slots.iter().map(|(&key, slot)| (key, self.queues[slot.0 as usize].next))
+        self.slots.iter().map(|(&key, slot)| (key, self.queues[slot.index as usize].next))
     }
 
     /// How many queues there are.
@@ -124,6 +136,8 @@ impl Index {
 #[derive(Debug)]
 pub struct Queue {
     key: QueueKey,
+    /// How many queues stood in its slot before.
+    age: u32,
     /// Offset of the first entry.
     first: u64,
     /// Offset that the next accepted message gets.
@@ -164,6 +178,16 @@ impl Queue {
         }
         self.len += 1;
         self.next = self.next.max(offset + 1);
+    }
+
+    /// As [`show`](Queue::show), for a message that recovery found. One that does not continue the queue is
+    /// the first of a new one: the topic was forgotten in between, and its messages are still in the log.
+    pub fn restore(&mut self, offset: u64, entry: Entry) {
+        if self.len > 0 && offset != self.first + self.len {
+            self.blocks.clear();
+            (self.first, self.next, self.len) = (offset, offset, 0);
+        }
+        self.show(offset, entry);
     }
 
     /// Offsets below `next` were given away already, even if no message shows it any more.
@@ -269,9 +293,16 @@ mod tests {
         index.at(slot).show(7, entry(0));
         index.retain_topics(&|topic| topic != 1);
         assert!(index.get(key).is_none());
+        let old = slot;
         let slot = index.slot(key);
+        assert!(index.living(old).is_none(), "what was under way for the forgotten queue is not shown in the new one");
         index.at(slot).resume_at(40);
         assert_eq!(index.at(slot).span(), Span { min: 40, max: 40 });
         assert_eq!(index.at(slot).accept(), 40);
+        index.at(slot).restore(40, entry(1));
+        index.at(slot).restore(41, entry(2));
+        index.at(slot).restore(0, entry(3));
+        assert_eq!(index.at(slot).span(), Span { min: 0, max: 1 }, "found behind a forgotten topic's messages");
+        assert_eq!(index.at(slot).accept(), 1);
     }
 }

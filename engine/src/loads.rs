@@ -63,21 +63,32 @@ impl Loads {
         LoadId(self.next)
     }
 
-    /// A read is back. The buffer stays until [`LOADS_MAX`] newer ones came.
+    /// Whether a read of something below this log byte is under way.
+    pub fn reads_below(&self, byte: u64) -> bool {
+        self.pending.iter().any(|pending| pending.from < byte)
+    }
+
+    /// A read is back. The buffer stays until [`LOADS_MAX`] newer ones came. What was read beyond the bytes
+    /// that [`start`](Loads::start) named is forgotten: the log may have been writing there. Fewer bytes than
+    /// that are a failure.
     pub fn finish(&mut self, id: LoadId, outcome: Result<Bytes, Fault>) -> Result<(), Fault> {
         let index = self.pending.iter().position(|pending| pending.id == id).expect("a read comes back once");
         let pending = self.pending.remove(index);
         let bytes = outcome?;
+        let length = pending.length as usize;
+        if bytes.len() < length {
+            return Err(Fault(libc::EIO));
+        }
         if self.buffers.len() == LOADS_MAX {
             self.buffers.pop_front();
         }
-        self.buffers.push_back((pending.from, bytes));
+        self.buffers.push_back((pending.from, bytes.slice(..length)));
         Ok(())
     }
 
-    /// Forgets the buffers: what they were read from is gone or was cut.
-    pub fn clear(&mut self) {
-        self.buffers.clear();
+    /// Forgets the buffers of what lies below a log byte.
+    pub fn drop_below(&mut self, byte: u64) {
+        self.buffers.retain(|(from, _)| *from >= byte);
     }
 }
 
@@ -91,7 +102,8 @@ mod tests {
         let first = loads.start(4096, 100);
         assert_eq!(loads.under_way(4100, 96), Some(first));
         assert_eq!(loads.under_way(4100, 97), None);
-        assert_eq!(loads.finish(first, Ok(Bytes::from(vec![7; 100]))), Ok(()));
+        assert!(loads.reads_below(4097) && !loads.reads_below(4096));
+        assert_eq!(loads.finish(first, Ok(Bytes::from(vec![7; 4096]))), Ok(()), "more than was written is there");
         assert_eq!(loads.slice(4190, 6).as_deref(), Some(&[7; 6][..]));
         assert_eq!(loads.slice(4190, 7), None);
         for number in 0..LOADS_MAX as u64 {
@@ -99,6 +111,8 @@ mod tests {
             assert_eq!(loads.finish(id, Ok(Bytes::from_static(b"x"))), Ok(()));
         }
         assert_eq!(loads.slice(4190, 6), None, "newer ones took its place");
+        let short = loads.start(0, 2);
+        assert_eq!(loads.finish(short, Ok(Bytes::from_static(b"x"))), Err(Fault(libc::EIO)));
         let failed = loads.start(0, 1);
         assert_eq!(loads.finish(failed, Err(Fault(libc::EIO))), Err(Fault(libc::EIO)));
         assert!(!loads.is_busy());

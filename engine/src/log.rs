@@ -327,9 +327,10 @@ impl Log {
             return;
         }
         let unnamed = self.content > self.named && self.is_idle() && self.durable >= self.content;
-        if unnamed && now_ms >= self.idle_since_ms + IDLE_MS {
-            // If there is no room now, the next turn tries again.
-            let _ = self.announce(segments, now_ms);
+        let named = !unnamed || now_ms < self.idle_since_ms + IDLE_MS || self.announce(segments, now_ms).is_ok();
+        if !named {
+            // There is no room now: later.
+            self.idle_since_ms = now_ms;
         }
         if self.building.is_some() && self.writing < self.inflight_max {
             self.close(now_ms);
@@ -496,6 +497,12 @@ impl Log {
     fn take_chunk(&mut self, bytes: usize) -> Result<Chunk, AppendError> {
         let chunk_bytes = self.memory.chunk_bytes();
         if bytes > chunk_bytes {
+            // It is no part of the region, but what the tail holds is bounded all the same.
+            while self.tail.bytes() + bytes > self.memory.bytes() {
+                if self.tail.pop().is_none() {
+                    break;
+                }
+            }
             return Ok(Chunk::standalone(bytes));
         }
         let spare = self.memory.chunks() / MEMORY_SPARE_PARTS;

@@ -4,7 +4,9 @@
 
 use crate::error::AppendError;
 use crate::facts::{self, Facts};
-use crate::format::{BLOCK_BYTES, Batch, Kind, Position, QueueKey, RECORD_HEADER_BYTES, RecordHeader};
+use crate::format::{
+    BLOCK_BYTES, Batch, Kind, Position, QueueKey, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES,
+};
 use crate::index::{Entry, Index, Span};
 use crate::io::{Fault, Handle, Op, Outcome};
 use crate::keys::KeyIndex;
@@ -22,6 +24,8 @@ use std::io;
 
 /// A log that failed is recovered this long after its last operation came back. Milliseconds.
 const REOPEN_MS: u64 = 1000;
+/// What could not be done for want of room, or of a disk that reads, is tried again after this long. Milliseconds.
+const RETRY_MS: u64 = 100;
 /// Bytes of facts written in one record, and in one turn of a snapshot.
 const FACTS_RECORD_BYTES: usize = 64 << 10;
 /// Delayed messages delivered in one turn.
@@ -123,10 +127,10 @@ pub struct Stats {
 
 #[derive(Debug)]
 enum State {
-    Opening(Box<Recovery>),
+    /// What is found is not shown before it is complete.
+    Opening(Box<Recovery>, Box<Derived>),
     /// The log's end is known; what was found is being made durable, and the new epoch announced.
     Starting {
-        syncs: usize,
         announced: bool,
     },
     Open,
@@ -148,6 +152,8 @@ struct Snapshot {
     queues: VecDeque<(QueueKey, u64)>,
     after: Option<Box<[u8]>>,
     facts_left: bool,
+    /// The next slice is due.
+    again_ms: u64,
 }
 
 /// What is derived from the log.
@@ -169,7 +175,7 @@ impl Derived {
             index: Index::new(seed),
             keys: KeyIndex::default(),
             facts: Facts::default(),
-            timers: Timers::new(seed),
+            timers: Timers::default(),
             begun: None,
             snapshot: None,
         }
@@ -183,7 +189,7 @@ impl Derived {
                     // A message that cannot be described is still there, and its offset is taken.
                     let description = (config.describe)(payload);
                     let slot = self.index.slot(header.queue);
-                    self.index.at(slot).show(
+                    self.index.at(slot).restore(
                         header.offset,
                         Entry {
                             byte,
@@ -242,10 +248,15 @@ pub struct Partition {
     snapshot_ending: Option<(u64, u64)>,
     /// Where the log stood when the last snapshot was begun or thought unnecessary.
     snapshot_segment: u64,
+    /// Syncs of an opening in the kernel.
+    starts: usize,
     /// Noted facts that are in the log and not durable yet, with the log byte of their record.
     notes: VecDeque<(u64, Vec<u8>)>,
     notes_at_ms: u64,
     delivery: Option<LoadId>,
+    deliver_again_ms: u64,
+    /// Marks of deliveries that are not durable yet, each with the log byte of the delayed message.
+    delivering: VecDeque<(u64, u64)>,
     delayed_offset: u64,
     effects: Vec<Effect>,
     kept: Vec<Promise>,
@@ -286,9 +297,12 @@ impl Partition {
             snapshot: None,
             snapshot_ending: None,
             snapshot_segment: 0,
+            starts: 0,
             notes: VecDeque::new(),
             notes_at_ms: 0,
             delivery: None,
+            deliver_again_ms: 0,
+            delivering: VecDeque::new(),
             delayed_offset: 0,
             effects: Vec::new(),
             kept: Vec::new(),
@@ -312,7 +326,7 @@ impl Partition {
 
     /// Bytes of log read at the opening under way, and bytes there are.
     pub fn progress(&self) -> Option<(u64, u64)> {
-        let State::Opening(recovery) = &self.state else { return None };
+        let State::Opening(recovery, _) = &self.state else { return None };
         Some(recovery.progress())
     }
 
@@ -420,7 +434,7 @@ impl Partition {
         limits: PullLimits,
         wants: &dyn Fn(i64) -> bool,
     ) -> (Pull, Span) {
-        if matches!(self.state, State::Opening(_) | State::Broken) {
+        if !self.is_readable() {
             return (Pull::Opening, Span { min: 0, max: 0 });
         }
         let Some(queue) = self.derived.index.get(key) else {
@@ -477,8 +491,11 @@ impl Partition {
     pub fn get(&mut self, position: Position) -> Result<Option<Bytes>, LoadId> {
         let header_bytes = RECORD_HEADER_BYTES as u64;
         let byte = position.byte();
-        let known = position.partition() == self.config.partition && byte > header_bytes && byte < self.log.written();
-        if !known || self.segments.holding(byte).is_none() {
+        let known = position.partition() == self.config.partition && byte < self.log.written();
+        // Its header lies in the same segment, behind that one's own.
+        let holding = self.segments.holding(byte);
+        let inside = holding.is_some_and(|segment| byte >= segment.base + SEGMENT_HEADER_BYTES + header_bytes);
+        if !known || !inside || !self.is_readable() {
             return Ok(None);
         }
         let header = self.log.tail().slice(byte - header_bytes, RECORD_HEADER_BYTES);
@@ -598,7 +615,7 @@ impl Partition {
                 self.kept = kept;
             }
             purpose::SYNC => self.log.on_synced(outcome, now_ms),
-            purpose::LOAD => self.on_loaded(LoadId(number), outcome),
+            purpose::LOAD => self.on_loaded(LoadId(number), outcome, now_ms),
             purpose::CHORE => {
                 let mut chores = std::mem::take(&mut self.chores);
                 self.segments.on_done(CHORES[number as usize], outcome, now_ms, &mut chores);
@@ -606,11 +623,12 @@ impl Partition {
                 self.want_chores();
             }
             purpose::RECOVER => self.on_recovered(outcome, now_ms),
-            purpose::START => match (&mut self.state, outcome) {
-                (State::Starting { syncs, .. }, Ok(_)) => *syncs -= 1,
-                (_, Ok(_)) => {}
-                (_, Err(fault)) => self.log.fail(fault),
-            },
+            purpose::START => {
+                self.starts -= 1;
+                if let Err(fault) = outcome {
+                    self.log.fail(fault);
+                }
+            }
             purpose::CLOSE => {}
             other => unreachable!("no operation was for {other}"),
         }
@@ -619,10 +637,10 @@ impl Partition {
     /// The end of a loop's turn: closes and starts batches, delivers what is due, looks after the files.
     pub fn on_turn(&mut self, now_ms: u64) {
         if self.log.failed().is_some() && matches!(self.state, State::Open | State::Starting { .. } | State::Shutting) {
-            self.close(now_ms);
+            self.close();
         }
         match self.state {
-            State::Opening(_) | State::Shut | State::Broken => return,
+            State::Opening(..) | State::Shut | State::Broken => return,
             State::Failing => return self.reopen_when_quiet(now_ms),
             State::Waiting { until_ms } => {
                 if now_ms >= until_ms {
@@ -638,9 +656,9 @@ impl Partition {
         self.chores = chores;
         self.want_chores();
         match self.state {
-            State::Starting { syncs, announced: false } => {
-                let announced = syncs == 0 && self.log.announce(&self.segments, now_ms).is_ok();
-                self.state = State::Starting { syncs, announced };
+            State::Starting { announced: false } => {
+                let announced = self.starts == 0 && self.log.announce(&self.segments, now_ms).is_ok();
+                self.state = State::Starting { announced };
             }
             State::Starting { .. } if self.log.is_idle() && self.log.durable() == self.log.written() => {
                 self.state = State::Open;
@@ -679,6 +697,9 @@ impl Partition {
         while self.notes.front().is_some_and(|(byte, _)| *byte < durable) {
             self.notes.pop_front();
         }
+        while self.delivering.front().is_some_and(|(mark, _)| *mark <= durable) {
+            self.delivering.pop_front();
+        }
         if let Some((_, begin)) = self.snapshot_ending.take_if(|(end, _)| *end <= durable) {
             self.derived.snapshot = Some(begin);
         }
@@ -687,21 +708,33 @@ impl Partition {
     /// When [`on_turn`](Partition::on_turn) has something to do even if nothing happens, ms since 1970.
     pub fn deadline_ms(&self) -> u64 {
         match self.state {
-            State::Opening(_) | State::Shut | State::Broken | State::Failing => return u64::MAX,
+            State::Opening(..) | State::Shut | State::Broken | State::Failing => return u64::MAX,
             State::Waiting { until_ms } => return until_ms,
             State::Starting { .. } | State::Open | State::Shutting => {}
         }
         let mut deadline = self.log.deadline_ms().min(self.segments.deadline_ms());
+        if matches!(self.state, State::Starting { .. }) {
+            return deadline;
+        }
         if self.derived.facts.has_noted() {
             deadline = deadline.min(self.notes_at_ms);
         }
-        if let Some(timer) = self.derived.timers.first().filter(|_| self.delivery.is_none()) {
-            deadline = deadline.min(timer.due_ms);
+        if matches!(self.state, State::Shutting) {
+            return deadline;
         }
-        if self.snapshot.is_some() {
-            deadline = 0;
+        let deliverable = |timer: &Timer| self.delivery.is_none() && timer.byte < self.log.written();
+        if let Some(timer) = self.derived.timers.first().filter(deliverable) {
+            deadline = deadline.min(timer.due_ms.max(self.deliver_again_ms));
+        }
+        if let Some(snapshot) = &self.snapshot {
+            deadline = deadline.min(snapshot.again_ms);
         }
         deadline
+    }
+
+    /// Whether all that the index names may be shown: it is answerable, and its files are open.
+    fn is_readable(&self) -> bool {
+        matches!(self.state, State::Open | State::Shutting)
     }
 
     // -- appending ---------------------------------------------------------------------------
@@ -709,7 +742,7 @@ impl Partition {
     fn check_open(&self) -> Result<(), AppendError> {
         match self.state {
             State::Open => Ok(()),
-            State::Opening(_) | State::Starting { .. } | State::Waiting { .. } => Err(AppendError::Opening),
+            State::Opening(..) | State::Starting { .. } | State::Waiting { .. } => Err(AppendError::Opening),
             State::Shutting | State::Shut => Err(AppendError::Closed(io::ErrorKind::Interrupted)),
             State::Failing | State::Broken => {
                 Err(AppendError::Closed(self.log.failed().map_or(io::ErrorKind::InvalidData, Fault::kind)))
@@ -769,7 +802,8 @@ impl Partition {
     fn keep(&mut self, promise: Promise) {
         let mut last = None;
         for &(slot, offset, entry) in &promise.shows {
-            let queue = self.derived.index.at(slot);
+            // A topic may have been forgotten while its messages were on their way.
+            let Some(queue) = self.derived.index.living(slot) else { continue };
             queue.show(offset, entry);
             if last != Some(slot) {
                 self.effects.push(Effect::Grown(queue.key()));
@@ -786,9 +820,12 @@ impl Partition {
     // -- delayed messages, notes, snapshots, retention ------------------------------------------
 
     fn deliver(&mut self, now_ms: u64) {
+        if now_ms < self.deliver_again_ms {
+            return;
+        }
         for _ in 0..DELIVERIES_MAX {
             let Some(timer) = self.derived.timers.first().filter(|timer| timer.due_ms <= now_ms) else { return };
-            if self.delivery.is_some() {
+            if self.delivery.is_some() || timer.byte >= self.log.written() {
                 return;
             }
             let record_at = timer.byte - RECORD_HEADER_BYTES as u64;
@@ -826,6 +863,7 @@ impl Partition {
             };
             // The message and the mark that it was delivered: one batch.
             if self.reserve(message.len(), 2, now_ms).is_err() {
+                self.deliver_again_ms = now_ms + RETRY_MS;
                 return;
             }
             let mut draft = Draft {
@@ -837,7 +875,8 @@ impl Partition {
                 fill: &mut |out| out.copy_from_slice(&message),
             };
             self.store(&mut draft, now_ms);
-            self.log.record(Kind::Delivered, header.queue, timer.byte, 0, |_, _| {});
+            let mark = self.log.record(Kind::Delivered, header.queue, timer.byte, 0, |_, _| {});
+            self.delivering.push_back((mark, timer.byte));
             self.derived.timers.remove(timer.byte);
         }
     }
@@ -867,10 +906,10 @@ impl Partition {
             }
             let begin = self.log.record(Kind::SnapshotBegin, nobody, current, 0, |_, _| {});
             let queues = self.derived.index.nexts().collect();
-            self.snapshot = Some(Snapshot { begin, queues, after: None, facts_left: true });
+            self.snapshot = Some(Snapshot { begin, queues, after: None, facts_left: true, again_ms: now_ms });
             self.snapshot_segment = current;
         }
-        let Some(mut snapshot) = self.snapshot.take() else { return };
+        let Some(mut snapshot) = self.snapshot.take_if(|snapshot| now_ms >= snapshot.again_ms) else { return };
         let mut payload = Vec::new();
         let mut after = None;
         let queues = snapshot.queues.len().min(SNAPSHOT_QUEUES);
@@ -890,6 +929,8 @@ impl Partition {
                 if queues == 0 {
                     snapshot.after = after;
                 }
+            } else {
+                snapshot.again_ms = now_ms + RETRY_MS;
             }
             self.snapshot = Some(snapshot);
         } else if self.reserve(0, 1, now_ms).is_ok() {
@@ -897,6 +938,7 @@ impl Partition {
             self.snapshot_ending = Some((end, snapshot.begin));
         } else {
             snapshot.facts_left = false;
+            snapshot.again_ms = now_ms + RETRY_MS;
             self.snapshot = Some(snapshot);
         }
     }
@@ -907,11 +949,16 @@ impl Partition {
         let Some(oldest) = live.front().filter(|_| live.len() > 1) else { return };
         let (end, newest_ms) = (oldest.end(), oldest.newest_ms);
         let content = self.log.head() - oldest.base;
-        let scarce = self.segments.available().is_some_and(|available| available < self.config.disk_free_min * 2);
-        let due = newest_ms + self.config.retention_ms < now_ms || content > self.config.retention_bytes || scarce;
-        let needed = |byte: Option<u64>| byte.is_some_and(|byte| byte < end);
+        let scarce = self.segments.is_scarce(self.config.disk_free_min.saturating_mul(2));
+        let old = newest_ms.saturating_add(self.config.retention_ms) < now_ms;
+        let due = old || content > self.config.retention_bytes || scarce;
         let free = self.derived.snapshot.is_some_and(|snapshot| snapshot >= end) && self.log.durable() >= end;
-        if !due || !free || self.loads.is_busy() || needed(self.derived.timers.lowest_byte()) {
+        if !due || !free || self.loads.reads_below(end) {
+            return;
+        }
+        // A delayed message is needed until it is delivered, and that is durable.
+        let waiting = self.derived.timers.lowest_byte().is_some_and(|byte| byte < end);
+        if waiting || self.delivering.iter().any(|(_, byte)| *byte < end) {
             return;
         }
         let mut chores = std::mem::take(&mut self.chores);
@@ -919,7 +966,7 @@ impl Partition {
             let floor = self.floor();
             self.derived.index.set_floor(floor);
             self.derived.keys.drop_below(floor);
-            self.loads.clear();
+            self.loads.drop_below(floor);
         }
         self.chores = chores;
         self.want_chores();
@@ -954,7 +1001,7 @@ impl Partition {
         Some(load)
     }
 
-    fn on_loaded(&mut self, load: LoadId, outcome: Result<Outcome, Fault>) {
+    fn on_loaded(&mut self, load: LoadId, outcome: Result<Outcome, Fault>, now_ms: u64) {
         let outcome = match outcome {
             Ok(Outcome::Read(bytes)) => Ok(bytes),
             Ok(outcome) => unreachable!("{outcome:?} is no answer to a read"),
@@ -963,6 +1010,7 @@ impl Partition {
         let result = self.loads.finish(load, outcome);
         if self.delivery.take_if(|delivery| *delivery == load).is_some() && result.is_err() {
             tracing::error!(partition = self.config.partition, "a delayed message could not be read; trying again");
+            self.deliver_again_ms = now_ms + RETRY_MS;
         }
         self.effects.push(Effect::Loaded(load, result));
     }
@@ -972,18 +1020,22 @@ impl Partition {
     fn recover(&mut self) {
         let recovery = Recovery::new(&self.config);
         self.effects.push(Effect::Io { local: local(purpose::RECOVER, 0), op: recovery.first() });
-        self.derived = Derived::new(self.config.seed);
-        self.loads = Loads::default();
-        self.state = State::Opening(Box::new(recovery));
+        // Only the facts stay readable meanwhile, and those noted are not forgotten.
+        let facts = std::mem::take(&mut self.derived.facts);
+        self.derived = Derived { facts, ..Derived::new(self.config.seed) };
+        self.state = State::Opening(Box::new(recovery), Box::new(Derived::new(self.config.seed)));
     }
 
     fn on_recovered(&mut self, outcome: Result<Outcome, Fault>, now_ms: u64) {
         // A shut-down in between leaves the files to the end of the process.
-        let State::Opening(recovery) = &mut self.state else { return };
-        let (derived, config) = (&mut self.derived, &self.config);
+        let State::Opening(recovery, derived) = &mut self.state else { return };
+        let config = &self.config;
         match recovery.on_done(outcome, &mut |batch| derived.apply(batch, config)) {
             Ok(Next::Do(op)) => self.effects.push(Effect::Io { local: local(purpose::RECOVER, 0), op }),
-            Ok(Next::Finished(found)) => self.start(found),
+            Ok(Next::Finished(found)) => {
+                let derived = std::mem::replace(&mut **derived, Derived::new(0));
+                self.start(found, derived);
+            }
             Err(error) => {
                 let handles = recovery.handles();
                 self.close_files(handles);
@@ -996,13 +1048,16 @@ impl Partition {
     }
 
     /// The log's end is known. Nothing is promised before what was found is durable and the new epoch is.
-    fn start(&mut self, found: Found) {
+    fn start(&mut self, found: Found, derived: Derived) {
         self.log = Log::new(&self.config, found.end);
         self.snapshot = None;
         self.snapshot_ending = None;
+        self.delivering.clear();
+        let mut facts = std::mem::replace(&mut self.derived, derived).facts;
         let upto = found.live.partition_point(|segment| segment.base <= found.end.head);
-        // The current segment and the one before it: all that may have been in the kernel at the end.
-        let touched: Vec<Handle> = found.live.iter().take(upto).rev().take(2).map(|segment| segment.handle).collect();
+        // All that may have been in the kernel at the end, or waited for a sync.
+        let touched = found.live.iter().take(upto).filter(|segment| segment.end() > found.durable);
+        let touched: Vec<Handle> = touched.map(|segment| segment.handle).collect();
         self.snapshot_segment = if self.derived.snapshot.is_some() || upto < 2 {
             found.live.get(upto.wrapping_sub(1)).map_or(0, |segment| segment.base)
         } else {
@@ -1013,12 +1068,16 @@ impl Partition {
             local: local(purpose::START, number as u64),
             op: Op::Sync { file: *file },
         }));
-        self.state = State::Starting { syncs: touched.len(), announced: false };
+        self.starts = touched.len();
+        self.state = State::Starting { announced: false };
         self.segments = Segments::new(&self.config, found.direct, found.live, found.spares);
         let floor = self.floor();
         self.derived.index.set_floor(floor);
-        // Commits that were noted before a failure and did not become durable are not forgotten.
-        for (_, payload) in std::mem::take(&mut self.notes) {
+        // What was noted before a failure and is not in the log is not forgotten.
+        let mut noted = Vec::new();
+        facts.take_noted(&mut noted, usize::MAX);
+        self.notes.push_back((u64::MAX, noted));
+        for (_, payload) in std::mem::take(&mut self.notes).into_iter().filter(|(byte, _)| *byte >= found.end.head) {
             for (key, value) in facts::decode(&payload) {
                 if let Some(value) = value {
                     self.derived.facts.note(key, value);
@@ -1028,22 +1087,25 @@ impl Partition {
     }
 
     /// A write failed: everybody who waits is told.
-    fn close(&mut self, _now_ms: u64) {
+    fn close(&mut self) {
         let fault = self.log.failed().expect("the caller looked");
         tracing::error!(partition = self.config.partition, %fault, "a write or a sync failed: the log is closed until it is recovered");
         let broken = AppendError::Closed(fault.kind());
         for promise in self.log.take_broken() {
             self.effects.extend(promise.tickets.iter().map(|ticket| Effect::Stored(*ticket, Err(broken))));
         }
-        let mut payload = Vec::new();
-        self.derived.facts.take_noted(&mut payload, usize::MAX);
-        self.notes.push_back((u64::MAX, payload));
         self.effects.push(Effect::Closed(format!("a write or a sync failed: {fault}")));
-        self.state = State::Failing;
+        if matches!(self.state, State::Shutting) {
+            // It was about to end anyway: the next start recovers it.
+            self.effects.push(Effect::Shut);
+            self.state = State::Shut;
+        } else {
+            self.state = State::Failing;
+        }
     }
 
     fn reopen_when_quiet(&mut self, now_ms: u64) {
-        if self.log.is_busy() || self.segments.is_busy() || self.loads.is_busy() {
+        if self.log.is_busy() || self.segments.is_busy() || self.loads.is_busy() || self.starts > 0 {
             return;
         }
         let handles: Vec<Handle> = self.segments.handles().collect();

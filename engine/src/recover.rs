@@ -13,8 +13,9 @@ use crate::log::End;
 use crate::segment::{Segment, name};
 use std::collections::VecDeque;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+static ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
 /// Bytes of one read.
 const READ_BYTES: u64 = 4 << 20;
 
@@ -99,6 +100,8 @@ pub struct Found {
     pub direct: bool,
     /// Where the log ends.
     pub end: End,
+    /// What lies below this log byte was durable before: the highest watermark that a batch of the log names.
+    pub durable: u64,
 }
 
 /// What recovery wants.
@@ -113,6 +116,7 @@ pub enum Next {
 #[derive(Debug)]
 enum Stage {
     Create,
+    Settle,
     List,
     Open { index: usize },
     Head { index: usize, handle: Handle },
@@ -155,6 +159,7 @@ pub struct Recovery {
     head: u64,
     chain: Option<u32>,
     epoch: u64,
+    durable: u64,
     /// Log bytes behind the end that are searched for headers: from, to.
     searches: VecDeque<(u64, u64)>,
     read: u64,
@@ -178,7 +183,8 @@ impl Recovery {
             partition: config.partition,
             // As many batches as may have been in the kernel when the first missing one was acknowledged,
             // and the one after them that names the watermark.
-            search_bytes: u64::from(config.inflight_batches + 2) * u64::from(BATCH_BYTES_MAX),
+            // Where a segment ends, less than a batch is skipped, and the next one's header.
+            search_bytes: u64::from(config.inflight_batches + 3) * u64::from(BATCH_BYTES_MAX),
             stage: Stage::Create,
             files: Vec::new(),
             live: VecDeque::new(),
@@ -189,6 +195,7 @@ impl Recovery {
             head: 0,
             chain: None,
             epoch: 0,
+            durable: 0,
             searches: VecDeque::new(),
             read: 0,
         }
@@ -228,7 +235,7 @@ impl Recovery {
             }
             (stage, Err(fault)) => {
                 let path = match stage {
-                    Stage::Create | Stage::List => self.directory.clone(),
+                    Stage::Create | Stage::Settle | Stage::List => self.directory.clone(),
                     Stage::Open { index } | Stage::Head { index, .. } | Stage::Remove { index } => self.path(*index),
                     Stage::Scan => self.segment_path(self.window.from),
                     Stage::Search => self.segment_path(self.head),
@@ -236,6 +243,13 @@ impl Recovery {
                 Err(OpenError::Io { path, fault })
             }
             (Stage::Create, _) => {
+                // A directory that is new is durable once the one above it is.
+                self.stage = Stage::Settle;
+                let above = self.directory.parent().filter(|above| !above.as_os_str().is_empty());
+                let above = above.map_or_else(|| PathBuf::from("."), Path::to_path_buf);
+                Ok(Next::Do(Op::SyncDirectory { path: above }))
+            }
+            (Stage::Settle, _) => {
                 self.stage = Stage::List;
                 Ok(Next::Do(Op::List { path: self.directory.clone() }))
             }
@@ -333,6 +347,7 @@ impl Recovery {
                     self.head = opened.header.end();
                     self.chain = Some(opened.crc);
                     self.epoch = opened.header.epoch;
+                    self.durable = self.durable.max(opened.header.durable);
                     self.attempt = Try::Behind;
                     batch(opened);
                 }
@@ -348,13 +363,10 @@ impl Recovery {
         }
         // The chain ends here. Is there anybody who knows of more?
         self.stage = Stage::Search;
-        if let Some(segment) = self.holding(self.head) {
-            self.searches.push_back((self.head, segment.end().min(self.head + self.search_bytes)));
-        }
-        if let Some(base) = self.next_segment() {
-            let from = base + SEGMENT_HEADER_BYTES;
-            let to = self.holding(base).map_or(from, |segment| segment.end().min(from + self.search_bytes));
-            self.searches.push_back((from, to));
+        let upto = self.head + self.search_bytes;
+        for segment in self.live.iter().filter(|segment| segment.end() > self.head && segment.base < upto) {
+            let from = self.head.max(segment.base + SEGMENT_HEADER_BYTES);
+            self.searches.push_back((from, segment.end().min(upto.next_multiple_of(BLOCK_BYTES))));
         }
         self.window = Window::default();
         self.search()
@@ -409,17 +421,25 @@ impl Recovery {
         }
         let end = End { head: self.head, chain: self.chain.unwrap_or(0), epoch: self.epoch };
         let (live, spares) = (std::mem::take(&mut self.live), std::mem::take(&mut self.spares));
-        Ok(Next::Finished(Found { live, spares, direct: self.direct, end }))
+        Ok(Next::Finished(Found { live, spares, direct: self.direct, end, durable: self.durable }))
     }
 
     /// The highest durable watermark that an intact header in the window, from `from` on, names.
     fn highest_named(&self, from: u64) -> Option<u64> {
         let bytes = &self.window.bytes;
         let mut highest = None;
-        for at in (from - self.window.from) as usize..bytes.len().saturating_sub(BATCH_HEADER_BYTES - 1) {
-            if bytes[at] != b'R' {
+        let mut at = (from - self.window.from) as usize;
+        while at + BATCH_HEADER_BYTES <= bytes.len() {
+            // Most of what lies there is zero.
+            if at.is_multiple_of(ZEROS.len()) && bytes[at..].starts_with(&ZEROS) {
+                at += ZEROS.len();
                 continue;
             }
+            at += 1;
+            if bytes[at - 1] != b'R' {
+                continue;
+            }
+            let at = at - 1;
             let Ok(header) = BatchHeader::peek(&bytes[at..]) else { continue };
             let place = self.window.from + at as u64;
             let ours = header.base == place && header.partition == self.partition && header.durable <= header.base;

@@ -130,6 +130,8 @@ pub struct Segments {
     asking: bool,
     ask_at_ms: u64,
     available: Option<u64>,
+    /// A segment was retired since the space was last asked for: what is known does not count it yet.
+    retired: bool,
     total: u64,
     last_fault: Option<Fault>,
 }
@@ -165,6 +167,7 @@ impl Segments {
             asking: false,
             ask_at_ms: 0,
             available: None,
+            retired: false,
             total: 0,
             last_fault: None,
         }
@@ -184,7 +187,23 @@ impl Segments {
     /// Every open file, to be closed.
     pub fn handles(&self) -> impl Iterator<Item = Handle> {
         let spares = self.spares.iter().chain(&self.going).map(|spare| spare.handle);
-        self.live.iter().map(|segment| segment.handle).chain(spares)
+        let making = match self.making {
+            Making::Rest | Making::Open => None,
+            Making::Allocate(handle)
+            | Making::Head { handle, .. }
+            | Making::Name { handle, .. }
+            | Making::Settle { handle, .. } => Some(handle),
+        };
+        let retiring = match &self.retiring {
+            Retiring::Rest => None,
+            Retiring::Name(segment) | Retiring::Settle(segment) => Some(segment.handle),
+        };
+        self.live.iter().map(|segment| segment.handle).chain(spares).chain(making).chain(retiring)
+    }
+
+    /// Whether less than `bytes` are available, as far as is known since the last segment was retired.
+    pub fn is_scarce(&self, bytes: u64) -> bool {
+        !self.retired && self.going.is_none() && self.available.is_some_and(|available| available < bytes)
     }
 
     /// Files are opened past the page cache.
@@ -238,6 +257,7 @@ impl Segments {
             return false;
         }
         self.retiring = Retiring::Name(self.live.pop_front().expect("there are two"));
+        self.retired = true;
         wanted.extend(self.retire_op());
         true
     }
@@ -295,6 +315,7 @@ impl Segments {
                 self.ask_at_ms = now_ms + SPACE_INTERVAL_MS;
                 if let Ok(Outcome::Space { available, total }) = outcome {
                     self.available = Some(available);
+                    self.retired = !matches!(self.retiring, Retiring::Rest);
                     self.total = total;
                 }
             }
@@ -318,10 +339,9 @@ impl Segments {
                 return;
             }
             self.make_again_ms = None;
-            if let (Making::Allocate(handle), false) = (&self.making, self.spares.is_empty()) {
+            if let (Making::Allocate(handle), false, None) = (&self.making, self.spares.is_empty(), &self.going) {
                 // No room for a new file, but an old one came free meanwhile.
-                let next = Spare { path: self.directory.join("next"), handle: *handle, bytes: 0 };
-                self.going = self.going.take().or(Some(next));
+                self.going = Some(Spare { path: self.directory.join("next"), handle: *handle, bytes: 0 });
                 self.making = Making::Rest;
             } else {
                 wanted.extend(self.make_op());
@@ -378,6 +398,12 @@ impl Segments {
         };
         let outcome = match outcome {
             Ok(outcome) => outcome,
+            // The first file of a new directory: nobody tried before whether direct writes are possible here.
+            Err(Fault(libc::EINVAL)) if self.direct && matches!(self.making, Making::Open) => {
+                self.direct = false;
+                wanted.extend(self.make_op());
+                return;
+            }
             Err(fault) => {
                 self.last_fault = Some(fault);
                 self.make_again_ms = Some(now_ms + RETRY_MS);

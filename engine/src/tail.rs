@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 #[derive(Debug, Default)]
 pub struct Tail {
     batches: VecDeque<(u64, Bytes)>,
+    bytes: usize,
 }
 
 impl Tail {
@@ -16,7 +17,13 @@ impl Tail {
             self.batches.back().is_none_or(|(last, bytes)| last + bytes.len() as u64 <= base),
             "batches come in order"
         );
+        self.bytes += bytes.len();
         self.batches.push_back((base, bytes));
+    }
+
+    /// Bytes of all batches.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The log bytes from `byte` on, if all of them are in one batch here.
@@ -30,7 +37,9 @@ impl Tail {
 
     /// Gives the oldest batch up. Its memory comes back once nobody holds a slice of it.
     pub fn pop(&mut self) -> Option<Bytes> {
-        self.batches.pop_front().map(|(_, bytes)| bytes)
+        let (_, bytes) = self.batches.pop_front()?;
+        self.bytes -= bytes.len();
+        Some(bytes)
     }
 }
 
@@ -57,7 +66,9 @@ mod tests {
         for (byte, length, wanted) in table {
             assert_eq!(tail.slice(byte, length).as_deref(), wanted, "{length} bytes at {byte}");
         }
+        assert_eq!(tail.bytes(), 10);
         assert_eq!(tail.pop().as_deref(), Some(&b"hello"[..]));
+        assert_eq!(tail.bytes(), 5);
         assert_eq!(tail.slice(100, 5), None);
         assert_eq!(tail.slice(110, 1).as_deref(), Some(&b"w"[..]));
     }

@@ -1,9 +1,7 @@
 //! Messages that wait for their time. The log holds them; here is only when which one is due.
 
 use crate::limits::TIMERS_MAX;
-use ahash::RandomState;
-use hashbrown::HashMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A delayed message in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,18 +15,13 @@ pub struct Timer {
 }
 
 /// All that wait, earliest first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Timers {
     by_time: BTreeSet<Timer>,
-    by_byte: HashMap<u64, Timer, RandomState>,
+    by_byte: BTreeMap<u64, Timer>,
 }
 
 impl Timers {
-    /// None waits.
-    pub fn new(seed: u64) -> Timers {
-        Timers { by_time: BTreeSet::new(), by_byte: HashMap::with_hasher(RandomState::with_seeds(seed, 4, 5, 6)) }
-    }
-
     /// Whether one more may wait.
     pub fn has_room(&self) -> bool {
         self.by_time.len() < TIMERS_MAX
@@ -52,9 +45,9 @@ impl Timers {
         self.by_time.first().copied()
     }
 
-    /// The lowest log byte that is still needed. Cost: a look at each.
+    /// The lowest log byte that is still needed.
     pub fn lowest_byte(&self) -> Option<u64> {
-        self.by_byte.keys().copied().min()
+        self.by_byte.first_key_value().map(|(byte, _)| *byte)
     }
 
     /// How many wait.
@@ -69,7 +62,7 @@ mod tests {
 
     #[test]
     fn the_earliest_is_first_and_a_delivered_one_is_gone() {
-        let mut timers = Timers::new(1);
+        let mut timers = Timers::default();
         for (due_ms, byte) in [(30, 1), (10, 2), (20, 3), (10, 4)] {
             timers.insert(Timer { due_ms, byte, length: 1 });
         }
