@@ -1,0 +1,898 @@
+//! Goal: whatever was promised is kept, through power cuts, kills, failing and full disks. Method: one
+//! partition on a simulated disk, random requests from a seed, the end at a random moment, recovery (which
+//! may be cut short too), and an audit of everything the partition then shows against a model of what it
+//! said. Repeat: `SEED=17 cargo test -p tests --test simulation power`; more: `SEEDS=10000`.
+
+use bytes::Bytes;
+use engine::buffer::Region;
+use engine::error::AppendError;
+use engine::format::{Position, QueueKey};
+use engine::io::{Done, Io, Op, Tag};
+use engine::limits::{Flush, LogConfig};
+use engine::message::{Description, Draft, Keys, Stamp, Stored};
+use engine::partition::{Effect, Partition, Pull, PullLimits};
+use engine::sim::{Faults, Random, Sim};
+use engine::{LoadId, Ticket};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+const MIB: u64 = 1 << 20;
+const SEGMENT_BYTES: u64 = 16 * MIB;
+const QUEUES: u64 = 4;
+const FACTS: u64 = 12;
+/// Turns within which anything that is waited for must happen.
+const TURNS_MAX: usize = 200_000;
+/// Turns in a row that do nothing although they were asked for.
+const IDLE_TURNS_MAX: usize = 50;
+
+#[test]
+fn power_cuts_and_kills_lose_nothing_promised() {
+    repeat(0..120, |seed| Plan { rounds: 4, ..Plan::new(seed) });
+}
+
+#[test]
+fn failing_disks_lose_nothing_promised() {
+    repeat(0..80, |seed| {
+        let rate = [2, 10, 40][seed as usize % 3];
+        let faults = Faults { write: rate, short: rate, sync: rate, read: rate, name: rate, receive: 0 };
+        Plan { faults, rounds: 3, ..Plan::new(seed) }
+    });
+}
+
+#[test]
+fn segments_roll_and_come_back_clean() {
+    repeat(0..24, |seed| Plan { large: true, retain: Some(20 * MIB), rounds: 3, ..Plan::new(seed) });
+}
+
+#[test]
+fn full_disks_refuse_and_resume() {
+    repeat(0..16, |seed| Plan { large: true, space: Some((33 + seed % 40) * MIB), rounds: 2, ..Plan::new(seed) });
+}
+
+#[test]
+fn one_seed_twice_is_the_same_run() {
+    for seed in 0..3 {
+        let plan = || Plan { faults: Faults { write: 5, ..Faults::default() }, rounds: 2, ..Plan::new(seed) };
+        assert_eq!(World::new(plan()).run(), World::new(plan()).run(), "seed {seed}");
+    }
+}
+
+/// Runs a plan for each seed; a failure names the seed.
+fn repeat(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match (number("SEED"), number("SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(count)) => 0..count,
+        (None, None) => seeds,
+    };
+    for seed in seeds {
+        if let Err(cause) = catch_unwind(AssertUnwindSafe(|| World::new(plan(seed)).run())) {
+            let text = cause.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            panic!("SEED={seed}: {}", text.unwrap_or_default());
+        }
+    }
+}
+
+/// What a run is like, beside what its seed chooses.
+#[derive(Clone, Debug)]
+struct Plan {
+    seed: u64,
+    rounds: u64,
+    faults: Faults,
+    /// Messages of up to 300 KB, so that segments fill.
+    large: bool,
+    /// Bytes of log that are kept.
+    retain: Option<u64>,
+    /// Bytes of the disk.
+    space: Option<u64>,
+}
+
+impl Plan {
+    fn new(seed: u64) -> Plan {
+        Plan { seed, rounds: 1, faults: Faults::default(), large: false, retain: None, space: None }
+    }
+}
+
+/// One message as it was handed in, and what is known of it.
+#[derive(Clone, Debug)]
+struct Sent {
+    queue: QueueKey,
+    length: usize,
+    due_ms: Option<u64>,
+    /// Messages of one batch share it.
+    batch: u64,
+    /// Where it was said to be; of a delayed one, where it waits.
+    stored: Stored,
+    /// Where it was seen, once it was.
+    place: Option<(u64, Position)>,
+    promised: bool,
+    /// It was not there after an opening: it may never come back.
+    gone: bool,
+}
+
+/// The values a fact was given since it was last known for certain, oldest first.
+#[derive(Clone, Debug, Default)]
+struct History {
+    values: VecDeque<(u64, Option<Vec<u8>>)>,
+    promised: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Messages(u64),
+    Fact { key: u64, version: u64 },
+}
+
+/// How the last life of the partition ended: what must have survived it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// By a failure, a kill or in order: everything written is there.
+    Written,
+    /// By a power cut: what lies below the durable watermark is there.
+    Cut { durable: u64 },
+}
+
+struct World {
+    plan: Plan,
+    random: Random,
+    sim: Sim,
+    config: LogConfig,
+    partition: Partition,
+    /// Operations that found no slot.
+    backlog: VecDeque<(u64, Op)>,
+    done: Vec<Done>,
+    effects: Vec<Effect>,
+    open: bool,
+    audited: bool,
+    closed: Option<String>,
+    shut: bool,
+    loaded: BTreeSet<LoadId>,
+    idle: usize,
+    ended: Ended,
+    sent: Vec<Sent>,
+    answers: VecDeque<(Ticket, Answer)>,
+    tickets: u64,
+    facts: BTreeMap<u64, History>,
+    /// Noted values: what is certain, and the newest.
+    notes: BTreeMap<u64, (u64, u64)>,
+    topics: Vec<u32>,
+    topic_next: u32,
+    /// Queue offsets below it are taken for ever.
+    taken: BTreeMap<QueueKey, u64>,
+    /// Where a consumer that is told of new messages stands.
+    cursors: BTreeMap<QueueKey, u64>,
+    trace: u64,
+}
+
+impl World {
+    fn new(plan: Plan) -> World {
+        let mut random = Random::new(plan.seed.wrapping_mul(0x1_0000_0001) ^ 0x51ed);
+        let mut sim = Sim::new(random.bits());
+        sim.haste = [1000, 500, 200, 50][random.below(4) as usize];
+        sim.direct = random.chance(800);
+        if let Some(space) = plan.space {
+            sim.space = space;
+        }
+        let chunk_bytes = [256 << 10, 1 << 20][random.below(2) as usize];
+        let config = LogConfig {
+            directory: "/p0".into(),
+            partition: random.below(3) as u16,
+            segment_bytes: SEGMENT_BYTES,
+            batch_bytes: [64 << 10, 256 << 10, 1 << 20][random.below(3) as usize],
+            inflight_batches: [1, 2, 4, 8][random.below(4) as usize],
+            flush: if random.chance(600) { Flush::Sync } else { Flush::Async { interval_ms: 1 + random.below(200) } },
+            memory: Region::new(8 + random.below(24) as usize, chunk_bytes).unwrap(),
+            prepare_bytes: random.below(3) * MIB,
+            prepare_rate: 64 * MIB,
+            retention_ms: u64::MAX,
+            retention_bytes: plan.retain.unwrap_or(u64::MAX),
+            disk_free_min: MIB,
+            describe,
+            seed: plan.seed,
+        };
+        let partition = Partition::new(config.clone()).unwrap();
+        World {
+            plan,
+            random,
+            sim,
+            config,
+            partition,
+            backlog: VecDeque::new(),
+            done: Vec::new(),
+            effects: Vec::new(),
+            open: false,
+            audited: false,
+            closed: None,
+            shut: false,
+            loaded: BTreeSet::new(),
+            idle: 0,
+            ended: Ended::Written,
+            sent: Vec::new(),
+            answers: VecDeque::new(),
+            tickets: 0,
+            facts: BTreeMap::new(),
+            notes: BTreeMap::new(),
+            topics: vec![1, 2],
+            topic_next: 3,
+            taken: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            trace: 0,
+        }
+    }
+
+    /// The whole run. Returns a number that depends on all that happened.
+    fn run(mut self) -> u64 {
+        for _ in 0..self.plan.rounds {
+            self.sim.faults = self.plan.faults;
+            self.wait_open();
+            let steps = if self.plan.large { 150 } else { 10 + self.random.below(120) };
+            for _ in 0..steps {
+                self.step();
+            }
+            if let Some(space) = self.plan.space {
+                self.room_again(space);
+            }
+            if self.random.chance(200) {
+                self.shut_down();
+            }
+            self.end_life();
+            while self.random.chance(300) {
+                for _ in 0..self.random.below(40) {
+                    self.turn();
+                }
+                self.end_life();
+            }
+        }
+        // All that is due is delivered, exactly once, and nothing is missing.
+        self.sim.faults = Faults::default();
+        self.sim.space = 1 << 40;
+        self.wait_open();
+        let last = self.sent.iter().filter_map(|sent| sent.due_ms).max().unwrap_or(0);
+        self.sim.advance(last.saturating_sub(self.sim.now_ms()) + 1);
+        self.quiesce();
+        self.audit();
+        let topics = self.topics.clone();
+        let floor = self.partition.stats().floor;
+        for (id, sent) in self.sent.iter().enumerate() {
+            // Where it waited was retired: it was delivered, and that may be gone too before it was seen.
+            let gone = sent.gone || sent.stored.position.byte() < floor;
+            let due = sent.due_ms.is_some() && sent.promised && !gone && topics.contains(&sent.queue.topic);
+            assert!(!due || sent.place.is_some(), "the delayed message {id} was never delivered: {sent:?}");
+        }
+        self.trace
+    }
+
+    // -- the loop that a core runs -----------------------------------------------------------------
+
+    fn turn(&mut self) {
+        let mut moved = false;
+        self.partition.effects(&mut self.effects);
+        for effect in std::mem::take(&mut self.effects) {
+            moved = true;
+            self.take_effect(effect);
+        }
+        while let Some((local, op)) = self.backlog.pop_front() {
+            if let Err(op) = self.sim.submit(Tag(local), op) {
+                self.backlog.push_front((local, op));
+                break;
+            }
+        }
+        let mut done = std::mem::take(&mut self.done);
+        self.sim.drive(None, &mut done);
+        for done in done.drain(..) {
+            moved = true;
+            self.trace = self.trace.wrapping_mul(31).wrapping_add(done.tag.0 ^ u64::from(done.outcome.is_ok()));
+            self.partition.on_done(done.tag.0, done.outcome, self.sim.now_ms());
+        }
+        self.done = done;
+        self.partition.on_turn(self.sim.now_ms());
+        let stats = self.partition.stats();
+        assert!(stats.accepted >= stats.written && stats.written >= stats.durable, "{stats:?}");
+        // A loop would now wait for its deadline or a completion.
+        let waits = self.sim.flying() == 0 && self.backlog.is_empty() && !self.partition.has_effects();
+        let deadline = self.partition.deadline_ms();
+        if waits && deadline > self.sim.now_ms() {
+            self.sim.advance((deadline - self.sim.now_ms()).min(1 + self.random.below(300)));
+            self.idle = 0;
+        } else if waits && !moved {
+            self.idle += 1;
+            assert!(self.idle < IDLE_TURNS_MAX, "it spins: deadline {deadline}, now {}", self.sim.now_ms());
+        } else {
+            self.idle = 0;
+            self.sim.advance(self.random.below(2));
+        }
+    }
+
+    fn take_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Io { local, op } => {
+                assert!(local < 1 << 40, "a local number is below 2^40");
+                self.backlog.push_back((local, op));
+            }
+            Effect::Stored(ticket, result) => {
+                let (expected, answer) = self.answers.pop_front().expect("a ticket comes back once");
+                assert_eq!(ticket, expected, "tickets come back in log order");
+                if result.is_ok() {
+                    self.promised(answer);
+                }
+            }
+            Effect::Grown(queue) => self.follow(queue),
+            Effect::Loaded(load, _) => _ = self.loaded.insert(load),
+            Effect::Opened => {
+                self.open = true;
+                assert!(self.answers.is_empty(), "all who waited were told");
+            }
+            Effect::Closed(reason) => {
+                (self.open, self.closed) = (false, Some(reason));
+            }
+            Effect::Shut => self.shut = true,
+        }
+    }
+
+    fn promised(&mut self, answer: Answer) {
+        let stats = self.partition.stats();
+        let answerable = if self.config.flush == Flush::Sync { stats.durable } else { stats.written };
+        match answer {
+            Answer::Messages(batch) => {
+                for sent in self.sent.iter_mut().rev().take_while(|sent| sent.batch >= batch) {
+                    if sent.batch != batch {
+                        continue;
+                    }
+                    // After a failure the watermarks are those of the new log, for a while.
+                    assert!(!self.open || sent.stored.position.byte() < answerable, "promised above the watermark");
+                    sent.promised = true;
+                    if sent.due_ms.is_none() {
+                        let taken = self.taken.entry(sent.queue).or_default();
+                        *taken = (*taken).max(sent.stored.queue_offset + 1);
+                    }
+                }
+            }
+            Answer::Fact { key, version } => {
+                let history = self.facts.get_mut(&key).expect("it was put");
+                history.promised = history.promised.max(version);
+            }
+        }
+    }
+
+    /// Until the partition takes appends; then everything is looked at.
+    fn wait_open(&mut self) {
+        for _ in 0..TURNS_MAX {
+            if self.open && self.partition.is_open() {
+                self.opened();
+                return;
+            }
+            self.turn();
+            if !self.open && self.closed.is_some() && self.partition.deadline_ms() == u64::MAX && self.still() {
+                // A failing disk at the first opening: somebody starts it again, on a better one.
+                let reason = self.closed.take().unwrap();
+                assert_ne!(self.plan.faults, Faults::default(), "it does not open: {reason}");
+                assert!(reason.contains("os error"), "it does not open: {reason}");
+                self.sim.faults = Faults::default();
+                self.sim = self.sim.kill();
+                self.start();
+            }
+        }
+        panic!("it does not open: {:?}", self.closed);
+    }
+
+    fn still(&self) -> bool {
+        self.sim.flying() == 0 && self.backlog.is_empty() && !self.partition.has_effects()
+    }
+
+    fn start(&mut self) {
+        self.partition = Partition::new(self.config.clone()).unwrap();
+        (self.open, self.audited, self.closed, self.shut) = (false, false, None, false);
+        self.backlog.clear();
+        self.answers.clear();
+        self.loaded.clear();
+        self.idle = 0;
+    }
+
+    fn end_life(&mut self) {
+        let durable = self.partition.stats().durable;
+        self.trace = self.trace.wrapping_mul(31).wrapping_add(durable);
+        if self.random.chance(650) {
+            let seed = self.random.bits();
+            self.sim = self.sim.power_cut(seed);
+            // Two cuts in a row: what the first one had to leave, the second one has to leave.
+            let before = if let Ended::Cut { durable } = self.ended { durable } else { 0 };
+            let durable = if self.audited { durable } else { before };
+            self.ended = Ended::Cut { durable };
+            // A delayed message may be lost unseen, or delivered again.
+            let lossy = self.config.flush != Flush::Sync;
+            for sent in self.sent.iter_mut().filter(|sent| lossy && sent.due_ms.is_some()) {
+                sent.promised &= sent.stored.position.byte() < durable;
+                sent.place = sent.place.filter(|(_, position)| position.byte() < durable);
+            }
+        } else {
+            self.sim = self.sim.kill();
+        }
+        self.start();
+    }
+
+    // -- what a broker might want --------------------------------------------------------------------
+
+    fn step(&mut self) {
+        for _ in 0..self.random.below(4) {
+            match self.random.below(100) {
+                0..50 => self.append(),
+                50..58 => self.delay(),
+                58..68 => self.put(),
+                68..75 => self.note(),
+                75..84 => self.pull_some(),
+                84..92 => self.get_some(),
+                92..94 => self.forget(),
+                94..95 => self.quiesce(),
+                _ => self.sim.advance(self.random.below(3000)),
+            }
+        }
+        self.turn();
+        if self.plan.large && self.random.chance(700) {
+            for _ in 0..self.random.below(8) {
+                self.turn();
+            }
+        }
+        if self.closed.take().is_some() {
+            self.wait_open();
+        }
+    }
+
+    fn length(&mut self) -> usize {
+        let most = match self.random.below(10) {
+            _ if self.plan.large => 300_000,
+            0 => 300_000,
+            1..4 => 6000,
+            _ => 400,
+        };
+        HEADER_BYTES + 1 + self.random.below(most) as usize
+    }
+
+    fn queue(&mut self) -> QueueKey {
+        let topic = self.topics[self.random.below(self.topics.len() as u64) as usize];
+        QueueKey { topic, queue: self.random.below(QUEUES) as u32 }
+    }
+
+    fn append(&mut self) {
+        let count = if self.random.chance(700) { 1 } else { 2 + self.random.below(6) };
+        let wanted: Vec<(QueueKey, usize)> = (0..count).map(|_| (self.queue(), self.length())).collect();
+        let first = self.sent.len() as u64;
+        let mut fills: Vec<_> = wanted
+            .iter()
+            .zip(first..)
+            .map(|(&(queue, length), id)| move |out: &mut [u8]| fill(out, id, queue, length))
+            .collect();
+        let hashes: Vec<[u64; 1]> = (first..first + count).map(|id| [key_hash(id)]).collect();
+        let mut drafts: Vec<Draft<'_>> = fills
+            .iter_mut()
+            .zip(&hashes)
+            .zip(&wanted)
+            .zip(first..)
+            .map(|(((fill, keys), &(queue, length)), id)| Draft {
+                queue,
+                length,
+                tag_hash: tag_hash(id),
+                keys,
+                stamp: STAMP,
+                fill,
+            })
+            .collect();
+        let mut stored = Vec::new();
+        let ticket = Ticket(self.tickets);
+        let result = self.partition.append(&mut drafts, Some(ticket), self.sim.now_ms(), &mut stored);
+        drop(drafts);
+        if let Err(error) = result {
+            return self.refused(error);
+        }
+        for (&(queue, length), &stored) in wanted.iter().zip(&stored) {
+            let taken = self.taken.get(&queue).copied().unwrap_or(0);
+            assert!(stored.queue_offset >= taken, "{queue:?}: {stored:?} is taken, below {taken}");
+            self.submitted(queue, length, None, stored);
+        }
+        self.answers.push_back((ticket, Answer::Messages(self.tickets)));
+        self.tickets += 1;
+    }
+
+    fn delay(&mut self) {
+        let (queue, length) = (self.queue(), self.length());
+        let id = self.sent.len() as u64;
+        let due_ms = self.sim.now_ms() + [0, 5, 500, 20_000][self.random.below(4) as usize];
+        let mut write = |out: &mut [u8]| fill(out, id, queue, length);
+        let draft = Draft { queue, length, tag_hash: tag_hash(id), keys: &[], stamp: STAMP, fill: &mut write };
+        let ticket = Ticket(self.tickets);
+        match self.partition.delay(draft, due_ms, Some(ticket), self.sim.now_ms()) {
+            Err(error) => self.refused(error),
+            Ok(stored) => {
+                self.submitted(queue, length, Some(due_ms), stored);
+                self.answers.push_back((ticket, Answer::Messages(self.tickets)));
+                self.tickets += 1;
+            }
+        }
+    }
+
+    fn submitted(&mut self, queue: QueueKey, length: usize, due_ms: Option<u64>, stored: Stored) {
+        let batch = self.tickets;
+        let sent = Sent { queue, length, due_ms, batch, stored, place: None, promised: false, gone: false };
+        self.sent.push(sent);
+    }
+
+    fn refused(&mut self, error: AppendError) {
+        match error {
+            AppendError::TooLarge { .. } => panic!("nothing here is too large: {error}"),
+            AppendError::Busy => {}
+            AppendError::Full => assert!(self.plan.space.is_some() || self.plan.faults.name > 0, "the disk has room"),
+            AppendError::Opening | AppendError::Closed(_) => {
+                assert_ne!(self.plan.faults, Faults::default(), "nothing failed: {error}");
+            }
+        }
+    }
+
+    fn put(&mut self) {
+        let key = self.random.below(FACTS);
+        let history = self.facts.entry(key).or_default();
+        let version = history.values.back().map_or(0, |(version, _)| *version) + 1;
+        let mut value = (key << 32 | version).to_be_bytes().to_vec();
+        value.resize(8 + self.random.below(3000) as usize, 7);
+        let value = (!self.random.chance(200)).then_some(value);
+        let ticket = Ticket(self.tickets);
+        let result = self.partition.put(&fact_key(b'p', key), value.as_deref(), Some(ticket), self.sim.now_ms());
+        if let Err(error) = result {
+            return self.refused(error);
+        }
+        assert_eq!(self.partition.fact(&fact_key(b'p', key)), value.as_deref(), "a fact is readable at once");
+        history_of(&mut self.facts, key).values.push_back((version, value));
+        self.answers.push_back((ticket, Answer::Fact { key, version }));
+        self.tickets += 1;
+    }
+
+    fn note(&mut self) {
+        let key = self.random.below(FACTS);
+        let value = self.notes.get(&key).map_or(0, |(_, newest)| *newest) + 1;
+        if self.partition.note(&fact_key(b'n', key), &value.to_be_bytes()) {
+            self.notes.entry(key).or_insert((0, 0)).1 = value;
+        }
+    }
+
+    fn forget(&mut self) {
+        let index = self.random.below(self.topics.len() as u64) as usize;
+        self.topics[index] = self.topic_next;
+        self.topic_next += 1;
+        let topics = self.topics.clone();
+        self.partition.retain_topics(&|topic| topics.contains(&topic));
+    }
+
+    fn pull_some(&mut self) {
+        let queue = self.queue();
+        let span = self.partition.span(queue);
+        let offset = span.min + self.random.below(span.max - span.min + 1);
+        let limits = PullLimits { messages: 1 + self.random.below(8) as u32, bytes: 300_000, scan: 20 };
+        let tag = self.random.below(3) as i64;
+        match self.partition.pull(queue, offset, limits, &|hash| hash == tag).0 {
+            Pull::Found { messages, next } => {
+                assert!(next > offset && next <= span.max && messages.len() <= limits.messages as usize);
+                for message in messages {
+                    assert_eq!(i64::from(message[31] % 3), tag, "a filter lets through what it wants");
+                    self.saw(&message, queue, None);
+                }
+            }
+            Pull::NoMatch { next } => assert!(next > offset && next <= span.max),
+            Pull::Empty => assert_eq!(offset, span.max),
+            Pull::Loading(_) => {}
+            Pull::Opening => assert!(!self.partition.is_open()),
+            other => panic!("{other:?} at {offset} in {span:?}"),
+        }
+    }
+
+    /// Takes the new messages of a queue as its consumer would: from memory, mostly.
+    fn follow(&mut self, queue: QueueKey) {
+        let limits = PullLimits { messages: 32, bytes: MIB as u32, scan: 1000 };
+        loop {
+            let offset = self.cursors.get(&queue).copied().unwrap_or(0);
+            let next = match self.partition.pull(queue, offset, limits, &|_| true) {
+                (Pull::Found { messages, next }, _) => {
+                    messages.iter().zip(offset..).for_each(|(message, offset)| self.saw(message, queue, Some(offset)));
+                    next
+                }
+                (Pull::OutOfRange, span) if offset != span.min => span.min,
+                (Pull::Empty | Pull::Loading(_) | Pull::Opening | Pull::OutOfRange, _) => return,
+                other => panic!("{other:?} in {queue:?} at {offset}"),
+            };
+            self.cursors.insert(queue, next);
+        }
+    }
+
+    fn get_some(&mut self) {
+        if self.sent.is_empty() || !self.partition.is_open() {
+            return;
+        }
+        let id = self.random.below(self.sent.len() as u64);
+        let sent = self.sent[id as usize].clone();
+        let nudge = if self.random.chance(200) { self.random.below(64) } else { 0 };
+        let position = Position(sent.stored.position.0 + nudge);
+        match self.partition.get(position) {
+            Ok(Some(message)) => {
+                let other = id_of(&message);
+                let queue = self.sent.get(other as usize).map_or(sent.queue, |other| other.queue);
+                self.saw(&message, queue, None);
+                assert!(
+                    other == id || sent.gone || !sent.promised || sent.due_ms.is_some(),
+                    "{other} is in place of {sent:?}"
+                );
+                assert!(other != id || !sent.gone, "{id} came back from the dead: {sent:?}");
+            }
+            Ok(None) => {
+                let known = sent.promised && nudge == 0 && sent.due_ms.is_none();
+                let there = position.byte() >= self.partition.stats().floor && self.topics.contains(&sent.queue.topic);
+                assert!(!(known && there && !sent.gone && self.partition.is_open()), "{id} is missing: {sent:?}");
+            }
+            Err(_) => {}
+        }
+        let place = sent.place.filter(|(_, position)| {
+            position.byte() >= self.partition.stats().floor && self.topics.contains(&sent.queue.topic) && !sent.gone
+        });
+        if let Some((_, position)) = place {
+            let found = self.partition.find(key_hash(id), 100);
+            assert!(found.contains(&position), "message {id} is not found by its key: {sent:?} {found:?}");
+        }
+    }
+
+    /// Everything comes to rest; what was noted is durable then.
+    fn quiesce(&mut self) {
+        let from = self.sim.now_ms();
+        for _ in 0..TURNS_MAX {
+            self.turn();
+            if !self.open || !self.partition.is_open() {
+                return;
+            }
+            let stats = self.partition.stats();
+            if self.still() && stats.durable == stats.accepted && self.sim.now_ms() > from + 2500 {
+                if self.plan.space.is_none() && self.plan.faults == Faults::default() {
+                    self.notes.values_mut().for_each(|(certain, newest)| *certain = *newest);
+                }
+                return;
+            }
+        }
+        panic!("it does not come to rest: {:?}", self.partition.stats());
+    }
+
+    fn shut_down(&mut self) {
+        self.partition.shut();
+        let was_open = self.partition.is_open() || self.open;
+        for _ in 0..TURNS_MAX {
+            self.turn();
+            if self.shut {
+                if was_open && self.closed.is_none() {
+                    self.notes.values_mut().for_each(|(certain, newest)| *certain = *newest);
+                }
+                return;
+            }
+        }
+        panic!("it does not shut");
+    }
+
+    /// A full disk gets room, and the partition takes appends again.
+    fn room_again(&mut self, space: u64) {
+        self.sim.space = 1 << 40;
+        for _ in 0..1000 {
+            self.turn();
+            let before = self.sent.len();
+            if self.sim.now_ms().is_multiple_of(7) {
+                self.append();
+            }
+            if self.sent.len() > before {
+                self.sim.space = space;
+                return;
+            }
+            self.sim.advance(10);
+        }
+        panic!("it does not take appends again: {:?}", self.partition.stats());
+    }
+
+    // -- the audit -----------------------------------------------------------------------------------
+
+    fn opened(&mut self) {
+        let topics = self.topics.clone();
+        self.partition.retain_topics(&|topic| topics.contains(&topic));
+        self.closed = None;
+        let faults = std::mem::take(&mut self.sim.faults);
+        self.check_facts();
+        self.audit();
+        self.sim.faults = faults;
+        (self.ended, self.audited) = (Ended::Written, true);
+    }
+
+    fn check_facts(&mut self) {
+        let lossy = self.config.flush != Flush::Sync && self.ended != Ended::Written;
+        for (&key, history) in &mut self.facts {
+            let value = self.partition.fact(&fact_key(b'p', key)).map(<[u8]>::to_vec);
+            let least = if lossy { 0 } else { history.promised };
+            let fits = |(version, known): &&(u64, Option<Vec<u8>>)| *version >= least && *known == value;
+            let none = least == 0 && value.is_none();
+            let last = history.values.back().map_or(0, |(version, _)| *version);
+            assert!(
+                none || history.values.iter().any(|entry| fits(&entry)),
+                "fact {key} is {value:?}, promised {least}"
+            );
+            // From here on it is this value and no other, under a version that none had.
+            history.values = VecDeque::from([(last, value)]);
+            history.promised = last;
+        }
+        for (&key, (certain, newest)) in &mut self.notes {
+            let value = self.partition.fact(&fact_key(b'n', key));
+            let value = value.map_or(0, |value| u64::from_be_bytes(value.try_into().expect("eight bytes")));
+            assert!((*certain..=*newest).contains(&value), "note {key} is {value}, not in {certain}..={newest}");
+            (*certain, *newest) = (value, value);
+            if self.config.flush != Flush::Sync {
+                *certain = 0;
+            }
+        }
+    }
+
+    /// Looks at every message there is.
+    fn audit(&mut self) {
+        let mut found = BTreeSet::new();
+        // What is delivered while we look may be in a queue that we looked at already.
+        let seen: Vec<bool> = self.sent.iter().map(|sent| sent.place.is_some()).collect();
+        for topic in self.topics.clone() {
+            for queue in 0..QUEUES as u32 {
+                let queue = QueueKey { topic, queue };
+                let taken = self.taken.get(&queue).copied().unwrap_or(0);
+                let lossy = self.config.flush != Flush::Sync && self.ended != Ended::Written;
+                let span = self.partition.span(queue);
+                assert!(span.max >= taken || lossy, "{queue:?} ends at {} and ended at {taken}", span.max);
+                if lossy {
+                    self.taken.insert(queue, span.max);
+                }
+                self.read_queue(queue, &mut found);
+            }
+        }
+        let floor = self.partition.stats().floor;
+        if let Some(retain) = self.plan.retain {
+            // A segment goes as a whole once the log is longer than what is kept.
+            let most = (self.partition.stats().accepted + SEGMENT_BYTES).saturating_sub(retain);
+            assert!(floor <= most, "the log is kept from {floor}, which is above {most}");
+        }
+        let now_ms = self.sim.now_ms();
+        let early = |sent: &&Sent| sent.promised && sent.due_ms.is_some_and(|due_ms| due_ms > now_ms);
+        let retired = self.sent.iter().filter(early).find(|sent| sent.stored.position.byte() < floor);
+        assert!(retired.is_none(), "retired while it waited: {retired:?}");
+        let topics = self.topics.clone();
+        let mut batches: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
+        for (id, sent) in self.sent.iter_mut().enumerate() {
+            let (byte, there) = match (sent.due_ms, sent.place) {
+                (None, _) => (sent.stored.position.byte(), sent.promised || seen[id]),
+                (Some(_), Some((_, position))) if seen[id] => (position.byte(), true),
+                (Some(_), _) => continue,
+            };
+            if byte < floor || !topics.contains(&sent.queue.topic) {
+                continue;
+            }
+            let certain = match self.ended {
+                Ended::Cut { durable } if self.config.flush != Flush::Sync => byte < durable,
+                _ => true,
+            };
+            let is_found = found.contains(&(id as u64));
+            if sent.due_ms.is_none() {
+                let (there, all) = batches.entry(sent.batch).or_default();
+                *all += 1;
+                *there += usize::from(is_found);
+            }
+            assert!(!(is_found && sent.gone), "message {id} came back from the dead: {sent:?}");
+            assert!(is_found || !there || !certain || sent.gone, "message {id} is lost ({:?}): {sent:?}", self.ended);
+            let flying = self.answers.iter().any(|(ticket, _)| ticket.0 == sent.batch);
+            if !is_found && !flying {
+                // It may never be seen again. A delayed one may be delivered again.
+                (sent.gone, sent.place) = (sent.due_ms.is_none(), None);
+            }
+        }
+        for (batch, (there, all)) in batches {
+            let whole = self.sent.iter().filter(|sent| sent.batch == batch && sent.stored.position.byte() >= floor);
+            let forgotten = whole.clone().any(|sent| !topics.contains(&sent.queue.topic));
+            assert!(there == 0 || there == all || forgotten, "batch {batch}: {there} of {all}");
+        }
+    }
+
+    fn read_queue(&mut self, queue: QueueKey, found: &mut BTreeSet<u64>) {
+        let limits = PullLimits { messages: 32, bytes: MIB as u32, scan: 1000 };
+        let mut offset = self.partition.span(queue).min;
+        for _ in 0..TURNS_MAX {
+            match self.partition.pull(queue, offset, limits, &|_| true).0 {
+                Pull::Found { messages, next } => {
+                    assert_eq!(next, offset + messages.len() as u64, "all are wanted");
+                    for message in messages {
+                        self.saw(&message, queue, Some(offset));
+                        assert!(found.insert(id_of(&message)), "message {} is there twice", id_of(&message));
+                        offset += 1;
+                    }
+                }
+                Pull::Loading(load) => {
+                    while !self.loaded.remove(&load) {
+                        self.turn();
+                    }
+                }
+                Pull::Empty => return,
+                Pull::OutOfRange if self.plan.retain.is_some() || self.plan.space.is_some() => {
+                    offset = self.partition.span(queue).min;
+                }
+                Pull::Opening => {
+                    assert_ne!(self.plan.faults, Faults::default(), "nothing failed");
+                    self.turn();
+                }
+                other => panic!("{other:?} in {queue:?} at {offset}"),
+            }
+        }
+        panic!("{queue:?} has no end");
+    }
+
+    /// A message was shown.
+    fn saw(&mut self, message: &Bytes, queue: QueueKey, offset: Option<u64>) {
+        let id = id_of(message);
+        let sent = self.sent.get_mut(id as usize).unwrap_or_else(|| panic!("message {id} was never sent"));
+        assert_eq!(sent.queue, queue, "message {id} is in the wrong queue");
+        let mut wanted = vec![0; sent.length];
+        fill(&mut wanted, id, queue, sent.length);
+        wanted[..24].copy_from_slice(&message[..24]);
+        assert!(wanted == *message, "message {id} has other bytes");
+        let stamped = |at: usize| u64::from_be_bytes(message[at..at + 8].try_into().expect("eight bytes"));
+        let place = (stamped(0), Position(stamped(8)));
+        assert_eq!(offset.unwrap_or(place.0), place.0, "message {id} is not at its offset");
+        match sent.due_ms {
+            None => assert_eq!(place, (sent.stored.queue_offset, sent.stored.position), "message {id} moved"),
+            Some(due_ms) => assert!(stamped(16) >= due_ms, "message {id} was delivered too early"),
+        }
+        assert_eq!(sent.place.unwrap_or(place), place, "message {id} is there twice");
+        sent.place = Some(place);
+        let taken = self.taken.entry(queue).or_default();
+        *taken = (*taken).max(place.0 + 1);
+        let stats = self.partition.stats();
+        let answerable = if self.config.flush == Flush::Sync { stats.durable } else { stats.written };
+        assert!(place.1.byte() < answerable, "message {id} is visible above the watermark");
+    }
+}
+
+// -- messages of these tests: offset, position, store time, id, topic, queue, then bytes that follow from the id
+
+const HEADER_BYTES: usize = 40;
+const STAMP: Stamp = Stamp { queue_offset_at: 0, position_at: 8, store_time_at: 16 };
+
+fn fill(out: &mut [u8], id: u64, queue: QueueKey, length: usize) {
+    assert_eq!(out.len(), length);
+    out[24..32].copy_from_slice(&id.to_be_bytes());
+    out[32..36].copy_from_slice(&queue.topic.to_be_bytes());
+    out[36..40].copy_from_slice(&queue.queue.to_be_bytes());
+    for (number, bytes) in (1u64..).zip(out[HEADER_BYTES..].chunks_mut(8)) {
+        let word = (id + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number.wrapping_mul(0xff51_afd7_ed55_8ccd);
+        bytes.copy_from_slice(&word.to_be_bytes()[..bytes.len()]);
+    }
+}
+
+fn describe(message: &[u8]) -> Option<Description> {
+    if message.len() < HEADER_BYTES {
+        return None;
+    }
+    let id = u64::from_be_bytes(message[24..32].try_into().ok()?);
+    let mut keys = Keys::default();
+    keys.push(key_hash(id));
+    let store_time_ms = u64::from_be_bytes(message[16..24].try_into().ok()?);
+    Some(Description { tag_hash: tag_hash(id), store_time_ms, stamp: STAMP, keys })
+}
+
+fn id_of(message: &[u8]) -> u64 {
+    u64::from_be_bytes(message[24..32].try_into().expect("a message has a header"))
+}
+
+fn tag_hash(id: u64) -> i64 {
+    (id as u8 % 3).into()
+}
+
+fn key_hash(id: u64) -> u64 {
+    id % 50
+}
+
+fn fact_key(kind: u8, key: u64) -> Vec<u8> {
+    [&[kind][..], &key.to_be_bytes()].concat()
+}
+
+fn history_of(facts: &mut BTreeMap<u64, History>, key: u64) -> &mut History {
+    facts.get_mut(&key).expect("it was looked up")
+}
