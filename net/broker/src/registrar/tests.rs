@@ -115,9 +115,10 @@ impl World {
                 }
                 self.act(|registrar, now_ms, wanted| registrar.on_durable(change, ok, now_ms, wanted));
             }
-            Order::Publish { change, .. } => {
+            Order::Publish { catalog, change } => {
                 self.log.push("publish".to_owned());
                 self.act(|registrar, now_ms, wanted| registrar.on_installed(change, now_ms, wanted));
+                assert_eq!(kept(self.registrar.catalog()), kept(&catalog), "what is in force is what cores hold");
             }
             Order::Push { connection, frame } => {
                 let command = Command::decode(frame).unwrap();
@@ -474,11 +475,16 @@ fn a_first_heartbeat_makes_group_and_retry_topic() {
     assert_eq!(world.logged(), ["publish", "answer 3: 0"]);
     world.heartbeat(1, "c1", vec![consumer("g", &[("T", 4), ("%RETRY%g", 1)])]);
     assert_eq!(world.logged(), ["answer 4: 0"]);
+    let other = SubscriptionData { sub_version: 5, ..SubscriptionData::from_expression("T", "TagA").unwrap() };
+    let mut same = consumer("g", &[("%RETRY%g", 1)]);
+    same.subscription_data_set.push(other);
+    world.heartbeat(1, "c1", vec![same]);
+    assert_eq!(world.logged(), ["answer 5: 0"], "one version has one meaning");
     // Another client, another topic: everyone is told.
     world.heartbeat(2, "c2", vec![consumer("g", &[("T", 5), ("%RETRY%g", 1)])]);
-    assert_eq!(world.logged(), ["answer 5: 0", "push 1 g", "push 2 g"]);
+    assert_eq!(world.logged(), ["answer 6: 0", "push 1 g", "push 2 g"]);
     world.heartbeat(2, "c2", vec![consumer("g", &[("T", 5)])]);
-    assert_eq!(world.logged(), ["publish", "answer 6: 0", "push 1 g", "push 2 g"]);
+    assert_eq!(world.logged(), ["publish", "answer 7: 0", "push 1 g", "push 2 g"]);
     // An order topic makes the retry topic one; a unit's client marks a new one.
     let order: Vec<_> = topic_fields("O", "1").iter().chain(&[("order", "true")]).copied().collect();
     world.ask(0, 17, &order, Vec::new());
@@ -715,8 +721,8 @@ fn all_cores_answer_together() {
         Question::Topic { .. } => Part::Topic(vec![QueueStats { queue: 1, min: 2, max: 9, last_ms: 77 }]),
         Question::TopicsOf { .. } => Part::TopicsOf(BTreeSet::from([13, 999])),
         Question::Progress { topics, .. } => {
-            assert_eq!(topics, &["U"]);
-            Part::Progress(vec![QueueProgress { topic: 0, queue: 0, broker: 9, consumer: 4, last_ms: 55 }])
+            let progress = |topic| QueueProgress { topic, queue: 0, broker: 9, consumer: 4, last_ms: 55 };
+            Part::Progress((0..topics.len()).map(progress).collect())
         }
         Question::GroupsOf { .. } => Part::GroupsOf(BTreeSet::from(["stored".to_owned()])),
         Question::Messages { count, .. } => {
@@ -738,9 +744,15 @@ fn all_cores_answer_together() {
         let stats: ConsumeStats = bodies::decode(&answer.body).unwrap();
         let offset = stats.offset_table[&queue("U", 0)];
         let seen = (offset.broker_offset, offset.consumer_offset, offset.pull_offset, offset.last_timestamp);
-        assert_eq!(seen, (9, 4, 4, 55));
+        assert_eq!((seen, stats.offset_table.len()), ((9, 4, 4, 55), 1));
     }
+    // A live group's offsets in topics that it left do not count.
     world.heartbeat(1, "c", vec![consumer("live", &[("T", 1)])]);
+    for (topic, rows) in [("T", 1), ("U", 0), ("", 0)] {
+        let answer = world.ask(0, 208, &[("consumerGroup", "live"), ("topic", topic)], Vec::new());
+        let stats: ConsumeStats = bodies::decode(&answer.body).unwrap();
+        assert_eq!((answer.code, stats.offset_table.len()), (0, rows), "{topic}");
+    }
     let answer = world.ask(0, 300, &[("topic", "T")], Vec::new());
     assert_eq!(&answer.body[..], br#"{"groupList":["live","stored"]}"#);
 
