@@ -1,0 +1,186 @@
+//! Messages that come again: send-backs (36), retry topics and dead letters (PROTOCOL 2.3.2, 4.8).
+
+use bytes::Bytes;
+use engine::format::QueueKey;
+use protocol::StoredMessage;
+use protocol::codes::response;
+use protocol::headers::{SendBack, SendMessage};
+use protocol::ids::OffsetId;
+use protocol::message;
+use protocol::names::{self, perm};
+use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
+
+use super::{Piece, Said, Target, set_real};
+use crate::desk::{Call, Desk};
+use crate::mail::{Mail, Make, Store};
+use crate::parked::Cold;
+use crate::place::{draw_queue, is_send};
+
+/// From this version on a client's own maximum of retries counts (V3_4_9, PROTOCOL 1.7).
+const VERSION_OWN_RETRIES: i32 = 121;
+/// A retried message waits at least at this level: 10 s in the stock table.
+const RETRY_LEVEL_FIRST: i32 = 3;
+
+impl Desk {
+    /// CONSUMER_SEND_MSG_BACK (36): a message that could not be consumed comes again later, or is dead.
+    pub(crate) fn send_back(&mut self, call: &Call<'_>, now_ms: u64) {
+        let back = match SendBack::parse(&call.header.fields) {
+            Ok(back) => back,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let Some(group) = self.catalog.group(back.group).cloned() else {
+            let remark = format!("subscription group not exist, {}", back.group);
+            return self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
+        };
+        if !perm::writeable(self.settings.permission) {
+            let remark = format!("the broker[{}] sending message is forbidden", self.settings.broker_ip1);
+            return self.refuse(&call.reply, response::NO_PERMISSION, &remark);
+        }
+        if group.retry_queues() == 0 {
+            self.replies.header(&call.reply, response::SUCCESS);
+            return self.replies.send(&call.reply, Vec::new());
+        }
+        let retry_topic = names::retry_topic(back.group);
+        if self.catalog.topic(&retry_topic).is_some_and(|topic| !topic.is_writable()) {
+            let remark = format!("the topic[{retry_topic}] sending message is forbidden");
+            return self.refuse(&call.reply, response::NO_PERMISSION, &remark);
+        }
+        let not_found = format!("look message by offset failed, {}", back.offset);
+        let Some((local, position)) = self.local_of(back.offset) else {
+            return self.refuse(&call.reply, response::SYSTEM_ERROR, &not_found);
+        };
+        let record = match self.partitions[local].get(position) {
+            Ok(Some(record)) => record,
+            Ok(None) => return self.refuse(&call.reply, response::SYSTEM_ERROR, &not_found),
+            Err(load) => return self.wait_for(local, load, Cold::Request(call.to_request())),
+        };
+        let Ok(original) = StoredMessage::decode(&record) else {
+            return self.refuse(&call.reply, response::SYSTEM_ERROR, &not_found);
+        };
+        let retries_max = match back.max_reconsume_times {
+            Some(most) if call.reply.version >= VERSION_OWN_RETRIES => most,
+            _ => group.retries_max(),
+        };
+        let is_dead = original.reconsume_times >= retries_max || back.delay_level < 0;
+        let delay_level = match back.delay_level {
+            _ if is_dead => 0,
+            0 => RETRY_LEVEL_FIRST.saturating_add(original.reconsume_times),
+            level => level,
+        };
+        let mut text = original.properties.to_owned();
+        if original.property(name::RETRY_TOPIC).is_none() {
+            properties::append(&mut text, name::RETRY_TOPIC, original.topic);
+        }
+        if original.property(name::ORIGIN_MESSAGE_ID).is_none() {
+            let id = OffsetId { host: original.store_host, offset: original.physical_offset };
+            properties::append(&mut text, name::ORIGIN_MESSAGE_ID, &id.to_string());
+        }
+        properties::set(&mut text, name::WAIT, "false");
+        let store = Store {
+            topic: if is_dead { names::dlq_topic(back.group) } else { retry_topic },
+            queue: self.random.draw() as u32,
+            flag: original.flag,
+            sys_flag: original.sys_flag,
+            born_ms: original.born_timestamp,
+            born_host: original.born_host,
+            reconsume_times: original.reconsume_times.saturating_add(1),
+            properties: text,
+            body: record.slice_ref(original.body),
+            delay_level,
+            reply: call.reply,
+        };
+        let group = back.group.to_owned();
+        self.store_surely(store, if is_dead { Make::Dead { group } } else { Make::Retry { group } }, now_ms);
+    }
+
+    /// Appends a message that the broker made, where its queue is.
+    pub(crate) fn store(&mut self, store: Store, now_ms: u64) {
+        let Some(topic) = self.catalog.topic(&store.topic).cloned() else {
+            return if is_send(store.reply.code) {
+                self.refuse_topic(&store.reply, &store.topic)
+            } else {
+                self.refuse(&store.reply, response::SYSTEM_ERROR, &format!("topic[{}] not exist", store.topic))
+            };
+        };
+        let queue = draw_queue(&topic, store.queue.into());
+        let partition = topic.partition_of(queue, self.settings.partitions);
+        let Some(local) = self.local(partition) else {
+            return self.outbox.send(usize::from(partition) % self.settings.cores, Mail::Store(Box::new(store)));
+        };
+        let target = Target { key: QueueKey { topic: topic.id, queue }, local, queue };
+        let mut text = store.properties;
+        properties::remove(&mut text, name::DELAY);
+        let level = self.delay_until(store.delay_level, now_ms);
+        if level.is_some() {
+            set_real(&mut text, &store.topic, queue);
+        }
+        if text.len() > PROPERTIES_BYTES_MAX {
+            return self.refuse(&store.reply, response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)");
+        }
+        let message = StoredMessage {
+            queue_id: queue.cast_signed(),
+            flag: store.flag,
+            queue_offset: 0,
+            physical_offset: 0,
+            sys_flag: store.sys_flag,
+            born_timestamp: store.born_ms,
+            born_host: store.born_host,
+            store_timestamp: 0,
+            store_host: self.store_host(),
+            reconsume_times: store.reconsume_times,
+            prepared_transaction_offset: 0,
+            body: &store.body,
+            topic: &store.topic,
+            properties: &text,
+        };
+        let piece = Piece { message, tag_hash: message::tag_hash_of(&text) };
+        let unique = properties::get(&text, name::UNIQ_KEY);
+        self.append(&[piece], &target, level, unique, &store.reply, now_ms);
+    }
+
+    /// Rules for sends to retry topics (PROTOCOL 4.8.2). True: the request is answered or became a
+    /// dead letter.
+    pub(super) fn is_dead(&mut self, call: &Call<'_>, send: &SendMessage<'_>, now_ms: u64) -> bool {
+        let name = names::group_of_retry_topic(send.topic).unwrap_or_default();
+        let Some(group) = self.catalog.group(name) else {
+            let remark = format!("subscription group not exist, {name}");
+            self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
+            return true;
+        };
+        let retries_max = match send.max_reconsume_times {
+            Some(most) if call.reply.version >= VERSION_OWN_RETRIES => most,
+            _ => group.retries_max(),
+        };
+        if send.reconsume_times <= retries_max {
+            return false;
+        }
+        let mut text = send.properties.to_owned();
+        let has_ours = Said::read(send.properties).has_ours;
+        self.append_ours(&mut text, has_ours);
+        let group = name.to_owned();
+        let store = Store {
+            topic: names::dlq_topic(&group),
+            queue: 0,
+            flag: send.flag,
+            sys_flag: send.sys_flag,
+            born_ms: send.born_timestamp,
+            born_host: call.peer.address,
+            reconsume_times: send.reconsume_times,
+            properties: text,
+            body: Bytes::copy_from_slice(call.body),
+            delay_level: 0,
+            reply: call.reply,
+        };
+        self.store_surely(store, Make::Dead { group }, now_ms);
+        true
+    }
+
+    /// Stores a message of the broker's own; makes its topic first if it is missing.
+    fn store_surely(&mut self, store: Store, how: Make, now_ms: u64) {
+        if self.catalog.topic(&store.topic).is_some() {
+            return self.store(store, now_ms);
+        }
+        let (topic, reply) = (store.topic.clone(), store.reply);
+        self.ensure(topic, how, Mail::Store(Box::new(store)), &reply);
+    }
+}
