@@ -22,7 +22,7 @@ pub const FORMAT: u32 = 1;
 /// of milliseconds after `kill -9`, on a busy machine later.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 /// How often to look again: the kernel has no event for it.
-pub const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// `store.toml` is at most this long; ours has 40 bytes.
 const STORE_BYTES_MAX: u64 = 4096;
 
@@ -125,6 +125,21 @@ impl Home {
     }
 }
 
+/// Tries again while what is wanted is held by somebody, `patience` at most; at least once.
+pub fn patiently<T, E>(
+    patience: Duration,
+    is_held: impl Fn(&E) -> bool,
+    mut attempt: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    let give_up = Instant::now() + patience;
+    loop {
+        match attempt() {
+            Err(error) if is_held(&error) && Instant::now() < give_up => std::thread::sleep(LOOK_INTERVAL),
+            ended => return ended,
+        }
+    }
+}
+
 fn partition_name(partition: u16) -> String {
     format!("partition-{partition:05}")
 }
@@ -138,18 +153,15 @@ enum LockError {
 fn lock(path: &Path, patience: Duration) -> Result<File, LockError> {
     let mut options = OpenOptions::new();
     let mut file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(LockError::Io)?;
-    let give_up = Instant::now() + patience;
-    loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => break,
-            Err(Errno::WOULDBLOCK) if Instant::now() < give_up => std::thread::sleep(LOOK_INTERVAL),
-            Err(Errno::WOULDBLOCK) => {
-                let mut text = String::new();
-                let read = (&file).take(32).read_to_string(&mut text);
-                return Err(LockError::Held(read.ok().and_then(|_| text.trim().parse().ok())));
-            }
-            Err(error) => return Err(LockError::Io(error.into())),
+    let is_held = |error: &Errno| *error == Errno::WOULDBLOCK;
+    match patiently(patience, is_held, || flock(&file, FlockOperation::NonBlockingLockExclusive)) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            let read = (&file).take(32).read_to_string(&mut text);
+            return Err(LockError::Held(read.ok().and_then(|_| text.trim().parse().ok())));
         }
+        Err(error) => return Err(LockError::Io(error.into())),
     }
     // For the message of the next one that comes; no decision hangs on it.
     let mut note = || {

@@ -2,12 +2,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::SockRef;
 
-use crate::home::{LOOK_INTERVAL, PATIENCE};
+use crate::home::{PATIENCE, patiently};
 
 /// Connections that the kernel holds until we accept them. 4,096, the kernel's own bound.
 const BACKLOG: i32 = 4096;
@@ -147,20 +147,11 @@ impl Doors {
 const FAST_PATIENCE: Duration = Duration::from_millis(500);
 
 fn listen(address: SocketAddr, patience: Duration) -> io::Result<TcpListener> {
-    let give_up = Instant::now() + patience;
-    loop {
-        match TcpListener::bind(address) {
-            Ok(listener) => {
-                // The standard library's backlog is for small servers; listening again replaces it.
-                SockRef::from(&listener).listen(BACKLOG)?;
-                return Ok(listener);
-            }
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {
-                std::thread::sleep(LOOK_INTERVAL);
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    let is_held = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    let listener = patiently(patience, is_held, || TcpListener::bind(address))?;
+    // The standard library's backlog is for small servers; listening again replaces it.
+    SockRef::from(&listener).listen(BACKLOG)?;
+    Ok(listener)
 }
 
 #[cfg(test)]
