@@ -63,6 +63,17 @@ impl Catalog {
         self.topics.iter()
     }
 
+    /// The ids of the topics that `old` has and this one has not. Cost: what differs, not what there is,
+    /// if one catalog was made from the other.
+    pub fn topics_gone_since(&self, old: &Catalog) -> Vec<u32> {
+        let is_gone = |topic: &&Arc<Topic>| self.topic(&topic.name).is_none_or(|now| now.id != topic.id);
+        let changed = old.topics.shards.iter().enumerate().filter(|(index, shard)| {
+            let now = &self.topics.shards[*index];
+            !Arc::ptr_eq(now, shard)
+        });
+        changed.flat_map(|(_, shard)| shard.iter()).filter(is_gone).map(|topic| topic.id).collect()
+    }
+
     /// All group configurations, in no order.
     pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
         self.groups.iter()
@@ -553,6 +564,12 @@ mod tests {
         for (name, old, new) in rows {
             assert_eq!((id(&before, name), id(&catalog, name)), (old, new), "{name}");
         }
+        let mut gone = catalog.topics_gone_since(&before);
+        gone.sort_unstable();
+        assert_eq!(gone, [5, 6]);
+        assert!(before.topics_gone_since(&before).is_empty());
+        assert!(catalog.topics_gone_since(&Catalog::new(8)).is_empty(), "another table, with other shards");
+        assert_eq!(Catalog::new(8).topics_gone_since(&before).len(), 1_000);
     }
 
     #[test]

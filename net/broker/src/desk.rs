@@ -17,7 +17,7 @@ use protocol::{FieldError, Header};
 
 use crate::admin::Traffic;
 use crate::answer::Replies;
-use crate::catalog::{Catalog, OFFSET_KEY, Topic};
+use crate::catalog::{Catalog, OFFSET_KEY};
 use crate::config::Settings;
 use crate::inquiry::Inquiry;
 use crate::mail::{ConnectionId, Mail, Mailboxes, Outbox, Peer, ReplyTo, Request};
@@ -504,8 +504,7 @@ impl Desk {
         if old.topics_version == self.catalog.topics_version {
             return;
         }
-        let is_there = |topic: &Topic| self.catalog.topic(&topic.name).is_some_and(|other| other.id == topic.id);
-        let gone: Vec<u32> = old.topics().filter(|topic| !is_there(topic)).map(|topic| topic.id).collect();
+        let gone = self.catalog.topics_gone_since(&old);
         if gone.is_empty() {
             return;
         }
