@@ -472,7 +472,8 @@ impl Builder<'_> {
 
     fn partitions(&self, core: usize, memory: &Arc<Region>) -> Result<Vec<Partition>, String> {
         let config = self.config;
-        let clean_bytes = self.disk.total / 100 * config.number("log.disk_clean_percent");
+        let disk_bytes = self.disk.total / 100 * config.number("log.disk_clean_percent");
+        let kept_bytes = disk_bytes.min(config.number("log.retention_bytes"));
         let open = |partition: u16| {
             let log = LogConfig {
                 directory: self.home.partition_dir(partition),
@@ -488,7 +489,7 @@ impl Builder<'_> {
                 prepare_bytes: config.number("log.prepare_bytes"),
                 prepare_rate: config.number("log.prepare_bytes_per_s"),
                 retention_ms: config.number("log.retention_hours") * 3_600_000,
-                retention_bytes: clean_bytes / u64::from(self.settings.partitions),
+                retention_bytes: kept_bytes / u64::from(self.settings.partitions),
                 disk_free_min: disk_free_min(config, self.disk),
                 describe: produce::describe,
                 seed: seed(),

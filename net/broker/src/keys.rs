@@ -73,6 +73,7 @@ pub enum Unit {
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+const PIB: u64 = 1 << 50;
 /// The largest body of a message. 4 MiB, RocketMQ's maxMessageSize; the engine's batches are made for it.
 const MESSAGE_BYTES_MAX: u64 = 4 * MIB;
 
@@ -153,6 +154,7 @@ pub const KEYS: &[Key] = &[
     number("log.prepare_bytes", Bytes, GIB, 16 * MIB, 64 * GIB, "Zeros written ahead of each log's head: a durable write into fresh space takes twice the time. `dev`: 256 MiB."),
     number("log.prepare_bytes_per_s", Bytes, 64 * MIB, MIB, 16 * GIB, "How fast, beside a busy log: at full speed it doubles the p99.9 of sends."),
     number("log.retention_hours", Hours, 72, 1, 876_000, "Age at which a segment may go (fileReservedTime)."),
+    number("log.retention_bytes", Bytes, PIB, 32 * MIB, PIB, "The logs together are larger than this: the oldest segments go before their age. By default the disk alone decides."),
     number("log.disk_clean_percent", Percent, 75, 1, 99, "The logs fill more of the disk than this: the oldest segments go before their age (diskMaxUsedSpaceRatio)."),
     number("log.disk_free_percent_min", Percent, 5, 0, 90, "Less of the disk is left than this: sends are refused with code 14, reads go on."),
     number("log.disk_free_bytes_min", Bytes, 256 * MIB, 64 * MIB, 1024 * GIB, "The same in bytes; the larger one counts."),
