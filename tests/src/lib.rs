@@ -1,1 +1,25 @@
-//! What the tests share: starting a server, speaking raw frames.
+//! What the tests from outside share: a real server of their own, a client that speaks raw frames, and
+//! the requests that it makes.
+
+pub mod client;
+pub mod random;
+pub mod server;
+pub mod words;
+
+use std::time::Duration;
+
+/// How long a test waits for what should come at once. A machine that runs everything may be slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether the long form is wanted: many times the usual rounds (`tests/run --soak`).
+pub fn is_soak() -> bool {
+    std::env::var_os("SOAK").is_some_and(|value| value != "0")
+}
+
+/// Runs a test with one core and with two, each in a directory of its own.
+pub fn with_cores(test: impl Fn(&std::path::Path, &str)) {
+    for cores in ["1", "2"] {
+        let home = tempfile::tempdir().expect("a directory for temporary files");
+        test(home.path(), cores);
+    }
+}
