@@ -45,10 +45,12 @@ const FORBIDDEN: [(&str, &[&str]); 2] = [
 
 #[test]
 fn rooms_name_only_what_stands_below_them() {
-    let metadata = MetadataCommand::new().manifest_path(root().join("Cargo.toml")).no_deps().exec().expect("cargo metadata");
+    let metadata =
+        MetadataCommand::new().manifest_path(root().join("Cargo.toml")).no_deps().exec().expect("cargo metadata");
     let names: BTreeSet<&str> = metadata.packages.iter().map(|package| package.name.as_str()).collect();
     for (room, may) in ROOMS {
-        let package = metadata.packages.iter().find(|package| package.name.as_str() == room).expect("every room is a package");
+        let package =
+            metadata.packages.iter().find(|package| package.name.as_str() == room).expect("every room is a package");
         let normal = package.dependencies.iter().filter(|dependency| dependency.kind == DependencyKind::Normal);
         for dependency in normal {
             let name = dependency.name.as_str();
@@ -62,7 +64,8 @@ fn rooms_name_only_what_stands_below_them() {
 #[test]
 fn a_dependency_has_its_version_once_and_a_reason() {
     let text = std::fs::read_to_string(root().join("Cargo.toml")).expect("the workspace");
-    let section = text.split("[workspace.dependencies]").nth(1).and_then(|rest| rest.split("\n[").next()).expect("a section");
+    let section =
+        text.split("[workspace.dependencies]").nth(1).and_then(|rest| rest.split("\n[").next()).expect("a section");
     let mut before = "";
     for line in section.lines().map(str::trim) {
         let is_entry = line.contains('=') && !line.starts_with('#');
@@ -73,7 +76,8 @@ fn a_dependency_has_its_version_once_and_a_reason() {
         before = line;
     }
     for (room, _) in ROOMS {
-        let folder = if ["protocol", "transport", "broker"].contains(&room) { format!("net/{room}") } else { room.to_owned() };
+        let folder =
+            if ["protocol", "transport", "broker"].contains(&room) { format!("net/{room}") } else { room.to_owned() };
         let manifest = std::fs::read_to_string(root().join(folder).join("Cargo.toml")).expect("a manifest");
         let dependencies = manifest.split("dependencies]").skip(1).flat_map(|part| part.split("\n[").next());
         for line in dependencies.flat_map(str::lines).filter(|line| line.contains('=')) {
@@ -99,12 +103,13 @@ fn unsafe_code_stays_in_two_files() {
 }
 
 /// Files of the loops, where the clock and randomness are read.
-const LOOPS: [&str; 4] = ["net/broker/src/boot.rs", "net/broker/src/main.rs", "net/broker/src/control.rs", "net/broker/src/home.rs"];
+const LOOPS: [&str; 4] =
+    ["net/broker/src/boot.rs", "net/broker/src/main.rs", "net/broker/src/control.rs", "net/broker/src/home.rs"];
 
 #[test]
 fn logic_reads_no_clock_and_waits_for_nothing() {
     let words = ["SystemTime::now", "Instant::now", "thread::sleep", "rand::"];
-    let edges = ["engine/src/ring.rs", "engine/src/wake.rs", "namesrv/src/server.rs"];
+    let edges = ["engine/src/ring.rs", "engine/src/wake.rs", "namesrv/src/server.rs", "namesrv/src/door.rs"];
     for folder in ["engine/src", "net/protocol/src", "net/broker/src", "namesrv/src"] {
         for (path, text) in sources(folder) {
             let name = path.to_str().expect("names are UTF-8");
@@ -122,7 +127,9 @@ fn logic_reads_no_clock_and_waits_for_nothing() {
 #[test]
 fn only_the_edges_name_tokio_uring() {
     let may = ["net/broker/src/control.rs", "net/broker/src/boot.rs", "net/broker/src/main.rs"];
-    for (path, text) in sources("net/broker/src").into_iter().chain(sources("net/protocol/src")).chain(sources("engine/src")) {
+    for (path, text) in
+        sources("net/broker/src").into_iter().chain(sources("net/protocol/src")).chain(sources("engine/src"))
+    {
         let name = path.to_str().expect("names are UTF-8");
         let names_it = text.lines().any(|line| line.contains("tokio_uring::"));
         assert!(!names_it || may.contains(&name), "{name} names tokio_uring");
