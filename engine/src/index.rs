@@ -223,10 +223,10 @@ impl Queue {
 
     fn drop_below(&mut self, floor: u64) {
         while let Some(block) = self.blocks.front_mut() {
-            let gone = block.partition_point(|entry| entry.byte < floor);
-            if gone == 0 {
+            if block.first().is_some_and(|entry| entry.byte >= floor) {
                 return;
             }
+            let gone = block.partition_point(|entry| entry.byte < floor);
             self.first += gone as u64;
             self.len -= gone as u64;
             if gone < block.len() {

@@ -70,7 +70,7 @@ pub struct Replies {
 const BYTES_KEPT: usize = 1 << 20;
 
 impl Replies {
-    /// An empty answer's header, to be filled before [`Replies::send`] or [`Replies::encode`].
+    /// An empty answer's header, to be filled before [`Replies::send`].
     #[inline]
     pub fn header(&mut self, to: &ReplyTo, code: i32) -> &mut Header {
         self.request.opaque = to.opaque;
@@ -89,11 +89,6 @@ impl Replies {
         self.body_bytes += body_bytes;
         self.header.encode_frame(&mut self.bytes, body_bytes);
         self.list.push(Reply { connection: to.connection, settles: true, head: start..self.bytes.len(), body });
-    }
-
-    /// Writes the header as a whole frame without a body into `out`, to be sent later.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        self.header.encode_frame(out, 0);
     }
 
     /// Sends a code without fields, and why.
@@ -156,7 +151,7 @@ impl Replies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::{Command, Serialize};
+    use protocol::{AnswerWriter, Command, Serialize};
 
     pub(crate) fn to(opaque: i32) -> ReplyTo {
         ReplyTo {
@@ -187,8 +182,9 @@ mod tests {
         replies.answer(&to(2), Answer::with_body("body").field("a", "b"));
         replies.answer(&ReplyTo { oneway: true, ..to(3) }, Answer::ok());
         let mut kept = Vec::new();
-        replies.header(&ReplyTo { serialize: Serialize::RocketMq, ..to(4) }, 0).fields.push_int("x", 7);
-        replies.encode(&mut kept);
+        let mut later = AnswerWriter::new(&mut kept, Serialize::RocketMq, 4);
+        later.int("x", 7);
+        later.finish();
         replies.frame(to(4).connection, &kept, true);
         let frames = frames(&mut replies);
         let seen: Vec<_> = frames.iter().map(|frame| (frame.header.opaque, frame.header.code)).collect();

@@ -118,6 +118,8 @@ pub struct Desk {
     /// Memory that is used again: an append's results, a message's properties, pulls that go on.
     pub(crate) stored: Vec<Stored>,
     pub(crate) text: String,
+    /// Memory for message ids.
+    pub(crate) ids: String,
     woken: Vec<Pull>,
     orders: Vec<Order>,
 }
@@ -153,6 +155,7 @@ impl Desk {
             refused: Vec::new(),
             stored: Vec::new(),
             text: String::new(),
+            ids: String::new(),
             woken: Vec::new(),
             orders: Vec::new(),
             settings,

@@ -1,6 +1,7 @@
 //! Producing: sends (10, 310) and batches (320), and how any message gets into the log (PROTOCOL 2.3,
 //! 3.7, 4.1, 4.9).
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 
 use engine::Ticket;
@@ -8,16 +9,16 @@ use engine::error::AppendError;
 use engine::format::QueueKey;
 use engine::limits::BATCH_RECORDS_MAX;
 use engine::message::{Description, Draft, Keys, Stamp, Stored};
-use protocol::StoredMessage;
 use protocol::codes::response;
 use protocol::headers::SendMessage;
-use protocol::ids::{OffsetId, UniqueId, tag_hash};
+use protocol::ids::{OffsetId, UniqueId, key_hash, tag_hash};
 use protocol::message::{self, BatchEntries, BatchEntry, PHYSICAL_OFFSET_AT, QUEUE_OFFSET_AT};
-use protocol::names::{self, perm, sys_flag};
+use protocol::names::{self, ext, perm, sys_flag};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
+use protocol::{AnswerWriter, StoredMessage};
 
 use crate::catalog::Topic;
-use crate::desk::{BUSY, Call, Desk, push_region};
+use crate::desk::{BUSY, Call, Desk};
 use crate::mail::{Ensure, Mail, Make, ReplyTo};
 use crate::place::{draw_queue, is_send};
 use crate::promise::What;
@@ -31,18 +32,23 @@ const BATCH_TOPIC_BYTES_MAX: usize = names::TOPIC_BYTES_MAX;
 /// delayed one is delivered.
 pub fn describe(record: &[u8]) -> Option<Description> {
     let found = message::describe(record)?;
-    let mut keys = Keys::default();
-    for hash in found.key_hashes() {
-        if !keys.push(hash) {
-            break;
-        }
-    }
     Some(Description {
         tag_hash: found.tag_hash,
         store_time_ms: found.store_timestamp.cast_unsigned(),
         stamp: stamp(found.sys_flag),
-        keys,
+        keys: collect(found.key_hashes()),
     })
+}
+
+/// The first keys of a message: as many as are indexed.
+fn collect(hashes: impl Iterator<Item = u64>) -> Keys {
+    let mut keys = Keys::default();
+    for hash in hashes {
+        if !keys.push(hash) {
+            break;
+        }
+    }
+    keys
 }
 
 /// Where a record with these host bits is stamped.
@@ -65,16 +71,25 @@ struct Said<'a> {
     is_timer: bool,
     /// Some that the broker writes are there already.
     has_ours: bool,
+    /// What it can be found by.
+    keys: Keys,
 }
 
 impl<'a> Said<'a> {
-    fn read(text: &'a str) -> Said<'a> {
+    fn read(topic: &str, text: &'a str) -> Said<'a> {
         let mut said = Said::default();
         for (name, value) in properties::iter(text) {
             match name {
                 name::TAGS => said.tags = Some(value),
-                name::UNIQ_KEY => said.unique = Some(value),
-                name::KEYS => said.has_keys = true,
+                name::UNIQ_KEY => {
+                    said.unique = Some(value);
+                    said.keys.push(key_hash(topic, value));
+                }
+                name::KEYS => {
+                    said.has_keys = true;
+                    // Those beyond the most that are indexed are left out.
+                    properties::keys(value).all(|key| said.keys.push(key_hash(topic, key)));
+                }
                 name::DELAY => said.delay_level = value.parse().unwrap_or(0),
                 name::TRAN_MSG => said.is_half = value.eq_ignore_ascii_case("true"),
                 name::TIMER_DELAY_SEC | name::TIMER_DELAY_MS | name::TIMER_DELIVER_MS => said.is_timer = true,
@@ -102,7 +117,7 @@ impl Desk {
         };
         let Some(topic) = self.topic_to_send(call, &send) else { return };
         let Some(target) = self.target(call, &send, &topic) else { return };
-        let said = Said::read(send.properties);
+        let mut said = Said::read(send.topic, send.properties);
         if let Err((code, remark)) = self.check_message(call, &send, &topic, &said) {
             return self.refuse(&call.reply, code, &remark);
         }
@@ -119,6 +134,7 @@ impl Desk {
             None => {
                 made = self.make_unique(now_ms);
                 properties::append(&mut text, name::UNIQ_KEY, &made);
+                said.keys.push(key_hash(send.topic, &made));
                 &made
             }
         };
@@ -147,8 +163,8 @@ impl Desk {
             topic: send.topic,
             properties: &text,
         };
-        let tag = said.tags.map_or(0, tag_hash);
-        self.append(&[Piece { message, tag_hash: tag }], &target, level, Some(unique), &call.reply, now_ms);
+        let piece = Piece { message, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys };
+        self.append(&[piece], &target, level, Some(unique), &call.reply, now_ms);
         self.text = text;
     }
 
@@ -164,7 +180,7 @@ impl Desk {
             let remark = "batch request does not support retry group";
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, remark);
         }
-        let said = Said::read(send.properties);
+        let said = Said::read(send.topic, send.properties);
         if let Err((code, remark)) = self.check_message(call, &send, &topic, &said) {
             return self.refuse(&call.reply, code, &remark);
         }
@@ -196,6 +212,7 @@ impl Desk {
                     properties: entry.properties,
                 },
                 tag_hash: message::tag_hash_of(entry.properties),
+                keys: collect(message::key_hashes(send.topic, entry.properties)),
             })
             .collect();
         self.append(&pieces, &target, None, said.unique, &call.reply, now_ms);
@@ -339,15 +356,10 @@ impl Desk {
                 partition.delay(draft, at_ms, Some(ticket), now_ms).map(|place| stored.push(place))
             }),
             _ => {
-                let keys: Vec<Keys> = pieces.iter().map(Piece::keys).collect();
                 let mut fills: Vec<_> =
                     pieces.iter().map(|piece| move |out: &mut [u8]| piece.message.encode(out)).collect();
-                let mut drafts: Vec<Draft<'_>> = pieces
-                    .iter()
-                    .zip(&keys)
-                    .zip(&mut fills)
-                    .map(|((piece, keys), fill)| piece.draft(target.key, keys, fill))
-                    .collect();
+                let mut drafts: Vec<Draft<'_>> =
+                    pieces.iter().zip(&mut fills).map(|(piece, fill)| piece.draft(target.key, fill)).collect();
                 partition.append(&mut drafts, Some(ticket), now_ms, &mut stored)
             }
         };
@@ -368,27 +380,26 @@ impl Desk {
         if reply.oneway {
             return;
         }
-        let host = self.store_host();
-        let header = self.replies.header(reply, response::SUCCESS);
-        if is_send(reply.code) {
-            let id = |stored: &Stored| OffsetId { host, offset: stored.position.0.cast_signed() };
-            match stored {
-                [one] => header.fields.push_display("msgId", id(one)),
-                many => {
-                    let ids: Vec<String> = many.iter().map(|one| id(one).to_string()).collect();
-                    header.fields.push("msgId", &ids.join(","));
-                }
-            }
-            header.fields.push_int("queueId", queue);
-            let first = stored.first().map_or(0, |stored| stored.queue_offset);
-            header.fields.push_int("queueOffset", first.cast_signed());
-            if let Some(unique) = unique {
-                header.fields.push("transactionId", unique);
-            }
-            push_region(header, &self.settings);
-        }
         let promise = self.promises.get(ticket).expect("it was opened before the append");
-        self.replies.encode(&mut promise.frame);
+        let mut answer = AnswerWriter::new(&mut promise.frame, reply.serialize, reply.opaque);
+        if is_send(reply.code) {
+            let host = SocketAddr::new(self.settings.broker_ip1.into(), self.settings.port);
+            self.ids.clear();
+            for stored in stored {
+                let comma = if self.ids.is_empty() { "" } else { "," };
+                let id = OffsetId { host, offset: stored.position.0.cast_signed() };
+                write!(self.ids, "{comma}{id}").expect("writing into memory cannot fail");
+            }
+            answer.plain("msgId", &self.ids);
+            answer.int("queueId", queue);
+            answer.int("queueOffset", stored.first().map_or(0, |stored| stored.queue_offset).cast_signed());
+            if let Some(unique) = unique {
+                answer.text("transactionId", unique);
+            }
+            answer.text(ext::MSG_REGION, &self.settings.region);
+            answer.plain(ext::TRACE_ON, if self.settings.trace_on { "true" } else { "false" });
+        }
+        answer.finish();
     }
 
     /// When a message of this level is due; `None`: at once.
@@ -430,37 +441,27 @@ impl Desk {
     }
 }
 
-/// A message and its tag.
+/// A message, its tag and its keys.
 struct Piece<'a> {
     message: StoredMessage<'a>,
     tag_hash: i64,
+    keys: Keys,
 }
 
 impl Piece<'_> {
-    fn keys(&self) -> Keys {
-        let mut keys = Keys::default();
-        for hash in message::key_hashes(self.message.topic, self.message.properties) {
-            if !keys.push(hash) {
-                break;
-            }
-        }
-        keys
-    }
-
     fn drafted<T>(&self, key: QueueKey, use_it: impl FnOnce(Draft<'_>) -> T) -> T {
-        let keys = self.keys();
         let mut fill = |out: &mut [u8]| self.message.encode(out);
-        use_it(self.draft(key, &keys, &mut fill))
+        use_it(self.draft(key, &mut fill))
     }
 
-    fn draft<'b>(&self, queue: QueueKey, keys: &'b Keys, fill: &'b mut dyn FnMut(&mut [u8])) -> Draft<'b> {
+    fn draft<'b>(&'b self, queue: QueueKey, fill: &'b mut dyn FnMut(&mut [u8])) -> Draft<'b> {
         // The record's host bits follow the hosts themselves.
         let is_v6 = self.message.born_host.ip().to_canonical().is_ipv6();
         Draft {
             queue,
             length: self.message.encoded_len(),
             tag_hash: self.tag_hash,
-            keys: keys.as_slice(),
+            keys: self.keys.as_slice(),
             stamp: stamp(if is_v6 { sys_flag::BORN_HOST_V6 } else { 0 }),
             fill,
         }
@@ -472,4 +473,23 @@ fn set_real(text: &mut String, topic: &str, queue: u32) {
     properties::remove(text, name::DELAY);
     properties::set(text, name::REAL_TOPIC, topic);
     properties::set(text, name::REAL_QID, &queue.to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_send_is_found_by_the_keys_that_recovery_finds() {
+        let many: String = (0..40).map(|key| format!("k{key} ")).collect();
+        for text in [
+            String::new(),
+            "UNIQ_KEY\u{1}one two\u{2}TAGS\u{1}A\u{2}".to_owned(),
+            "KEYS\u{1}a b  c\u{2}UNIQ_KEY\u{1}u\u{2}".to_owned(),
+            format!("KEYS\u{1}{many}\u{2}UNIQ_KEY\u{1}u\u{2}"),
+        ] {
+            let said = Said::read("T", &text);
+            assert_eq!(said.keys, collect(message::key_hashes("T", &text)), "{text}");
+        }
+    }
 }

@@ -376,7 +376,7 @@ pub(crate) fn write_fields(out: &mut Vec<u8>, fields: &Fields) {
 
 /// Writes what stands between a JSON string's quotes.
 #[inline]
-fn write_escaped(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn write_escaped(out: &mut Vec<u8>, text: &str) {
     let bytes = text.as_bytes();
     let mut plain = 0;
     loop {

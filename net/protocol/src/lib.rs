@@ -1,5 +1,6 @@
 //! RocketMQ's words: pure bytes to values and back. No I/O.
 
+pub mod answer;
 pub mod bodies;
 pub mod codes;
 pub mod command;
@@ -16,6 +17,7 @@ mod noise;
 pub mod properties;
 mod scan;
 
+pub use answer::AnswerWriter;
 pub use command::{Command, CommandError, Header, Language, Serialize};
 pub use fields::Fields;
 pub use frame::{FrameError, Frames};

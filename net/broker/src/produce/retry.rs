@@ -10,7 +10,7 @@ use protocol::message;
 use protocol::names::{self, perm};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
-use super::{Piece, Said, Target, set_real};
+use super::{Piece, Said, Target, collect, set_real};
 use crate::desk::{Call, Desk};
 use crate::mail::{Mail, Make, Store};
 use crate::parked::Cold;
@@ -133,7 +133,11 @@ impl Desk {
             topic: &store.topic,
             properties: &text,
         };
-        let piece = Piece { message, tag_hash: message::tag_hash_of(&text) };
+        let piece = Piece {
+            message,
+            tag_hash: message::tag_hash_of(&text),
+            keys: collect(message::key_hashes(message.topic, &text)),
+        };
         let unique = properties::get(&text, name::UNIQ_KEY);
         self.append(&[piece], &target, level, unique, &store.reply, now_ms);
     }
@@ -155,7 +159,7 @@ impl Desk {
             return false;
         }
         let mut text = send.properties.to_owned();
-        let has_ours = Said::read(send.properties).has_ours;
+        let has_ours = Said::read(send.topic, send.properties).has_ours;
         self.append_ours(&mut text, has_ours);
         let group = name.to_owned();
         let store = Store {
