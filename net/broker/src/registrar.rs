@@ -220,6 +220,7 @@ impl Registrar {
             request::UPDATE_AND_CREATE_TOPIC => self.create_topic(&CreateTopic::parse(fields).map_err(wrong_field)?),
             request::DELETE_TOPIC_IN_BROKER => self.delete_topic(TopicOf::parse(fields).map_err(wrong_field)?.topic),
             request::GET_ALL_TOPIC_CONFIG => self.all_topics(),
+            request::GET_TOPIC_CONFIG => self.topic_config(TopicOf::parse(fields).map_err(wrong_field)?.topic),
             request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => self.create_group(&request.body),
             request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => self.all_groups(),
             request::DELETE_SUBSCRIPTIONGROUP => self.delete_group(&DeleteGroup::parse(fields).map_err(wrong_field)?),

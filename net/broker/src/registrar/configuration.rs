@@ -1,4 +1,4 @@
-//! Topics and group configurations: codes 17, 215, 21, 200, 201 and 207, and topics that are made
+//! Topics and group configurations: codes 17, 215, 21, 351, 200, 201 and 207, and topics that are made
 //! because a message or a group needs them.
 
 use std::sync::Arc;
@@ -53,6 +53,14 @@ impl Registrar {
             ..TopicConfigTable::default()
         };
         body_that_fits(bodies::encode(&table))
+    }
+
+    /// What `mqadmin topicStatus` and `consumerProgress` of 5.5.0 ask before they ask for the figures.
+    pub(super) fn topic_config(&self, topic: &str) -> Result<Outcome, Answer> {
+        match self.ledger.published().topic(topic) {
+            Some(topic) => body_that_fits(bodies::encode(&topic.config)),
+            None => Err(Answer::refusal(response::TOPIC_NOT_EXIST, format!("No topic in this broker. topic: {topic}"))),
+        }
     }
 
     /// Accepts a topic that is not there yet. `Err`: there are too many.

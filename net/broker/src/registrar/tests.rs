@@ -678,6 +678,10 @@ fn tables_of_topics_are_whole() {
     let table: TopicConfigTable = bodies::decode(&answer.body).unwrap();
     assert_eq!(table.topic_config_table.len(), 13);
     assert_eq!(table.topic_config_table["T"].read_queue_nums, 3);
+    let one = world.ask(0, 351, &[("topic", "T")], Vec::new());
+    assert_eq!(bodies::decode(&one.body), Ok(table.topic_config_table["T"].clone()));
+    let answer = world.ask(0, 351, &[("topic", "none")], Vec::new());
+    assert_eq!((answer.code, answer.remark.as_str()), (17, "No topic in this broker. topic: none"));
     assert_eq!(table.data_version, world.registrar.catalog().topics_version);
 }
 
