@@ -461,6 +461,7 @@ impl Desk {
     }
 
     fn opened(&mut self, local: usize, now_ms: u64) {
+        self.retain_known_topics(local);
         // A partition that was recovered after a failure opens again; the registrar stays.
         if self.partition_at(local) != 0 || self.registrar.is_some() {
             return;
@@ -507,6 +508,9 @@ impl Desk {
         if old.topics_version == self.catalog.topics_version {
             return;
         }
+        if old.topics_count() == 0 {
+            return (0..self.partitions.len()).for_each(|local| self.retain_known_topics(local));
+        }
         let gone = self.catalog.topics_gone_since(&old);
         if gone.is_empty() {
             return;
@@ -523,6 +527,16 @@ impl Desk {
         gone.iter().for_each(|id| self.parked.wake_topic(*id, &mut woken));
         for pull in woken {
             self.pull(pull, now_ms);
+        }
+    }
+
+    /// Drops what a log still has of topics that were deleted before it was opened. A topic is in the
+    /// catalog before its first message is in a log, so nothing that lives is unknown.
+    fn retain_known_topics(&mut self, local: usize) {
+        // Before the catalog is known, every topic is unknown: `install` comes back to it.
+        if self.catalog.topics_count() > 0 {
+            let known: std::collections::BTreeSet<u32> = self.catalog.topics().map(|topic| topic.id).collect();
+            self.partitions[local].retain_topics(&|id| known.contains(&id));
         }
     }
 
