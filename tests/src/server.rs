@@ -190,7 +190,9 @@ impl Drop for Server {
         let _ = self.child.wait();
         let log = self.log();
         if std::thread::panicking() {
-            let tail: Vec<&str> = log.lines().rev().take(40).collect();
+            // Events begin with their date; the configuration, printed before them, does not.
+            let events = log.lines().filter(|line| line.starts_with('2') || line.contains("panicked"));
+            let tail: Vec<&str> = events.rev().take(40).collect();
             println!("the end of its log:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
         } else {
             assert!(!log.contains("panicked"), "the server panicked: {log}");

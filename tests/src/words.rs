@@ -207,3 +207,9 @@ pub fn pull_all(
         assert_eq!(number(&answer, "nextBeginOffset"), offset, "{topic} {queue}");
     }
 }
+
+/// The wall clock, in ms since 1970.
+pub fn now_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("the clock is behind 1970");
+    i64::try_from(now.as_millis()).expect("years from now")
+}
