@@ -68,6 +68,7 @@ pub fn place(header: &mut Header, catalog: &Catalog, partitions: u16, random: u6
         | request::CHECK_CLIENT_CONFIG
         | request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP
         | request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG
+        | request::GET_SUBSCRIPTIONGROUP_CONFIG
         | request::DELETE_SUBSCRIPTIONGROUP
         | request::GET_TOPIC_STATS_INFO
         | request::GET_CONSUME_STATS

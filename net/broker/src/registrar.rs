@@ -12,8 +12,8 @@ use bytes::Bytes;
 use protocol::bodies::BodyError;
 use protocol::codes::{request, response};
 use protocol::frame::FRAME_BYTES_MAX;
-use protocol::headers::{ConsumerGroup, CreateTopic, DeleteGroup, FieldError, GetConsumeStats, ProducerGroup};
-use protocol::headers::{QueryMessage, TopicOf, UnregisterClient};
+use protocol::headers::{ConsumerGroup, CreateTopic, DeleteGroup, FieldError, GetConsumeStats, GroupOf};
+use protocol::headers::{ProducerGroup, QueryMessage, TopicOf, UnregisterClient};
 
 use crate::admin::{Gatherings, Goal, Part, Question};
 use crate::answer::Answer;
@@ -223,6 +223,9 @@ impl Registrar {
             request::GET_TOPIC_CONFIG => self.topic_config(TopicOf::parse(fields).map_err(wrong_field)?.topic),
             request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => self.create_group(&request.body),
             request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => self.all_groups(),
+            request::GET_SUBSCRIPTIONGROUP_CONFIG => {
+                self.group_config(GroupOf::parse(fields).map_err(wrong_field)?.group)
+            }
             request::DELETE_SUBSCRIPTIONGROUP => self.delete_group(&DeleteGroup::parse(fields).map_err(wrong_field)?),
             request::HEART_BEAT => self.heartbeat(request, now_ms),
             request::UNREGISTER_CLIENT => {

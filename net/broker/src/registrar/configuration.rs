@@ -1,4 +1,4 @@
-//! Topics and group configurations: codes 17, 215, 21, 351, 200, 201 and 207, and topics that are made
+//! Topics and group configurations: codes 17, 215, 21, 351, 200, 201, 352 and 207, and topics that are made
 //! because a message or a group needs them.
 
 use std::sync::Arc;
@@ -170,6 +170,15 @@ impl Registrar {
             ..SubscriptionGroupTable::default()
         };
         body_that_fits(bodies::encode(&table))
+    }
+
+    /// Code 352.
+    pub(super) fn group_config(&self, name: &str) -> Result<Outcome, Answer> {
+        let Some(group) = self.ledger.published().group(name) else {
+            let remark = format!("No group in this broker. group: {name}");
+            return Err(Answer::refusal(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+        };
+        body_that_fits(bodies::encode(&group.config))
     }
 
     fn add_group(&mut self, config: SubscriptionGroupConfig) {

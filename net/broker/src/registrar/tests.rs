@@ -658,6 +658,10 @@ fn groups_are_configured() {
     let table: SubscriptionGroupTable = bodies::decode(&answer.body).unwrap();
     assert_eq!(table.subscription_group_table["g"].retry_max_times, 3);
     assert_eq!(table.data_version, world.registrar.catalog().groups_version);
+    let one = world.ask(0, 352, &[("group", "g")], Vec::new());
+    assert_eq!(bodies::decode(&one.body), Ok(table.subscription_group_table["g"].clone()));
+    let answer = world.ask(0, 352, &[("group", "none")], Vec::new());
+    assert_eq!((answer.code, answer.remark.as_str()), (26, "No group in this broker. group: none"));
     for clean in ["false", "true", "true"] {
         assert_eq!(world.ask(0, 207, &[("groupName", "g"), ("cleanOffset", clean)], Vec::new()).code, 0);
     }
