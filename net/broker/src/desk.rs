@@ -47,6 +47,8 @@ pub struct Call<'a> {
     pub peer: Peer,
     /// It has waited for its topic already.
     pub resumed: bool,
+    /// See [`Request::orderly`].
+    pub orderly: bool,
 }
 
 impl Call<'_> {
@@ -58,6 +60,7 @@ impl Call<'_> {
             reply: self.reply,
             peer: self.peer,
             resumed: self.resumed,
+            orderly: self.orderly,
         })
     }
 }
@@ -173,7 +176,7 @@ impl Desk {
         let cores = self.settings.cores;
         // A lone core owns every queue; it need not find out which.
         let placed = if cores == 1 && is_send(header.code) { Place::Here } else { self.place(header) };
-        let call = Call { header, body, reply, peer, resumed: false };
+        let call = Call { header, body, reply, peer, resumed: false, orderly: false };
         if placed == Place::Nowhere {
             return self.refuse_code(&reply);
         }
@@ -348,8 +351,9 @@ impl Desk {
     }
 
     fn serve_owned(&mut self, request: Request, now_ms: u64) {
-        let Request { header, body, reply, peer, resumed } = &request;
-        self.serve(&Call { header, body, reply: *reply, peer: *peer, resumed: *resumed }, now_ms);
+        let Request { header, body, reply, peer, resumed, orderly } = &request;
+        let call = Call { header, body, reply: *reply, peer: *peer, resumed: *resumed, orderly: *orderly };
+        self.serve(&call, now_ms);
     }
 
     /// Executes a request that belongs here.

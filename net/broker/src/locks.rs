@@ -69,6 +69,12 @@ impl Locks {
         }
     }
 
+    /// Whether somebody of this group holds a queue: it consumes in order.
+    pub fn is_held(&self, group: &str, now_ms: u64) -> bool {
+        let locks = self.groups.get(group);
+        locks.is_some_and(|locks| locks.values().any(|lock| !lock.is_expired(self.timeout_ms, now_ms)))
+    }
+
     /// Forgets expired locks, so that only live ones take memory.
     pub fn expire(&mut self, now_ms: u64) {
         let timeout_ms = self.timeout_ms;
@@ -127,6 +133,8 @@ mod tests {
         for (group, client, asked, now_ms, held) in rows {
             assert_eq!(locks.lock(group, client, queues(asked), now_ms), queues(held), "{client} at {now_ms}");
         }
+        let held = |group, now_ms| locks.is_held(group, now_ms);
+        assert_eq!((held("g", 170_001), held("g", 170_002), held("none", 0)), (true, false, false));
         locks.unlock("g", "b", &queues(&[0, 1]));
         assert_eq!(locks.lock("g", "d", queues(&[0, 1]), 110_002), queues(&[1]));
     }

@@ -69,6 +69,8 @@ pub struct Request {
     pub peer: Peer,
     /// It has already waited for its topic: a topic that is still missing stays missing.
     pub resumed: bool,
+    /// A send to a retry topic whose group consumes in order: it held queue locks when this was asked.
+    pub orderly: bool,
 }
 
 /// A message that the broker makes itself from another one: a retry, a dead letter.

@@ -121,7 +121,7 @@ impl Desk {
         if let Err((code, remark)) = self.check_message(call, &send, &topic, &said) {
             return self.refuse(&call.reply, code, &remark);
         }
-        if send.topic.starts_with(names::RETRY_PREFIX) && self.is_dead(call, &send, now_ms) {
+        if send.topic.starts_with(names::RETRY_PREFIX) && self.is_retry_over(call, &send, now_ms) {
             return;
         }
 
@@ -249,11 +249,16 @@ impl Desk {
                 Some(group) => Make::Retry { group: group.to_owned() },
                 None => Make::Send { template: send.default_topic.to_owned(), queues: send.default_topic_queue_nums },
             };
-            let mut request = call.to_request();
-            request.resumed = true;
-            self.ensure(send.topic.to_owned(), how, Mail::Request(request), &call.reply);
+            self.ensure_and_resume(call, send, how);
         }
         None
+    }
+
+    /// Asks the registrar for a send's topic, and goes on with the send when it is there.
+    fn ensure_and_resume(&mut self, call: &Call<'_>, send: &SendMessage<'_>, how: Make) {
+        let mut request = call.to_request();
+        request.resumed = true;
+        self.ensure(send.topic.to_owned(), how, Mail::Request(request), &call.reply);
     }
 
     /// The queue of a send. `None`: it was refused.

@@ -22,7 +22,7 @@ use crate::config::Settings;
 use crate::desk::BUSY;
 use crate::ledger::{Ledger, Over, Then, WAITING_MAX};
 use crate::locks::Locks;
-use crate::mail::{ConnectionId, Ensure, Mail, ReplyTo, Request};
+use crate::mail::{ConnectionId, Ensure, Mail, Make, ReplyTo, Request};
 use crate::members::Members;
 use crate::runtime::Rates;
 
@@ -148,7 +148,12 @@ impl Registrar {
     }
 
     /// Makes sure that a topic exists; then its continuation goes back, also if it cannot exist.
-    pub fn on_ensure(&mut self, ensure: Ensure, now_ms: u64, wanted: &mut Vec<Order>) {
+    ///
+    /// A send to a retry topic learns on its way whether the group consumes in order.
+    pub fn on_ensure(&mut self, mut ensure: Ensure, now_ms: u64, wanted: &mut Vec<Order>) {
+        if let (Make::Retry { group }, Mail::Request(request)) = (&ensure.how, &mut ensure.then) {
+            request.orderly = self.locks.is_held(group, now_ms);
+        }
         if self.ledger.waiting() >= WAITING_MAX {
             wanted.push(Order::Resume { core: ensure.back, mail: ensure.then });
             return;

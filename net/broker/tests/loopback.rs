@@ -19,7 +19,7 @@ use engine::limits::{Flush, LogConfig};
 use engine::partition::Partition;
 use engine::ring::{Ring, RingConfig};
 use engine::wake::Waker;
-use protocol::bodies::{self, ConsumerData, HeartbeatData, ProducerData, SubscriptionData};
+use protocol::bodies::{self, ConsumerData, HeartbeatData, LockBatch, MessageQueue, ProducerData, SubscriptionData};
 use protocol::codes::{request, response};
 use protocol::headers::{PullMessage, SendBack, SendMessage};
 use protocol::message::{BatchEntry, records};
@@ -554,6 +554,44 @@ fn a_message_sent_back_comes_again_and_then_is_dead() {
         let mut lost = Command::request(request::CONSUMER_SEND_MSG_BACK);
         SendBack { offset: 77, group: "g", ..SendBack::default() }.push(&mut lost.header.fields);
         assert_eq!(client.ask(lost).header.code, response::SYSTEM_ERROR);
+    });
+}
+
+#[test]
+fn a_retry_of_a_group_that_holds_locks_is_dead() {
+    with_cores(|directory, cores| {
+        let rig = Rig::start(directory, cores, &[("limits.lock_timeout_ms", "1000")]);
+        let mut client = rig.client();
+        client.heartbeat("g", &["T", "%RETRY%g"]);
+        let queue = MessageQueue { broker_name: "broker-a".to_owned(), queue_id: 0, topic: "T".to_owned() };
+        let batch = LockBatch {
+            client_id: "client".to_owned(),
+            consumer_group: "g".to_owned(),
+            mq_set: vec![queue],
+            only_this_broker: false,
+        };
+        let change_lock = |client: &mut Client, code: i32| {
+            let mut command = Command::request(code);
+            command.body = bodies::encode(&batch).into();
+            assert_eq!(client.ask(command).header.code, 0);
+        };
+        let retry = |client: &mut Client, body: &[u8]| {
+            let sent = client.ask(send("%RETRY%g", 0, "DELAY\u{1}1\u{2}", body));
+            assert_eq!(sent.header.code, 0, "{}", sent.header.remark);
+        };
+        change_lock(&mut client, request::LOCK_BATCH_MQ);
+        retry(&mut client, b"dead");
+        let answer = client.pull("%DLQ%g", 0, 0);
+        assert_eq!((messages(&answer)[0].body, messages(&answer)[0].property("DELAY")), (&b"dead"[..], None));
+        change_lock(&mut client, request::UNLOCK_BATCH_MQ);
+        retry(&mut client, b"unlocked");
+        assert_eq!(messages(&client.ask(pull("%RETRY%g", 0, 0, 15_000)))[0].body, b"unlocked");
+        change_lock(&mut client, request::LOCK_BATCH_MQ);
+        // What is tested is that time passes; there is no event for it.
+        std::thread::sleep(Duration::from_millis(1_100));
+        retry(&mut client, b"expired");
+        assert_eq!(messages(&client.ask(pull("%RETRY%g", 0, 1, 15_000)))[0].body, b"expired");
+        assert_eq!(client.pull("%DLQ%g", 0, 1).header.code, response::PULL_NOT_FOUND);
     });
 }
 

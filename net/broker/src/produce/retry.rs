@@ -142,9 +142,10 @@ impl Desk {
         self.append(&[piece], &target, level, unique, &store.reply, now_ms);
     }
 
-    /// Rules for sends to retry topics (PROTOCOL 4.8.2). True: the request is answered or became a
-    /// dead letter.
-    pub(super) fn is_dead(&mut self, call: &Call<'_>, send: &SendMessage<'_>, now_ms: u64) -> bool {
+    /// Rules for sends to retry topics (PROTOCOL 4.8.2): what was tried too often, or belongs to a group
+    /// that consumes in order, becomes a dead letter. Only the registrar knows of the latter, so a send
+    /// goes by there first. True: nothing is left to do here now.
+    pub(super) fn is_retry_over(&mut self, call: &Call<'_>, send: &SendMessage<'_>, now_ms: u64) -> bool {
         let name = names::group_of_retry_topic(send.topic).unwrap_or_default();
         let Some(group) = self.catalog.group(name) else {
             let remark = format!("subscription group not exist, {name}");
@@ -155,7 +156,12 @@ impl Desk {
             Some(most) if call.reply.version >= VERSION_OWN_RETRIES => most,
             _ => group.retries_max(),
         };
-        if send.reconsume_times <= retries_max {
+        let is_spent = send.reconsume_times > retries_max;
+        if !is_spent && !call.resumed {
+            self.ensure_and_resume(call, send, Make::Retry { group: name.to_owned() });
+            return true;
+        }
+        if !is_spent && !call.orderly {
             return false;
         }
         let mut text = send.properties.to_owned();

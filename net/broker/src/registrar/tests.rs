@@ -127,8 +127,11 @@ impl World {
                 self.log.push(format!("push {} {group}", connection.slot));
             }
             Order::Resume { core, mail } => {
-                let Mail::Closed { connection } = mail else { panic!("{mail:?} was never sent") };
-                self.log.push(format!("resume {} on {core}", connection.slot));
+                self.log.push(match mail {
+                    Mail::Closed { connection } => format!("resume {} on {core}", connection.slot),
+                    Mail::Request(request) => format!("resume a send on {core}, orderly: {}", request.orderly),
+                    mail => panic!("{mail:?} was never sent"),
+                });
             }
             Order::Ask { ticket, question } => {
                 for _ in 0..2 {
@@ -147,6 +150,12 @@ impl World {
 
     /// Sends a request on a connection; the answer comes later.
     fn send(&mut self, slot: u32, code: i32, pairs: &[(&str, &str)], body: Vec<u8>) -> i32 {
+        let request = self.request(slot, code, pairs, body);
+        self.act(|registrar, now_ms, wanted| registrar.on_request(request, now_ms, wanted));
+        self.opaque
+    }
+
+    fn request(&mut self, slot: u32, code: i32, pairs: &[(&str, &str)], body: Vec<u8>) -> Request {
         self.opaque += 1;
         let connection = connection(slot);
         let reply =
@@ -155,9 +164,7 @@ impl World {
         let peer = Peer { connection, address, language: Language::Go, version: 317 };
         let mut header = Header::request(code);
         header.fields = fields(pairs);
-        let request = Request { header, body: body.into(), reply, peer, resumed: false };
-        self.act(|registrar, now_ms, wanted| registrar.on_request(request, now_ms, wanted));
-        self.opaque
+        Request { header, body: body.into(), reply, peer, resumed: false, orderly: false }
     }
 
     /// Sends a request and returns its answer.
@@ -715,6 +722,31 @@ fn locks_and_filters_are_answered() {
     ];
     for (body, code) in rows {
         assert_eq!(world.ask(1, 46, &[], body.into()).code, code, "{body}");
+    }
+}
+
+#[test]
+fn a_retry_learns_whether_its_group_consumes_in_order() {
+    let mut world = World::new();
+    let lock = LockBatch {
+        client_id: "c".to_owned(),
+        consumer_group: "g".to_owned(),
+        mq_set: vec![MessageQueue { broker_name: "broker-a".to_owned(), queue_id: 1, topic: "T".to_owned() }],
+        only_this_broker: false,
+    };
+    let timeout_ms = world.registrar.settings.limits.lock_timeout_ms;
+    assert_eq!(world.ask(1, 41, &[], bodies::encode(&lock)).code, 0);
+    // Time that passes, group, what the send learns.
+    for (later_ms, group, orderly) in [(0, "g", true), (timeout_ms, "g", true), (0, "h", false), (1, "g", false)] {
+        world.now_ms += later_ms;
+        let then = Mail::Request(Box::new(world.request(1, 310, &[], Vec::new())));
+        let (topic, how) = (format!("%RETRY%{group}"), Make::Retry { group: group.to_owned() });
+        let ensure = Ensure { topic, how, then, back: 1 };
+        world.logged();
+        world.act(|registrar, now_ms, wanted| registrar.on_ensure(ensure, now_ms, wanted));
+        world.run();
+        let wanted = format!("resume a send on 1, orderly: {orderly}");
+        assert_eq!(world.logged().last(), Some(&wanted), "{group} {later_ms} ms later");
     }
 }
 
