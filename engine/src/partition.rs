@@ -539,6 +539,12 @@ impl Partition {
         behind.saturating_sub(1).max(queue.span().min)
     }
 
+    /// Bytes of log accepted from the message at an offset on: how far back it lies.
+    pub fn bytes_behind(&mut self, queue: QueueKey, offset: u64) -> Option<u64> {
+        let entry = self.derived.index.get(queue)?.entry(offset)?;
+        Some(self.log.accepted() - entry.byte)
+    }
+
     /// When the message at an offset was stored, ms since 1970.
     pub fn store_time(&mut self, queue: QueueKey, offset: u64) -> Option<u64> {
         self.derived.index.get(queue)?.entry(offset).map(|entry| entry.store_time_ms)

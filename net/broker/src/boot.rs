@@ -305,6 +305,7 @@ impl Broker {
             port: doors.port,
             cores,
             partitions: home.partitions(),
+            memory_bytes: host::memory_bytes(),
             started_ms: now_ms(),
         });
         limit_connections(&mut settings, files)?;
@@ -598,7 +599,14 @@ mod tests {
 
     #[test]
     fn connections_fit_the_descriptors() {
-        let found = Found { broker_ip1: Ipv4Addr::LOCALHOST, port: 1, cores: 1, partitions: 1, started_ms: 0 };
+        let found = Found {
+            broker_ip1: Ipv4Addr::LOCALHOST,
+            port: 1,
+            cores: 1,
+            partitions: 1,
+            memory_bytes: 1 << 30,
+            started_ms: 0,
+        };
         let mut settings = Config::default().settings(found);
         let wanted = settings.limits.connections;
         limit_connections(&mut settings, 1 << 20).unwrap();

@@ -291,6 +291,7 @@ impl Config {
             segment_bytes: self.number("log.segment_bytes"),
             disk_clean_percent: self.number("log.disk_clean_percent"),
             data_dir: self.data_dir(),
+            memory_bytes: found.memory_bytes,
             started_ms: found.started_ms,
             limits: self.limits(),
         }
@@ -372,6 +373,8 @@ pub struct Found {
     pub cores: usize,
     /// How many partitions the data directory has.
     pub partitions: u16,
+    /// The host's physical memory, in bytes.
+    pub memory_bytes: u64,
     /// When the process started, in ms since 1970.
     pub started_ms: u64,
 }
@@ -438,6 +441,8 @@ pub struct Settings {
     pub disk_clean_percent: u64,
     /// `log.dir`.
     pub data_dir: PathBuf,
+    /// The host's physical memory, in bytes.
+    pub memory_bytes: u64,
     /// When the process started, in ms since 1970.
     pub started_ms: u64,
     /// Bounds that face the network.
@@ -615,7 +620,14 @@ mod tests {
     use super::*;
 
     fn found() -> Found {
-        Found { broker_ip1: Ipv4Addr::LOCALHOST, port: 10_911, cores: 1, partitions: 1, started_ms: 0 }
+        Found {
+            broker_ip1: Ipv4Addr::LOCALHOST,
+            port: 10_911,
+            cores: 1,
+            partitions: 1,
+            memory_bytes: 1 << 30,
+            started_ms: 0,
+        }
     }
 
     #[test]

@@ -29,6 +29,10 @@ pub const PARK_MS_MAX: u64 = 60_000;
 /// costs less than their share of a long list of pieces. Bytes.
 pub const SHARE_BYTES_MIN: usize = 4096;
 
+/// A stock broker takes so much of its log for being in memory, in percent of the host's
+/// (`accessMessageInMemoryMaxRatio`).
+const NEAR_PERCENT: u64 = 40;
+
 /// Why a pull is forbidden: field `forbiddenType` beside code 16.
 #[derive(Clone, Copy)]
 enum Forbidden {
@@ -157,8 +161,9 @@ impl Desk {
                 return self.answer_offset(&call.reply, offset);
             }
             // A new group on a young queue begins at its beginning.
-            let span = self.partitions[local].span(key);
-            if asked.set_zero_if_not_found != Some(false) && span.min == 0 && span.max > 0 {
+            let near = self.settings.memory_bytes / 100 * NEAR_PERCENT;
+            let behind = self.partitions[local].bytes_behind(key, 0);
+            if asked.set_zero_if_not_found != Some(false) && behind.is_some_and(|bytes| bytes < near) {
                 return self.answer_offset(&call.reply, 0);
             }
         }

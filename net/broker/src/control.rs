@@ -305,7 +305,14 @@ mod tests {
         let mut config = Config::default();
         config.set("broker.namesrv", servers, Source::CommandLine).unwrap();
         let ip = Ipv4Addr::LOCALHOST;
-        Arc::new(config.settings(Found { broker_ip1: ip, port: 10_911, cores: 1, partitions: 1, started_ms: 0 }))
+        Arc::new(config.settings(Found {
+            broker_ip1: ip,
+            port: 10_911,
+            cores: 1,
+            partitions: 1,
+            memory_bytes: 1 << 30,
+            started_ms: 0,
+        }))
     }
 
     fn catalog(names: &[&str]) -> Arc<Catalog> {

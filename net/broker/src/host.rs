@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::system::sysinfo;
 use socket2::SockRef;
 
 use crate::home::{PATIENCE, patiently};
@@ -25,6 +26,12 @@ pub fn raise_files() -> u64 {
     let raised = setrlimit(Resource::Nofile, wanted).is_ok();
     let now = if raised { limit.maximum } else { limit.current };
     now.unwrap_or(u64::MAX)
+}
+
+/// The host's physical memory, in bytes.
+pub fn memory_bytes() -> u64 {
+    let info = sysinfo();
+    info.totalram.saturating_mul(info.mem_unit.into())
 }
 
 /// The CPUs that this process may run on.

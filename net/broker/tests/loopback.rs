@@ -27,6 +27,8 @@ use protocol::names::{pull_flag, sys_flag};
 use protocol::{Command, Frames, Serialize, StoredMessage, properties};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Physical memory that the cores believe in: of 4 MiB of log a stock broker would say that it is there.
+const MEMORY_BYTES: u64 = 10 << 20;
 
 /// Cores on threads, stopped when it goes out of scope.
 struct Rig {
@@ -53,6 +55,7 @@ impl Rig {
             port: address.port(),
             cores,
             partitions: 3,
+            memory_bytes: MEMORY_BYTES,
             started_ms: now_ms(),
         }));
         let memory = Region::new(64, 1 << 20).unwrap();
@@ -506,6 +509,27 @@ fn offsets_are_kept() {
         let rig = Rig::start(directory, cores, &[]);
         let answer = rig.client().ask(offsets(14, &group("3")));
         assert_eq!(field(&answer, "offset"), "5", "offsets survive a restart");
+    });
+}
+
+#[test]
+fn a_new_group_begins_at_the_beginning_while_that_is_near() {
+    with_cores(|directory, cores| {
+        let rig = Rig::start(directory, cores, &[]);
+        let mut client = rig.client();
+        let ask = |client: &mut Client, zero: &[(&str, &str)]| {
+            let asked = [&[("consumerGroup", "new"), ("topic", "T"), ("queueId", "3")][..], zero].concat();
+            client.ask(offsets(14, &asked)).header.code
+        };
+        let never = [("setZeroIfNotFound", "false")];
+        assert_eq!(client.send("T", 0, b"makes the topic").header.code, 0);
+        assert_eq!(ask(&mut client, &[]), response::QUERY_NOT_FOUND, "nothing is there");
+        for code in [0, response::QUERY_NOT_FOUND] {
+            assert_eq!(client.send("T", 3, &vec![0; 3 << 20][..]).header.code, 0);
+            assert_eq!(ask(&mut client, &never), response::QUERY_NOT_FOUND);
+            // 3 MiB of log lie behind it, then 6.
+            assert_eq!(ask(&mut client, &[]), code);
+        }
     });
 }
 

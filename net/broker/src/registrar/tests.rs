@@ -36,7 +36,14 @@ struct World {
 }
 
 fn settings() -> Settings {
-    let found = Found { broker_ip1: Ipv4Addr::LOCALHOST, port: 10_911, cores: 2, partitions: 4, started_ms: 0 };
+    let found = Found {
+        broker_ip1: Ipv4Addr::LOCALHOST,
+        port: 10_911,
+        cores: 2,
+        partitions: 4,
+        memory_bytes: 1 << 30,
+        started_ms: 0,
+    };
     Config::default().settings(found)
 }
 
