@@ -153,7 +153,7 @@ pub struct Log {
 }
 
 /// What the log counts.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Batches written.
     pub batches: u64,

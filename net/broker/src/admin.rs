@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
+use engine::Counts;
 use protocol::bodies::{ConsumeStats, MessageQueue, OffsetWrapper, TopicOffset, TopicStatsTable};
 use protocol::codes::response;
 use protocol::headers::QueryMessageAnswer;
 
 use crate::answer::Answer;
+use crate::connection::Reason;
 use crate::mail::ReplyTo;
 
 /// Most questions under way at once. 64: people and dashboards ask them.
@@ -125,11 +127,30 @@ pub struct Traffic {
     pub pulls_missed: u64,
 }
 
+/// What a core's loop and its sockets count, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections taken over.
+    pub accepted: u64,
+    /// Connections closed, by [`Reason`].
+    pub closed: [u64; Reason::ALL.len()],
+    /// Requests received.
+    pub requests: u64,
+    /// Receives that ended for want of buffers.
+    pub starved: u64,
+    /// Turns of the loop.
+    pub turns: u64,
+}
+
 /// What one core, or all of them together, did and holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tally {
-    /// What was counted.
+    /// What was served.
     pub traffic: Traffic,
+    /// What came through the sockets.
+    pub counters: Counters,
+    /// What the logs counted since they were opened.
+    pub logs: Counts,
     /// Bytes of the logs' beginnings, summed.
     pub log_min: u64,
     /// Bytes of the logs' ends, summed.
@@ -153,6 +174,19 @@ impl Tally {
         mine.got_messages += others.got_messages;
         mine.pulls_found += others.pulls_found;
         mine.pulls_missed += others.pulls_missed;
+        let (mine, others) = (&mut self.counters, &other.counters);
+        mine.accepted += others.accepted;
+        mine.closed.iter_mut().zip(others.closed).for_each(|(mine, others)| *mine += others);
+        mine.requests += others.requests;
+        mine.starved += others.starved;
+        mine.turns += others.turns;
+        let (mine, others) = (&mut self.logs, &other.logs);
+        mine.batches += others.batches;
+        mine.bytes += others.bytes;
+        mine.records += others.records;
+        mine.unprepared_bytes += others.unprepared_bytes;
+        mine.stalls += others.stalls;
+        mine.refusals += others.refusals;
         self.log_min += other.log_min;
         self.log_max += other.log_max;
         self.unflushed += other.unflushed;

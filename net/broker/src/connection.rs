@@ -60,22 +60,22 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All reasons; a reason's index is its place here.
-    pub const ALL: [(Reason, &str); 9] = [
-        (Reason::Peer, "closed by peer"),
-        (Reason::Fault, "socket failed"),
-        (Reason::Garbage, "no RocketMQ frame"),
-        (Reason::Idle, "idle"),
-        (Reason::SlowFrame, "frame too slow"),
-        (Reason::SlowReader, "answers not taken"),
-        (Reason::PartialBytes, "unfinished frames take too much memory"),
-        (Reason::TooMany, "too many connections"),
-        (Reason::Stop, "broker stops"),
+    /// All reasons, each with its name for counters and for people; a reason's index is its place here.
+    pub const ALL: [(Reason, &str, &str); 9] = [
+        (Reason::Peer, "peer", "closed by peer"),
+        (Reason::Fault, "fault", "socket failed"),
+        (Reason::Garbage, "garbage", "no RocketMQ frame"),
+        (Reason::Idle, "idle", "idle"),
+        (Reason::SlowFrame, "slow_frame", "frame too slow"),
+        (Reason::SlowReader, "slow_reader", "answers not taken"),
+        (Reason::PartialBytes, "partial_bytes", "unfinished frames take too much memory"),
+        (Reason::TooMany, "too_many", "too many connections"),
+        (Reason::Stop, "stop", "broker stops"),
     ];
 
     /// For people.
     pub fn name(self) -> &'static str {
-        Self::ALL[self as usize].1
+        Self::ALL[self as usize].2
     }
 }
 
@@ -116,6 +116,9 @@ pub struct Connection {
     pub receiving: Receiving,
     /// A send is in the ring.
     pub sending: bool,
+    /// A shutdown is in the ring. The kernel looks its socket up late, by number: if that were closed
+    /// before, the number could be another connection's by then.
+    pub shutting: bool,
     /// Requests that have not been answered yet.
     pub outstanding: u32,
     /// It is in the loop's list of those with something to send or to resume.
@@ -149,6 +152,7 @@ impl Connection {
             fast,
             receiving: Receiving::Off,
             sending: false,
+            shutting: false,
             outstanding: 0,
             listed: false,
             closing: None,
@@ -335,7 +339,7 @@ impl Connection {
 
     /// Closing, and nothing of it is in the ring any more.
     pub fn is_over(&self) -> bool {
-        self.closing.is_some() && self.receiving == Receiving::Off && !self.sending
+        self.closing.is_some() && self.receiving == Receiving::Off && !self.sending && !self.shutting
     }
 
     /// Makes a piece of the tail.
@@ -603,7 +607,7 @@ mod tests {
         assert!(second != first && connections.get(second.slot, second.generation).is_some());
         assert_eq!((connections.count(), connections.slots()), (1, 1));
         assert_eq!(
-            Reason::ALL.iter().map(|(reason, _)| *reason as usize).collect::<Vec<_>>(),
+            Reason::ALL.iter().map(|(reason, ..)| *reason as usize).collect::<Vec<_>>(),
             [0, 1, 2, 3, 4, 5, 6, 7, 8]
         );
     }

@@ -84,21 +84,6 @@ pub enum Report {
     },
 }
 
-/// What a core counted since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Connections taken over.
-    pub accepted: u64,
-    /// Connections closed, by [`Reason`].
-    pub closed: [u64; Reason::ALL.len()],
-    /// Requests received.
-    pub requests: u64,
-    /// Receives that ended for want of buffers.
-    pub starved: u64,
-    /// Turns of the loop.
-    pub turns: u64,
-}
-
 /// One thread's whole work. See the module.
 pub struct Core<I: Io> {
     io: I,
@@ -111,7 +96,6 @@ pub struct Core<I: Io> {
     next_core: usize,
     mailboxes: Mailboxes,
     report: Box<dyn FnMut(Report) + Send>,
-    counters: Counters,
     told_opened: bool,
     shut: usize,
     /// Stopping: and when it is over at the latest.
@@ -150,10 +134,12 @@ mod kind {
     pub const RECEIVE: u64 = 1;
     /// Of a connection.
     pub const SEND: u64 = 2;
-    /// Whose completion says nothing: shutdown, close, cancel.
+    /// Whose completion says nothing: close, cancel.
     pub const NONE: u64 = 3;
     /// Of a partition: its place here, and its own number.
     pub const PARTITION: u64 = 4;
+    /// Of a connection.
+    pub const SHUTDOWN: u64 = 5;
     pub const SHIFT: u32 = 60;
 }
 
@@ -195,7 +181,6 @@ impl<I: Io> Core<I> {
             next_core: 0,
             mailboxes,
             report,
-            counters: Counters::default(),
             told_opened: false,
             shut: 0,
             stop_at_ms: None,
@@ -226,7 +211,7 @@ impl<I: Io> Core<I> {
         self.io.drive(wait, &mut done);
         self.now_ms = clock();
         self.more = false;
-        self.counters.turns += 1;
+        self.desk.counters.turns += 1;
         for done in done.drain(..) {
             self.on_done(done);
         }
@@ -252,11 +237,6 @@ impl<I: Io> Core<I> {
             self.io.wake(core);
         }
         !self.has_stopped()
-    }
-
-    /// What was counted since the start.
-    pub fn counters(&self) -> Counters {
-        self.counters
     }
 
     /// How many connections there are.
@@ -302,6 +282,7 @@ impl<I: Io> Core<I> {
         match done.tag.0 >> kind::SHIFT {
             kind::RECEIVE => self.on_received(slot, generation, done.more, done.outcome),
             kind::SEND => self.on_sent(slot, generation, done.outcome),
+            kind::SHUTDOWN => self.on_shut(slot, generation),
             kind::PARTITION => {
                 let (place, local) = ((whom >> LOCAL_BITS) as usize, whom & ((1 << LOCAL_BITS) - 1));
                 self.desk.partitions[place].on_done(local, done.outcome, self.now_ms);

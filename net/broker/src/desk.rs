@@ -15,7 +15,7 @@ use protocol::codes::response;
 use protocol::names::ext;
 use protocol::{FieldError, Header};
 
-use crate::admin::Traffic;
+use crate::admin::{Counters, Tally, Traffic};
 use crate::answer::Replies;
 use crate::catalog::{Catalog, OFFSET_KEY};
 use crate::config::Settings;
@@ -100,6 +100,8 @@ pub struct Desk {
     pub loading: Loading,
     /// What this core did since its start.
     pub traffic: Traffic,
+    /// What its loop counted since then.
+    pub counters: Counters,
     /// For choices that nobody should foresee.
     pub random: Random,
     /// Messages without an id of their own get one from here.
@@ -146,6 +148,7 @@ impl Desk {
             parked: Parked::new(settings.limits.parked_pulls, seed),
             loading: Loading::default(),
             traffic: Traffic::default(),
+            counters: Counters::default(),
             random: Random(seed.rotate_left(32) ^ index as u64),
             unique: 0,
             notices: Vec::new(),
@@ -420,7 +423,8 @@ impl Desk {
         let partitions_all = self.settings.partitions;
         let inquiry = &mut ask.inquiry;
         self.touched = true;
-        match inquiry.answer(&mut self.partitions, partitions_all, &self.catalog, self.traffic, now_ms) {
+        let tally = Tally { traffic: self.traffic, counters: self.counters, ..Tally::default() };
+        match inquiry.answer(&mut self.partitions, partitions_all, &self.catalog, tally, now_ms) {
             Ok(part) => self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part }),
             Err((local, load)) => self.wait_for(local, load, Cold::Ask(ask)),
         }

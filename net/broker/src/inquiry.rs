@@ -8,7 +8,7 @@ use engine::format::{Position, QueueKey};
 use engine::partition::Partition;
 use protocol::message::StoredMessage;
 
-use crate::admin::{Part, Question, QueueProgress, QueueStats, Tally, Traffic};
+use crate::admin::{Part, Question, QueueProgress, QueueStats, Tally};
 use crate::catalog::{Catalog, OFFSET_KEY, Topic, offset_key, offset_value, split_offset_key};
 
 /// Most bytes of messages that one core finds by key. 8 MiB: half a frame.
@@ -37,7 +37,8 @@ impl Inquiry {
     }
 
     /// Answers from this core's partitions. `Err` names the partition (by index) and the cold read
-    /// that must end before this is called again. `partitions_all`: how many the broker has.
+    /// that must end before this is called again. `partitions_all`: how many the broker has. `tally`: what
+    /// the core itself counted.
     ///
     /// Cost: `TopicsOf`, `GroupsOf` and `Forget` look at every consumer offset of the partitions, or
     /// of the topic; the others only at what they name.
@@ -46,7 +47,7 @@ impl Inquiry {
         partitions: &mut [Partition],
         partitions_all: u16,
         catalog: &Catalog,
-        traffic: Traffic,
+        tally: Tally,
         now_ms: u64,
     ) -> Result<Part, (usize, LoadId)> {
         let mut here = Here { partitions, partitions_all, catalog };
@@ -63,7 +64,7 @@ impl Inquiry {
                 self.search(here.partitions)?;
                 self.give_up()
             }
-            Question::Tally => Part::Tally(Box::new(here.tally(traffic))),
+            Question::Tally => Part::Tally(Box::new(here.tally(tally))),
         })
     }
 
@@ -174,11 +175,11 @@ impl Here<'_> {
         }
     }
 
-    fn tally(&self, traffic: Traffic) -> Tally {
-        let mut tally = Tally { traffic, ..Tally::default() };
+    fn tally(&self, mut tally: Tally) -> Tally {
         for partition in &*self.partitions {
             let stats = partition.stats();
             tally.add(&Tally {
+                logs: stats.counts,
                 log_min: stats.floor,
                 log_max: stats.accepted,
                 unflushed: stats.accepted.saturating_sub(stats.durable),
@@ -224,6 +225,7 @@ mod tests {
     use protocol::message::{self, PHYSICAL_OFFSET_AT, QUEUE_OFFSET_AT};
 
     use super::*;
+    use crate::admin::Traffic;
     use crate::catalog::TopicConfig;
     use crate::produce::describe;
 
@@ -349,7 +351,8 @@ mod tests {
 
         fn answer(&mut self, inquiry: &mut Inquiry) -> Result<Part, (usize, LoadId)> {
             let traffic = Traffic { put_messages: 3, ..Traffic::default() };
-            inquiry.answer(&mut self.partitions, PARTITIONS, &self.catalog, traffic, self.sim.now_ms())
+            let tally = Tally { traffic, ..Tally::default() };
+            inquiry.answer(&mut self.partitions, PARTITIONS, &self.catalog, tally, self.sim.now_ms())
         }
 
         fn ask(&mut self, question: Question) -> Part {
@@ -401,6 +404,7 @@ mod tests {
 
         let Part::Tally(tally) = world.ask(Question::Tally) else { panic!() };
         assert_eq!(tally.traffic.put_messages, 3);
+        assert!(tally.logs.batches >= 2, "each log announced itself");
         assert!(tally.log_max > tally.log_min && tally.unflushed <= tally.log_max);
         assert!(tally.disk.is_some_and(|(total, available)| available <= total));
     }

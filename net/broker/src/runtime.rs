@@ -9,6 +9,7 @@ use protocol::command::VERSION;
 
 use crate::admin::{Tally, Traffic};
 use crate::config::{Flush, Settings};
+use crate::connection::Reason;
 
 /// The name of `VERSION`.
 const VERSION_NAME: &str = "V5_3_3";
@@ -110,6 +111,22 @@ pub fn table(settings: &Settings, rates: &Rates, tally: &Tally, now_ms: u64) -> 
     set("remainHowManyDataToFlush", bytes_text(tally.unflushed));
     // -1, as stock brokers say of an empty store.
     set("earliestMessageTimeStamp", tally.earliest_ms.map_or("-1".to_owned(), |at_ms| at_ms.to_string()));
+
+    // Ours alone: why connections went, and how the logs do.
+    let counters = &tally.counters;
+    set("ringmq_connections_accepted", counters.accepted.to_string());
+    for ((_, reason, _), count) in Reason::ALL.iter().zip(counters.closed) {
+        set(&format!("ringmq_connections_closed_{reason}"), count.to_string());
+    }
+    set("ringmq_requests", counters.requests.to_string());
+    set("ringmq_receives_starved", counters.starved.to_string());
+    set("ringmq_turns", counters.turns.to_string());
+    set("ringmq_log_batches", tally.logs.batches.to_string());
+    set("ringmq_log_bytes", tally.logs.bytes.to_string());
+    set("ringmq_log_records", tally.logs.records.to_string());
+    set("ringmq_log_unprepared_bytes", tally.logs.unprepared_bytes.to_string());
+    set("ringmq_log_stalls", tally.logs.stalls.to_string());
+    set("ringmq_log_refusals", tally.logs.refusals.to_string());
 
     let zeros = [
         "putMessageDistributeTime",

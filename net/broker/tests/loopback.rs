@@ -19,7 +19,9 @@ use engine::limits::{Flush, LogConfig};
 use engine::partition::Partition;
 use engine::ring::{Ring, RingConfig};
 use engine::wake::Waker;
-use protocol::bodies::{self, ConsumerData, HeartbeatData, LockBatch, MessageQueue, ProducerData, SubscriptionData};
+use protocol::bodies::{
+    self, ConsumerData, HeartbeatData, KvTable, LockBatch, MessageQueue, ProducerData, SubscriptionData,
+};
 use protocol::codes::{request, response};
 use protocol::headers::{PullMessage, SendBack, SendMessage};
 use protocol::message::{BatchEntry, records};
@@ -655,6 +657,15 @@ fn strangers_and_sleepers_are_closed() {
         assert!(idle.read().is_none());
         assert!(started.elapsed() > Duration::from_millis(1500));
         assert_eq!(rig.client().send("T", 0, b"alive").header.code, 0);
+        // Each is counted by its reason.
+        let answer = rig.client().ask(Command::request(request::GET_BROKER_RUNTIME_INFO));
+        let table = bodies::decode::<KvTable>(&answer.body).unwrap().table;
+        let counts = [("garbage", 3), ("slow_frame", 1), ("idle", 1), ("slow_reader", 0)];
+        for (reason, count) in counts {
+            let key = format!("ringmq_connections_closed_{reason}");
+            assert_eq!(table[&key], count.to_string(), "{reason}");
+        }
+        assert!(table["ringmq_log_records"].parse::<u64>().unwrap() > 0, "the topics are in the log");
     });
 }
 

@@ -47,10 +47,10 @@ impl<I: Io> Core<I> {
     pub(super) fn adopt(&mut self, socket: Handle, peer: std::net::SocketAddr, fast: bool) {
         if self.connections.count() >= self.limits.connections_max || self.stop_at_ms.is_some() {
             let reason = if self.stop_at_ms.is_some() { Reason::Stop } else { Reason::TooMany };
-            self.counters.closed[reason as usize] += 1;
+            self.desk.counters.closed[reason as usize] += 1;
             return self.submit(tag(kind::NONE, 0), Op::Close { handle: socket });
         }
-        self.counters.accepted += 1;
+        self.desk.counters.accepted += 1;
         let slot = self.connections.insert(socket, peer, fast, self.now_ms);
         self.list(slot);
     }
@@ -71,7 +71,7 @@ impl<I: Io> Core<I> {
                 self.feed(slot, &bytes);
             }
             Ok(other) => unreachable!("{other:?} is no answer to a receive"),
-            Err(Fault(libc::ENOBUFS)) => self.counters.starved += 1,
+            Err(Fault(libc::ENOBUFS)) => self.desk.counters.starved += 1,
             Err(Fault(libc::ECANCELED)) => {}
             Err(_) => return self.close(slot, Reason::Fault),
         }
@@ -129,7 +129,7 @@ impl<I: Io> Core<I> {
             // We ask clients for nothing yet.
             return Some(());
         }
-        self.counters.requests += 1;
+        self.desk.counters.requests += 1;
         let oneway = header.is_oneway();
         let reply = ReplyTo {
             connection: connection.id,
@@ -238,12 +238,19 @@ impl<I: Io> Core<I> {
         }
         tracing::debug!(peer = %connection.address, reason = reason.name(), "closing a connection");
         connection.begin_close(reason, &mut self.spare);
-        self.counters.closed[reason as usize] += 1;
+        self.desk.counters.closed[reason as usize] += 1;
         self.gone.push(connection.id);
         if !connection.is_over() {
-            let socket = connection.socket;
-            self.submit(tag(kind::NONE, 0), Op::Shutdown { socket });
+            connection.shutting = true;
+            let (id, socket) = (connection.id, connection.socket);
+            self.submit(tag_of(kind::SHUTDOWN, id), Op::Shutdown { socket });
         }
+        self.finish(slot);
+    }
+
+    pub(super) fn on_shut(&mut self, slot: u32, generation: u32) {
+        let Some(connection) = self.connections.get(slot, generation) else { return };
+        connection.shutting = false;
         self.finish(slot);
     }
 

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 
+use engine::Counts;
 use protocol::bodies::{self, ConsumeStats, ConsumerConnection, ConsumerData, HeartbeatData, KvTable, LockAnswer};
 use protocol::bodies::{LockBatch, MessageModel, MessageQueue, ProducerConnection, ProducerData, SubscriptionData};
 use protocol::bodies::{SubscriptionGroupConfig, SubscriptionGroupTable, TopicConfigTable, TopicStatsTable};
 use protocol::{Command, Fields, Header, Language, Serialize};
 
 use super::*;
-use crate::admin::{self, QueueProgress, QueueStats, Tally, Traffic};
+use crate::admin::{self, Counters, QueueProgress, QueueStats, Tally, Traffic};
 use crate::catalog::{Group, Topic};
 use crate::config::{Config, Found};
 use crate::mail::{Make, Peer};
@@ -837,7 +838,10 @@ fn the_broker_tells_about_itself() {
     world.tell = |_| {
         let traffic = Traffic { put_messages: 500, put_bytes: 5_000, got_messages: 50, ..Traffic::default() };
         let (earliest_ms, disk) = (Some(123), Some((1_000, 250)));
-        Part::Tally(Box::new(Tally { traffic, earliest_ms, disk, ..Tally::default() }))
+        let closed = std::array::from_fn(|reason| reason as u64);
+        let counters = Counters { accepted: 1, closed, requests: 2, starved: 3, turns: 4 };
+        let logs = Counts { batches: 5, bytes: 6, records: 7, unprepared_bytes: 8, stalls: 9, refusals: 10 };
+        Part::Tally(Box::new(Tally { traffic, counters, logs, earliest_ms, disk, ..Tally::default() }))
     };
     world.tick(10_000);
     let answer = world.ask(0, 28, &[], Vec::new());
@@ -852,6 +856,19 @@ fn the_broker_tells_about_itself() {
         ("brokerVersionDesc", "V5_3_3"),
         ("brokerVersion", "479"),
         ("runtime", "[ 0 days, 0 hours, 17 minutes, 0 seconds ]"),
+        ("ringmq_connections_accepted", "2"),
+        ("ringmq_connections_closed_peer", "0"),
+        ("ringmq_connections_closed_garbage", "4"),
+        ("ringmq_connections_closed_stop", "16"),
+        ("ringmq_requests", "4"),
+        ("ringmq_receives_starved", "6"),
+        ("ringmq_turns", "8"),
+        ("ringmq_log_batches", "10"),
+        ("ringmq_log_bytes", "12"),
+        ("ringmq_log_records", "14"),
+        ("ringmq_log_unprepared_bytes", "16"),
+        ("ringmq_log_stalls", "18"),
+        ("ringmq_log_refusals", "20"),
     ];
     for (key, value) in rows {
         assert_eq!(table.get(key).map(String::as_str), Some(value), "{key}");
