@@ -330,6 +330,13 @@ impl Partition {
         Some(recovery.progress())
     }
 
+    /// Why an opening that has read everything does not end: a segment that the log needs cannot be made.
+    /// It is tried again and again.
+    pub fn obstacle(&self) -> Option<Fault> {
+        let waits = matches!(self.state, State::Starting { announced: false });
+        self.segments.last_fault().filter(|_| waits)
+    }
+
     /// Stores messages in one batch: all or none of them is there after a crash. `stored` gets where each
     /// was put, at once; `ticket` comes back by [`Effect::Stored`] when that is promised.
     pub fn append(

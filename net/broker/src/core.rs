@@ -221,6 +221,7 @@ impl<I: Io> Core<I> {
         if self.now_ms >= self.tick_at_ms {
             self.tick_at_ms = self.now_ms + TICK_MS;
             self.desk.on_tick(self.now_ms);
+            self.say_progress();
             self.sweep();
         }
         if self.now_ms >= self.accept_again_ms {
@@ -372,6 +373,19 @@ impl<I: Io> Core<I> {
             }
         }
         self.desk.replies.clear(list);
+    }
+
+    /// Logs that take long to open say how far they are, or what they wait for.
+    fn say_progress(&self) {
+        for log in &self.desk.partitions {
+            let partition = log.number();
+            if let Some((read, all)) = log.progress().filter(|(_, all)| *all > 0) {
+                tracing::info!(partition, "opening a log: {read} of {all} bytes are read");
+            }
+            if let Some(fault) = log.obstacle() {
+                tracing::warn!(partition, %fault, "opening a log: its next segment cannot be made (disk space?), trying again");
+            }
+        }
     }
 
     fn take_notices(&mut self) {

@@ -1,0 +1,61 @@
+//! Goal: a log that does not open says what it waits for. Method: a partition over a simulated disk that
+//! is full from the start, and then is not.
+
+use std::io::ErrorKind;
+
+use engine::buffer::Region;
+use engine::io::{Io, Tag};
+use engine::limits::{Flush, LogConfig};
+use engine::partition::{Effect, Partition};
+use engine::sim::Sim;
+
+/// One turn of the loop that a core runs.
+fn turn(sim: &mut Sim, partition: &mut Partition) {
+    let (mut effects, mut done) = (Vec::new(), Vec::new());
+    partition.on_turn(sim.now_ms());
+    partition.effects(&mut effects);
+    for effect in effects {
+        if let Effect::Io { local, op } = effect {
+            sim.submit(Tag(local), op).unwrap();
+        }
+    }
+    sim.drive(None, &mut done);
+    for done in done {
+        partition.on_done(done.tag.0, done.outcome, sim.now_ms());
+    }
+    sim.advance(10);
+}
+
+#[test]
+fn a_new_log_on_a_full_disk_says_so_until_there_is_room() {
+    let mut partition = Partition::new(LogConfig {
+        directory: "/data/0".into(),
+        partition: 0,
+        segment_bytes: 16 << 20,
+        batch_bytes: 1 << 20,
+        inflight_batches: 4,
+        flush: Flush::Sync,
+        memory: Region::new(64, 1 << 20).unwrap(),
+        prepare_bytes: 0,
+        prepare_rate: 1 << 20,
+        retention_ms: 1 << 40,
+        retention_bytes: 1 << 40,
+        disk_free_min: 0,
+        describe: |_| None,
+        seed: 7,
+    })
+    .unwrap();
+    let mut sim = Sim::new(1);
+    sim.space = 1 << 20;
+    assert!(partition.obstacle().is_none(), "nothing was tried yet");
+    for _ in 0..200 {
+        turn(&mut sim, &mut partition);
+    }
+    let kind = partition.obstacle().map(|fault| fault.kind());
+    assert_eq!((partition.is_open(), kind), (false, Some(ErrorKind::StorageFull)));
+    sim.space = 1 << 40;
+    for _ in 0..200 {
+        turn(&mut sim, &mut partition);
+    }
+    assert_eq!((partition.is_open(), partition.obstacle()), (true, None));
+}
