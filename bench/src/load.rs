@@ -112,8 +112,9 @@ impl Load {
         let elapsed = start.elapsed();
         let cpu_after = self.pid.and_then(cpu_time);
         let mut tally = tally.borrow_mut();
-        if let Some(text) = tally.first_error.take() {
-            return Err(io::Error::other(format!("{} answers were errors, the first: {text}", tally.errors)));
+        if tally.messages == 0 {
+            let text = tally.first_error.take().unwrap_or_else(|| "there was none".to_owned());
+            return Err(io::Error::other(format!("no answer was a success; the first: {text}")));
         }
         Ok(Report {
             what,
@@ -121,6 +122,7 @@ impl Load {
             outstanding: self.outstanding,
             messages: tally.messages,
             errors: tally.errors,
+            first_error: tally.first_error.take(),
             elapsed,
             server_cpu: cpu_before.zip(cpu_after).map(|(before, after)| after - before),
             latency: tally.latency.clone(),
@@ -161,7 +163,7 @@ impl Load {
             window = socket.send(window).await?;
             let mut left = self.outstanding;
             while left > 0 {
-                let (mut got, mut bad) = (0, None);
+                let (mut got, mut refused, mut bad) = (0, 0, None);
                 socket
                     .receive(|frame| {
                         got += 1;
@@ -169,13 +171,14 @@ impl Load {
                         if !frame[8..].starts_with(b"{\"code\":0,") {
                             let header = header_of(frame);
                             if header.code != response::SUCCESS {
+                                refused += 1;
                                 bad = Some(format!("{} {}", header.code, header.remark));
                             }
                         }
                     })
                     .await?;
                 let mut tally = tally.borrow_mut();
-                tally.add(got as u64, sent.elapsed(), bad);
+                tally.add(got as u64 - refused, refused, sent.elapsed(), bad);
                 left -= got;
             }
         }
@@ -228,7 +231,7 @@ impl Load {
             window = socket.send(window).await?;
             let mut left = self.outstanding;
             while left > 0 {
-                let (mut frames, mut messages, mut bad) = (0, 0, None);
+                let (mut frames, mut messages, mut refused, mut bad) = (0, 0, 0, None);
                 socket
                     .receive(|frame| {
                         frames += 1;
@@ -236,12 +239,13 @@ impl Load {
                         if header.code == response::SUCCESS {
                             messages += messages_in(frame);
                         } else {
+                            refused += 1;
                             let next = PullAnswer::parse(&header.fields).map(|answer| answer.next_begin_offset);
                             bad = Some(format!("{} {} (next {next:?})", header.code, header.remark));
                         }
                     })
                     .await?;
-                tally.borrow_mut().add(messages, sent.elapsed(), bad);
+                tally.borrow_mut().add(messages, refused, sent.elapsed(), bad);
                 left -= frames;
             }
         }
@@ -260,11 +264,12 @@ impl Tally {
         Rc::new(RefCell::new(Tally { messages: 0, errors: 0, first_error: None, latency }))
     }
 
-    fn add(&mut self, messages: u64, latency: Duration, bad: Option<String>) {
+    /// Counts what one read brought: messages, and answers that were refusals, with what one of them said.
+    fn add(&mut self, messages: u64, refused: u64, latency: Duration, bad: Option<String>) {
         self.messages += messages;
+        self.errors += refused;
         self.latency.saturating_record_n(latency.as_micros() as u64, messages);
         if let Some(text) = bad {
-            self.errors += 1;
             self.first_error.get_or_insert(text);
         }
     }

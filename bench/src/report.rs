@@ -22,8 +22,10 @@ pub struct Report {
     pub outstanding: usize,
     /// Messages sent or received.
     pub messages: u64,
-    /// Answers with another code than 0 (and, for pulls, than nothing found).
+    /// Answers with another code than 0.
     pub errors: u64,
+    /// What the first of them said.
+    pub first_error: Option<String>,
     /// How long it took.
     pub elapsed: Duration,
     /// The server's CPU time in it.
@@ -43,6 +45,7 @@ impl Report {
             "pipe": self.outstanding,
             "per_s": (self.messages as f64 / self.elapsed.as_secs_f64()).round(),
             "errors": self.errors,
+            "first_error": self.first_error,
             "server_cpu_us": cpu.map(|cpu| (cpu * 1000.0).round() / 1000.0),
             "p50_ms": ms(0.5),
             "p99_ms": ms(0.99),
