@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use protocol::{Fields, Header};
+use protocol::codes::response;
+use protocol::{Fields, Header, frame};
 
 use crate::mail::{ConnectionId, ReplyTo};
 
@@ -64,6 +65,20 @@ pub struct Replies {
     body_bytes: usize,
     header: Header,
     request: Header,
+}
+
+/// Instead of an answer whose body is left out: the frame that says so, to the same request. `head` is the
+/// answer's own frame up to its body.
+pub fn flow_control(head: &[u8]) -> Vec<u8> {
+    let (serialize, at, _) = frame::split(head).expect("we made this frame");
+    let mut answer = Header::default();
+    answer.decode(serialize, &head[at]).expect("we made this header");
+    let mut refusal = Header::default();
+    refusal.answer_to(&answer, response::FLOW_CONTROL);
+    refusal.remark.push_str("too many bytes of answers wait for this client");
+    let mut out = Vec::new();
+    refusal.encode_frame(&mut out, 0);
+    out
 }
 
 /// What the buffer keeps for the next turn: some thousand answers to sends.
@@ -161,6 +176,21 @@ mod tests {
             version: 479,
             serialize: Serialize::Json,
             oneway: false,
+        }
+    }
+
+    #[test]
+    fn an_answer_without_its_body_says_so_to_the_same_request() {
+        for serialize in [Serialize::Json, Serialize::RocketMq] {
+            let mut replies = Replies::default();
+            let to = ReplyTo { serialize, ..to(77) };
+            replies.header(&to, 0).fields.push("nextBeginOffset", "3");
+            replies.send(&to, vec![Bytes::from(vec![7; 100_000])]);
+            let list = replies.take();
+            let refusal = Command::decode(flow_control(replies.head(&list[0])).into()).unwrap();
+            let header = &refusal.header;
+            assert_eq!((header.opaque, header.serialize, header.code), (77, serialize, response::FLOW_CONTROL));
+            assert!(header.is_response() && refusal.body.is_empty() && header.fields.is_empty());
         }
     }
 

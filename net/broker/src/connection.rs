@@ -300,6 +300,13 @@ impl Connection {
         now
     }
 
+    /// Whether it has not taken so much that an answer's body is left out. Requests it sent before it was
+    /// full may all be answered at once: pulls that wait, or that other cores serve.
+    #[inline]
+    pub fn is_flooded(&self, limits: &ConnectionLimits) -> bool {
+        self.unsent_bytes >= limits.unsent_bytes_max
+    }
+
     /// One of its requests is answered.
     #[inline]
     pub fn settle(&mut self) {

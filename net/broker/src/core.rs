@@ -9,7 +9,7 @@ use engine::io::{Done, Handle, Io, Op, Tag};
 use engine::partition::{Effect, Partition};
 use protocol::Header;
 
-use crate::answer::Reply;
+use crate::answer::flow_control;
 use crate::catalog::Catalog;
 use crate::config::Settings;
 use crate::connection::{Connection, ConnectionLimits, Connections, Reason, Spare};
@@ -311,17 +311,14 @@ impl<I: Io> Core<I> {
     }
 
     fn on_answer(&mut self, id: ConnectionId, pieces: Vec<Bytes>, settles: bool) {
+        let mut pieces = pieces.into_iter();
+        let head = pieces.next().expect("an answer has a header");
+        self.mailboxes.carried(self.desk.index, pieces.as_slice().iter().map(Bytes::len).sum());
         let Some(connection) = self.connections.get(id.slot, id.generation) else { return };
         if connection.closing.is_some() {
             return;
         }
-        if settles {
-            connection.settle();
-        }
-        for (index, piece) in pieces.into_iter().enumerate() {
-            // The first piece is the header, a small copy; only what follows may lie in the log's memory.
-            if index == 0 { connection.push(&piece) } else { connection.push_piece(piece, &self.limits) }
-        }
+        give(connection, &head, &mut pieces, settles, &self.limits);
         self.list(id.slot);
     }
 
@@ -338,7 +335,13 @@ impl<I: Io> Core<I> {
                         assert!(local < 1 << LOCAL_BITS, "the partition's numbers fit their bits");
                         self.submit(tag(kind::PARTITION, (place as u64) << LOCAL_BITS | local), op);
                     }
-                    effect => self.desk.on_effect(place, effect, self.now_ms),
+                    effect => {
+                        self.desk.on_effect(place, effect, self.now_ms);
+                        // One message may wake a hundred thousand pulls.
+                        while self.desk.serve_woken(DELIVER_BYTES, self.now_ms) {
+                            self.deliver();
+                        }
+                    }
                 }
             }
             self.more |= self.desk.partitions[place].has_effects();
@@ -356,8 +359,14 @@ impl<I: Io> Core<I> {
             let id = reply.connection;
             let head = self.desk.replies.head(reply);
             if usize::from(id.core) != self.desk.index {
-                let mut pieces = vec![Bytes::copy_from_slice(head)];
-                pieces.append(&mut reply.body);
+                let bytes = reply.body.iter().map(Bytes::len).sum();
+                let mut pieces = Vec::with_capacity(1 + reply.body.len());
+                if bytes == 0 || self.mailboxes.may_carry(usize::from(id.core), bytes) {
+                    pieces.push(Bytes::copy_from_slice(head));
+                    pieces.append(&mut reply.body);
+                } else {
+                    pieces.push(Bytes::from(flow_control(head)));
+                }
                 let mail = Mail::Answer { connection: id, pieces, settles: reply.settles };
                 self.desk.outbox.send(usize::from(id.core), mail);
                 continue;
@@ -366,7 +375,7 @@ impl<I: Io> Core<I> {
             if connection.closing.is_some() {
                 continue;
             }
-            give(connection, head, reply, &self.limits);
+            give(connection, head, &mut reply.body.drain(..), reply.settles, &self.limits);
             if !connection.listed {
                 connection.listed = true;
                 self.listed.push(id.slot);
@@ -451,12 +460,21 @@ impl<I: Io> Core<I> {
 
 /// Adds a frame to what a connection sends.
 #[inline]
-fn give(connection: &mut Connection, head: &[u8], reply: &mut Reply, limits: &ConnectionLimits) {
-    if reply.settles {
+fn give(
+    connection: &mut Connection,
+    head: &[u8],
+    body: &mut dyn ExactSizeIterator<Item = Bytes>,
+    settles: bool,
+    limits: &ConnectionLimits,
+) {
+    if settles {
         connection.settle();
     }
+    if body.len() > 0 && connection.is_flooded(limits) {
+        return connection.push(&flow_control(head));
+    }
     connection.push(head);
-    for piece in reply.body.drain(..) {
+    for piece in body {
         connection.push_piece(piece, limits);
     }
 }

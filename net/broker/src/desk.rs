@@ -255,7 +255,7 @@ impl Desk {
         match effect {
             Effect::Io { .. } => unreachable!("the loop takes operations out before"),
             Effect::Stored(ticket, outcome) => self.settle(ticket, outcome, now_ms),
-            Effect::Grown(queue) => self.wake(queue, now_ms),
+            Effect::Grown(queue) => self.wake(queue),
             Effect::Loaded(load, outcome) => self.go_on(local, load, outcome.is_ok(), now_ms),
             Effect::Opened => self.opened(local, now_ms),
             Effect::Closed(reason) => {
@@ -404,7 +404,7 @@ impl Desk {
     fn go_on(&mut self, local: usize, load: LoadId, ok: bool, now_ms: u64) {
         for cold in self.loading.done(local, load.0) {
             match cold {
-                Cold::Pull(pull) if ok => self.pull(pull, now_ms),
+                Cold::Pull(pull) if ok => self.woken.push(pull),
                 Cold::Request(request) if ok => self.serve_owned(*request, now_ms),
                 Cold::Pull(Pull { reply, .. }) => self.refuse_read(&reply),
                 Cold::Request(request) => self.refuse_read(&request.reply),
@@ -435,13 +435,20 @@ impl Desk {
     }
 
     /// A queue has new visible messages.
-    fn wake(&mut self, queue: QueueKey, now_ms: u64) {
-        let mut woken = std::mem::take(&mut self.woken);
-        self.parked.wake(queue, &mut woken);
-        for pull in woken.drain(..) {
+    fn wake(&mut self, queue: QueueKey) {
+        self.parked.wake(queue, &mut self.woken);
+    }
+
+    /// Serves what an effect woke, until the bodies of answers take so many bytes. Returns whether some is
+    /// left: the answers are to be delivered first.
+    pub fn serve_woken(&mut self, bytes: usize, now_ms: u64) -> bool {
+        while let Some(pull) = self.woken.pop() {
             self.pull(pull, now_ms);
+            if self.replies.body_bytes() > bytes {
+                return true;
+            }
         }
-        self.woken = woken;
+        false
     }
 
     /// The log has kept a promise, or never will.

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -208,12 +209,21 @@ pub enum Mail {
 #[derive(Clone, Debug)]
 pub struct Mailboxes {
     boxes: Arc<[ArrayQueue<Mail>]>,
+    /// Bytes of answers' bodies on the way to each core.
+    carried: Arc<[AtomicUsize]>,
 }
+
+/// Bodies of answers on the way to one core. 256 MiB: a thousand full pulls; it takes them in its next turn,
+/// and large messages among them are shared, not copied. Bytes.
+pub const CARRIED_BYTES_MAX: usize = 256 << 20;
 
 impl Mailboxes {
     /// One box for each core, each with room for `mails`.
     pub fn new(cores: usize, mails: usize) -> Mailboxes {
-        Mailboxes { boxes: (0..cores).map(|_| ArrayQueue::new(mails)).collect() }
+        Mailboxes {
+            boxes: (0..cores).map(|_| ArrayQueue::new(mails)).collect(),
+            carried: (0..cores).map(|_| AtomicUsize::new(0)).collect(),
+        }
     }
 
     /// How many cores there are.
@@ -225,6 +235,23 @@ impl Mailboxes {
     /// caller's part.
     pub fn push(&self, core: usize, mail: Mail) -> Result<(), Mail> {
         self.boxes[core].push(mail)
+    }
+
+    /// Asks for room for an answer's body on the way to a core. With `true` it is taken, until
+    /// [`carried`](Mailboxes::carried) says that it has arrived.
+    pub fn may_carry(&self, core: usize, bytes: usize) -> bool {
+        let before = self.carried[core].fetch_add(bytes, Ordering::Relaxed);
+        let may = before + bytes <= CARRIED_BYTES_MAX;
+        if !may {
+            self.carried[core].fetch_sub(bytes, Ordering::Relaxed);
+        }
+        may
+    }
+
+    /// A body has arrived at a core.
+    pub fn carried(&self, core: usize, bytes: usize) {
+        let before = self.carried[core].fetch_sub(bytes, Ordering::Relaxed);
+        assert!(before >= bytes, "what arrives was sent");
     }
 
     /// The oldest mail for a core.
@@ -303,6 +330,16 @@ mod tests {
 
     fn closed(slot: u32) -> Mail {
         Mail::Closed { connection: ConnectionId { core: 0, slot, generation: 0 } }
+    }
+
+    #[test]
+    fn bodies_on_the_way_have_a_bound_for_each_core() {
+        let mailboxes = Mailboxes::new(2, 4);
+        let half = CARRIED_BYTES_MAX / 2;
+        assert!(mailboxes.may_carry(1, half) && mailboxes.may_carry(1, half));
+        assert!(!mailboxes.may_carry(1, 1) && mailboxes.may_carry(0, 1));
+        mailboxes.carried(1, half);
+        assert!(mailboxes.may_carry(1, half) && !mailboxes.may_carry(1, 1));
     }
 
     fn slot(mail: Option<Mail>) -> Option<u32> {
