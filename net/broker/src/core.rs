@@ -318,7 +318,7 @@ impl<I: Io> Core<I> {
         if connection.closing.is_some() {
             return;
         }
-        give(connection, &head, &mut pieces, settles, &self.limits);
+        give(connection, &head, pieces, settles, &self.limits);
         self.list(id.slot);
     }
 
@@ -375,7 +375,7 @@ impl<I: Io> Core<I> {
             if connection.closing.is_some() {
                 continue;
             }
-            give(connection, head, &mut reply.body.drain(..), reply.settles, &self.limits);
+            give(connection, head, reply.body.drain(..), reply.settles, &self.limits);
             if !connection.listed {
                 connection.listed = true;
                 self.listed.push(id.slot);
@@ -463,7 +463,7 @@ impl<I: Io> Core<I> {
 fn give(
     connection: &mut Connection,
     head: &[u8],
-    body: &mut dyn ExactSizeIterator<Item = Bytes>,
+    body: impl ExactSizeIterator<Item = Bytes>,
     settles: bool,
     limits: &ConnectionLimits,
 ) {
