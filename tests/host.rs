@@ -1,0 +1,216 @@
+//! Goal: what the host lacks is said, or lived with: a disk that fills, that cannot be written, that knows no
+//! O_DIRECT; a user without privileges. Method: small file systems, mounted for the test; where that is not
+//! allowed, the test says so and ends. (The command line, ports and locks: net/broker/tests/binary.rs.)
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use protocol::codes::{request, response};
+use tests::PATIENCE;
+use tests::server::{Server, binary, refused};
+use tests::words::{create_topic, edge, messages, number, pull, pull_all, send};
+
+/// A file system of its own, for one test.
+struct Mounted {
+    at: PathBuf,
+    _below: tempfile::TempDir,
+}
+
+impl Mounted {
+    /// An ext4 of so many MiB in a file. `None`: this process may not mount, or there are no tools.
+    fn ext4(mib: u64) -> Option<Mounted> {
+        let below = tempfile::tempdir().expect("a directory for temporary files");
+        let image = below.path().join("image");
+        File::create(&image).and_then(|file| file.set_len(mib << 20)).expect("room for a sparse file");
+        let made = Command::new("mkfs.ext4").arg("-q").arg(&image).status();
+        if !made.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        Mounted::mount(below, &["-o", "loop", image.to_str()?])
+    }
+
+    fn mount(below: tempfile::TempDir, arguments: &[&str]) -> Option<Mounted> {
+        let at = below.path().join("mounted");
+        std::fs::create_dir(&at).expect("the directory is ours");
+        let mounted = Command::new("mount").args(arguments).arg(&at).output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(Mounted { at, _below: below })
+    }
+
+    fn remount(&self, how: &str) {
+        let status = Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(&self.at).status();
+        assert!(status.is_ok_and(|status| status.success()), "remount,{how}");
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Lazily: whatever the test left open must not keep it for ever.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
+    }
+}
+
+/// Takes up what is left of a disk, all but so many bytes.
+fn fill(directory: &Path, left: u64) -> PathBuf {
+    let path = directory.join("filler");
+    let mut file = File::create(&path).expect("the disk has room");
+    let free = || {
+        let space = rustix::fs::statvfs(directory).expect("a file system");
+        space.f_bavail * space.f_frsize
+    };
+    let piece = vec![1; 256 << 10];
+    while free() > left + piece.len() as u64 {
+        file.write_all(&piece).expect("there is room");
+        file.sync_data().expect("the disk works");
+    }
+    path
+}
+
+#[test]
+fn a_filling_disk_refuses_sends_and_goes_on_with_reads() {
+    let Some(disk) = Mounted::ext4(320) else {
+        return println!("skipped: no loop device may be mounted here");
+    };
+    let more = ["--cores", "1", "--set", "log.disk_free_bytes_min=64MiB"];
+    let server = Server::start(&disk.at, &more);
+    let mut client = server.client();
+    client.expect(response::SUCCESS, create_topic("T", 2));
+    let mut stored = 0;
+    for _ in 0..50 {
+        client.expect(response::SUCCESS, send("T", 0, &[7; 10_000]));
+        stored += 1;
+    }
+    let filler = fill(&disk.at, 40 << 20);
+    // The broker looks from time to time.
+    let began = Instant::now();
+    let refused = loop {
+        let answer = client.ask(send("T", 0, &[7; 1_000]));
+        match answer.header.code {
+            response::SUCCESS => stored += 1,
+            _ => break answer,
+        }
+        assert!(began.elapsed() < PATIENCE, "nobody noticed");
+    };
+    assert_eq!(refused.header.code, response::SERVICE_NOT_AVAILABLE, "{refused:?}");
+    assert!(refused.header.remark.contains("disk"), "{}", refused.header.remark);
+    for _ in 0..20 {
+        client.expect(response::SERVICE_NOT_AVAILABLE, send("T", 1, &[7; 1_000]));
+    }
+    assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "T", 1), 0, "a refused one is not there");
+    assert_eq!(pull_all(&mut client, "T", 0, 0, |message| assert_eq!(message.body[0], 7)), stored);
+    // A start on a full disk serves what there is.
+    server.stop();
+    let server = Server::start(&disk.at, &more);
+    let mut client = server.client();
+    assert_eq!(pull_all(&mut client, "T", 0, 0, |_| {}), stored);
+    client.expect(response::SERVICE_NOT_AVAILABLE, send("T", 0, b"x"));
+    // And with room again it goes on.
+    std::fs::remove_file(filler).expect("it is there");
+    let began = Instant::now();
+    let answer = loop {
+        let answer = client.ask(send("T", 0, b"room"));
+        if answer.header.code == response::SUCCESS {
+            break answer;
+        }
+        assert_eq!(answer.header.code, response::SERVICE_NOT_AVAILABLE, "{answer:?}");
+        assert!(began.elapsed() < PATIENCE, "nobody noticed the room");
+    };
+    assert_eq!(number(&answer, "queueOffset"), stored);
+    assert_eq!(messages(&client.ask(pull("T", 0, stored)))[0].body, b"room");
+    server.stop();
+}
+
+#[test]
+fn a_disk_without_room_for_a_log_is_named() {
+    let Some(disk) = Mounted::ext4(24) else {
+        return println!("skipped: no loop device may be mounted here");
+    };
+    fill(&disk.at, 4 << 20);
+    let refusal = Server::try_start(&disk.at, &["--cores", "1"]).expect_err("a log needs a segment");
+    assert_eq!(refusal.code, Some(1), "{}", refusal.text);
+    assert!(refusal.text.contains("log.segment_bytes") && refusal.text.contains("log.dir"), "{}", refusal.text);
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_named() {
+    if let Some(disk) = Mounted::ext4(64) {
+        disk.remount("ro");
+        let data = disk.at.join("data");
+        let data = data.to_str().expect("temporary directories have plain names");
+        let refusal = refused(&["dev", "--data", data, "--namesrv-port", "0", "--broker-port", "0"]);
+        assert_eq!(refusal.code, Some(1), "{}", refusal.text);
+        assert!(refusal.text.contains("log.dir") && refusal.text.contains("read-only"), "{}", refusal.text);
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o555)).unwrap();
+    if File::create(data.join("probe")).is_ok() {
+        return println!("skipped: root may write anywhere, and may not mount here");
+    }
+    let refusal = Server::try_start(home.path(), &[]).expect_err("nobody may write there");
+    assert!(refusal.text.contains("log.dir") && refusal.text.contains("may not write"), "{}", refusal.text);
+}
+
+#[test]
+fn without_o_direct_it_falls_back_and_says_so() {
+    let memory = Path::new("/dev/shm");
+    let Ok(home) = tempfile::tempdir_in(memory) else {
+        return println!("skipped: there is no /dev/shm");
+    };
+    // Kernels from 6.6 on have O_DIRECT there too; then there is nothing to say.
+    let probe = OpenOptions::new().write(true).create(true).custom_flags(libc::O_DIRECT).open(home.path().join("p"));
+    let is_direct = probe.is_ok();
+    let server = Server::start(home.path(), &[]);
+    let mut client = server.client();
+    for _ in 0..20 {
+        client.expect(response::SUCCESS, send("T", 0, &[7; 20_000]));
+    }
+    assert_eq!(server.log().contains("has no O_DIRECT"), !is_direct, "{}", server.log());
+    server.kill();
+    let server = Server::start(home.path(), &[]);
+    assert_eq!(pull_all(&mut server.client(), "T", 0, 0, |message| assert_eq!(message.body, [7; 20_000])), 20);
+    server.stop();
+}
+
+#[test]
+fn a_user_without_privileges_and_locked_memory_is_served() {
+    const NOBODY: u32 = 65_534;
+    let home = tempfile::tempdir().unwrap();
+    // Another user has to reach the binary too.
+    let copy = home.path().join("ringmq");
+    std::fs::copy(binary(), &copy).unwrap();
+    for path in [home.path(), &copy] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let user = [&*format!("--reuid={NOBODY}"), "--clear-groups", "--inh-caps=-all"];
+    let tried = Command::new("setpriv").args(user).arg(&copy).arg("--version").output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        return println!("skipped: this process may not become another user");
+    }
+    let data = home.path().join("data");
+    let start = |locked_bytes: u64| {
+        let mut command = Command::new("setpriv");
+        command.args(user).arg("prlimit").arg(format!("--memlock={locked_bytes}")).arg("--").arg(&copy);
+        command.arg("dev").arg("--data").arg(&data).args(["--namesrv-port", "0", "--broker-port", "0"]);
+        for set in ["log.segment_bytes=16MiB", "log.prepare_bytes=16MiB", "log.disk_free_percent_min=0"] {
+            command.args(["--set", set]);
+        }
+        command.env_remove("RUST_LOG");
+        Server::spawn(command, home.path())
+    };
+    // Not even a ring.
+    let refusal = start(0).expect_err("a ring is locked memory");
+    assert!(refusal.text.contains("RLIMIT_MEMLOCK"), "{}", refusal.text);
+    // What most systems give: rings, but no buffers in them.
+    let server = start(8 << 20).unwrap_or_else(|refusal| panic!("{}", refusal.text));
+    let mut client = server.client();
+    client.expect(response::SUCCESS, send("T", 0, b"x"));
+    assert_eq!(messages(&client.expect(response::SUCCESS, pull("T", 0, 0))).len(), 1);
+    assert!(server.log().contains("RLIMIT_MEMLOCK"), "it says what it does without: {}", server.log());
+    server.stop();
+}
