@@ -1,6 +1,7 @@
 //! RingMQ's storage: bytes, offsets, logs, the ring. No network protocol, no async.
 
 pub mod buffer;
+mod derived;
 pub mod error;
 mod facts;
 pub mod format;

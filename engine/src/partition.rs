@@ -2,14 +2,12 @@
 //! (Partition::on_done), [`on_turn`](Partition::on_turn), appends), things to do come out
 //! ([`effects`](Partition::effects)). It never waits, reads a clock or opens a file.
 
+use crate::derived::{Derived, OWN_PREFIX, queue_fact_key};
 use crate::error::AppendError;
-use crate::facts::{self, Facts};
-use crate::format::{
-    BLOCK_BYTES, Batch, Kind, Position, QueueKey, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES,
-};
-use crate::index::{Entry, Index, Span};
+use crate::facts;
+use crate::format::{BLOCK_BYTES, Kind, Position, QueueKey, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES};
+use crate::index::{Entry, Span};
 use crate::io::{Fault, Handle, Op, Outcome};
-use crate::keys::KeyIndex;
 use crate::limits::{BATCH_BYTES_MAX, FACT_BYTES_MAX, LOAD_BYTES, LogConfig, NOTES_INTERVAL_MS, RECORD_BYTES_MAX};
 use crate::loads::{LoadId, Loads};
 use crate::log::{Counts, End, Log, Promise, Ticket, Want};
@@ -17,7 +15,7 @@ use crate::message::{Draft, Stored};
 use crate::recover::{Found, Next, OpenError, Recovery};
 use crate::segment::{Chore, Segments};
 use crate::tail::Tail;
-use crate::timers::{Timer, Timers};
+use crate::timers::Timer;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io;
@@ -30,9 +28,6 @@ const RETRY_MS: u64 = 100;
 const FACTS_RECORD_BYTES: usize = 64 << 10;
 /// Delayed messages delivered in one turn.
 const DELIVERIES_MAX: usize = 256;
-/// Facts whose key starts with this byte are the engine's own: what queue offsets come next.
-const OWN_PREFIX: u8 = 0;
-const OWN_KEY_BYTES: usize = 1 + 4 + 4;
 /// Queues written into one record of a snapshot.
 const SNAPSHOT_QUEUES: usize = 2048;
 
@@ -154,83 +149,6 @@ struct Snapshot {
     facts_left: bool,
     /// The next slice is due.
     again_ms: u64,
-}
-
-/// What is derived from the log.
-#[derive(Debug)]
-struct Derived {
-    index: Index,
-    keys: KeyIndex,
-    facts: Facts,
-    timers: Timers,
-    /// Number and log byte of the snapshot that was begun last.
-    begun: Option<(u64, u64)>,
-    /// Where the newest complete snapshot begins.
-    snapshot: Option<u64>,
-}
-
-impl Derived {
-    fn new(seed: u64) -> Derived {
-        Derived {
-            index: Index::new(seed),
-            keys: KeyIndex::default(),
-            facts: Facts::default(),
-            timers: Timers::default(),
-            begun: None,
-            snapshot: None,
-        }
-    }
-
-    /// Applies a batch that recovery found.
-    fn apply(&mut self, batch: Batch<'_>, config: &LogConfig) {
-        for (byte, header, payload) in batch.records() {
-            match header.kind {
-                Kind::Message => {
-                    // A message that cannot be described is still there, and its offset is taken.
-                    let description = (config.describe)(payload);
-                    let slot = self.index.slot(header.queue);
-                    self.index.at(slot).restore(
-                        header.offset,
-                        Entry {
-                            byte,
-                            store_time_ms: description.as_ref().map_or(0, |description| description.store_time_ms),
-                            length: header.length,
-                            tag_hash: description.as_ref().map_or(0, |description| description.tag_hash as i32),
-                        },
-                    );
-                    for hash in description.iter().flat_map(|description| description.keys.as_slice()) {
-                        self.keys.push(*hash, byte);
-                    }
-                }
-                Kind::Delayed => self.timers.insert(Timer { due_ms: header.offset, byte, length: header.length }),
-                Kind::Delivered => self.timers.remove(header.offset),
-                Kind::Facts => {
-                    for (key, value) in facts::decode(payload) {
-                        match own_key(key) {
-                            None => self.facts.set(key, value),
-                            Some(queue) => {
-                                let next = value.and_then(|value| Some(u64::from_be_bytes(*value.first_chunk()?)));
-                                let slot = self.index.slot(queue);
-                                self.index.at(slot).resume_at(next.unwrap_or(0));
-                            }
-                        }
-                    }
-                }
-                Kind::SnapshotBegin => self.begun = Some((header.offset, byte)),
-                Kind::SnapshotEnd => {
-                    if let Some((_, begin)) = self.begun.filter(|(number, _)| *number == header.offset) {
-                        self.snapshot = Some(begin);
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn own_key(key: &[u8]) -> Option<QueueKey> {
-    let key: &[u8; OWN_KEY_BYTES] = key.try_into().ok().filter(|key: &&[u8; OWN_KEY_BYTES]| key[0] == OWN_PREFIX)?;
-    let number = |at: usize| u32::from_be_bytes([key[at], key[at + 1], key[at + 2], key[at + 3]]);
-    Some(QueueKey { topic: number(1), queue: number(5) })
 }
 
 /// One partition. See the module.
@@ -928,10 +846,7 @@ impl Partition {
         let queues = snapshot.queues.len().min(SNAPSHOT_QUEUES);
         if queues > 0 {
             for (queue, next) in snapshot.queues.iter().take(queues) {
-                let mut key = [OWN_PREFIX; OWN_KEY_BYTES];
-                key[1..5].copy_from_slice(&queue.topic.to_be_bytes());
-                key[5..].copy_from_slice(&queue.queue.to_be_bytes());
-                facts::encode(&mut payload, &key, Some(&next.to_be_bytes()));
+                facts::encode(&mut payload, &queue_fact_key(*queue), Some(&next.to_be_bytes()));
             }
         } else if snapshot.facts_left {
             after = self.derived.facts.slice(snapshot.after.as_deref(), &mut payload, FACTS_RECORD_BYTES);
