@@ -52,6 +52,13 @@ impl Random {
         self.bits() % end
     }
 
+    /// Fills with random bytes.
+    pub fn fill(&mut self, out: &mut [u8]) {
+        for piece in out.chunks_mut(8) {
+            piece.copy_from_slice(&self.bits().to_be_bytes()[..piece.len()]);
+        }
+    }
+
     /// True so many times in a thousand.
     pub fn chance(&mut self, per_mille: u32) -> bool {
         self.below(1000) < u64::from(per_mille)
