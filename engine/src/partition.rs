@@ -2,23 +2,28 @@
 //! (Partition::on_done), [`on_turn`](Partition::on_turn), appends), things to do come out
 //! ([`effects`](Partition::effects)). It never waits, reads a clock or opens a file.
 
-use crate::derived::{Derived, OWN_PREFIX, queue_fact_key};
+use crate::derived::{Derived, OWN_PREFIX};
 use crate::error::AppendError;
 use crate::facts;
-use crate::format::{BLOCK_BYTES, Kind, Position, QueueKey, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES};
-use crate::index::{Entry, Span};
+use crate::format::{Kind, Position, QueueKey};
+use crate::index::Entry;
 use crate::io::{Fault, Handle, Op, Outcome};
-use crate::limits::{BATCH_BYTES_MAX, FACT_BYTES_MAX, LOAD_BYTES, LogConfig, NOTES_INTERVAL_MS, RECORD_BYTES_MAX};
+use crate::limits::{BATCH_BYTES_MAX, FACT_BYTES_MAX, LogConfig, NOTES_INTERVAL_MS, RECORD_BYTES_MAX};
 use crate::loads::{LoadId, Loads};
 use crate::log::{Counts, End, Log, Promise, Ticket, Want};
 use crate::message::{Draft, Stored};
 use crate::recover::{Found, Next, OpenError, Recovery};
 use crate::segment::{Chore, Segments};
-use crate::tail::Tail;
 use crate::timers::Timer;
-use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io;
+
+mod delivery;
+mod reading;
+mod snapshot;
+
+pub use reading::{Pull, PullLimits};
+use snapshot::Snapshot;
 
 /// A log that failed is recovered this long after its last operation came back. Milliseconds.
 const REOPEN_MS: u64 = 1000;
@@ -26,10 +31,6 @@ const REOPEN_MS: u64 = 1000;
 const RETRY_MS: u64 = 100;
 /// Bytes of facts written in one record, and in one turn of a snapshot.
 const FACTS_RECORD_BYTES: usize = 64 << 10;
-/// Delayed messages delivered in one turn.
-const DELIVERIES_MAX: usize = 256;
-/// Queues written into one record of a snapshot.
-const SNAPSHOT_QUEUES: usize = 2048;
 
 /// What a partition wants of its core.
 #[derive(Debug)]
@@ -53,44 +54,6 @@ pub enum Effect {
     Closed(String),
     /// What [`Partition::shut`] asked for is done.
     Shut,
-}
-
-/// How much a pull may give.
-#[derive(Clone, Copy, Debug)]
-pub struct PullLimits {
-    /// Messages at most.
-    pub messages: u32,
-    /// Bytes at most; the first message is always given.
-    pub bytes: u32,
-    /// Index entries looked at, at most.
-    pub scan: u32,
-}
-
-/// What a pull gives.
-#[derive(Debug)]
-pub enum Pull {
-    /// Stored messages, and the offset to ask for next.
-    Found {
-        /// Each as it was stored.
-        messages: Vec<Bytes>,
-        /// The offset behind the last one looked at.
-        next: u64,
-    },
-    /// None of those looked at was wanted.
-    NoMatch {
-        /// The offset behind the last one looked at.
-        next: u64,
-    },
-    /// There is no message at this offset yet.
-    Empty,
-    /// The offset is outside the queue's span.
-    OutOfRange,
-    /// The messages are being read: ask again after [`Effect::Loaded`].
-    Loading(LoadId),
-    /// The message at this offset is damaged on disk.
-    Damaged(Position),
-    /// The log is being recovered.
-    Opening,
 }
 
 /// What is known of a partition at a moment.
@@ -138,17 +101,6 @@ enum State {
     },
     /// A person must look.
     Broken,
-}
-
-/// All live facts being written again.
-#[derive(Debug)]
-struct Snapshot {
-    begin: u64,
-    queues: VecDeque<(QueueKey, u64)>,
-    after: Option<Box<[u8]>>,
-    facts_left: bool,
-    /// The next slice is due.
-    again_ms: u64,
 }
 
 /// One partition. See the module.
@@ -351,130 +303,6 @@ impl Partition {
         self.derived.facts.with_prefix(prefix)
     }
 
-    /// Messages of a queue from an offset on, those whose tag hash is wanted, and the queue's span.
-    pub fn pull(
-        &mut self,
-        key: QueueKey,
-        offset: u64,
-        limits: PullLimits,
-        wants: &dyn Fn(i64) -> bool,
-    ) -> (Pull, Span) {
-        if !self.is_readable() {
-            return (Pull::Opening, Span { min: 0, max: 0 });
-        }
-        let Some(queue) = self.derived.index.get(key) else {
-            let nothing = if offset == 0 { Pull::Empty } else { Pull::OutOfRange };
-            return (nothing, Span { min: 0, max: 0 });
-        };
-        let span = queue.span();
-        if offset < span.min || offset > span.max {
-            return (Pull::OutOfRange, span);
-        }
-        if offset == span.max {
-            return (Pull::Empty, span);
-        }
-        let mut messages = Vec::new();
-        let mut bytes = 0;
-        let mut next = offset;
-        let stop = span.max.min(offset + u64::from(limits.scan.max(1)));
-        let mut cold = None;
-        while next < stop && messages.len() < limits.messages as usize {
-            let entry = queue.entry(next).expect("within the span");
-            if wants(i64::from(entry.tag_hash)) {
-                if !messages.is_empty() && bytes + entry.length as usize > limits.bytes as usize {
-                    break;
-                }
-                match fetch(self.log.tail(), &self.loads, entry.byte, entry.length) {
-                    Fetched::Here(message) => {
-                        bytes += message.len();
-                        messages.push(message);
-                    }
-                    // What is here already goes out; the rest is asked for again.
-                    _ if !messages.is_empty() => break,
-                    Fetched::Damaged => {
-                        return (Pull::Damaged(Position::pack(self.config.partition, entry.byte)), span);
-                    }
-                    Fetched::Elsewhere => {
-                        cold = Some(entry);
-                        break;
-                    }
-                }
-            }
-            next += 1;
-        }
-        if let Some(entry) = cold {
-            return match self.load(entry.byte, entry.length) {
-                Some(load) => (Pull::Loading(load), span),
-                None => (Pull::Damaged(Position::pack(self.config.partition, entry.byte)), span),
-            };
-        }
-        if messages.is_empty() { (Pull::NoMatch { next }, span) } else { (Pull::Found { messages, next }, span) }
-    }
-
-    /// The message at a position that somebody names: believed only if its sum is right and the index names
-    /// that very position for its queue and offset. `Err`: it is being read, ask again.
-    pub fn get(&mut self, position: Position) -> Result<Option<Bytes>, LoadId> {
-        let header_bytes = RECORD_HEADER_BYTES as u64;
-        let byte = position.byte();
-        let known = position.partition() == self.config.partition && byte < self.log.written();
-        // Its header lies in the same segment, behind that one's own.
-        let holding = self.segments.holding(byte);
-        let inside = holding.is_some_and(|segment| byte >= segment.base + SEGMENT_HEADER_BYTES + header_bytes);
-        if !known || !inside || !self.is_readable() {
-            return Ok(None);
-        }
-        let header = self.log.tail().slice(byte - header_bytes, RECORD_HEADER_BYTES);
-        let Some(header) = header.or_else(|| self.loads.slice(byte - header_bytes, RECORD_HEADER_BYTES)) else {
-            return self.load(byte, 0).map_or(Ok(None), Err);
-        };
-        let Some(header) = RecordHeader::decode(&header).filter(|header| header.kind == Kind::Message) else {
-            return Ok(None);
-        };
-        let entry = self.derived.index.get(header.queue).and_then(|queue| queue.entry(header.offset));
-        if entry.is_none_or(|entry| entry.byte != byte || entry.length != header.length) {
-            return Ok(None);
-        }
-        match fetch(self.log.tail(), &self.loads, byte, header.length) {
-            Fetched::Here(message) => Ok(Some(message)),
-            Fetched::Damaged => Ok(None),
-            Fetched::Elsewhere => self.load(byte, header.length).map_or(Ok(None), Err),
-        }
-    }
-
-    /// Positions of messages with a key's hash, newest first, at most `count`. Their times and keys are for
-    /// the caller to compare.
-    pub fn find(&mut self, hash: u64, count: usize) -> Vec<Position> {
-        let floor = self.floor();
-        let bytes = self.derived.keys.find(hash, floor, count);
-        bytes.into_iter().map(|byte| Position::pack(self.config.partition, byte)).collect()
-    }
-
-    /// The offsets of a queue's visible messages; `0..0` for one that never had any.
-    pub fn span(&mut self, queue: QueueKey) -> Span {
-        self.derived.index.get(queue).map_or(Span { min: 0, max: 0 }, |queue| queue.span())
-    }
-
-    /// The first offset stored at or after `time_ms`; with `upper`, the last one stored at or before it.
-    pub fn offset_at(&mut self, queue: QueueKey, time_ms: u64, upper: bool) -> u64 {
-        let Some(queue) = self.derived.index.get(queue) else { return 0 };
-        if !upper {
-            return queue.first_at_or_after(time_ms);
-        }
-        let behind = queue.first_at_or_after(time_ms.saturating_add(1));
-        behind.saturating_sub(1).max(queue.span().min)
-    }
-
-    /// Bytes of log accepted from the message at an offset on: how far back it lies.
-    pub fn bytes_behind(&mut self, queue: QueueKey, offset: u64) -> Option<u64> {
-        let entry = self.derived.index.get(queue)?.entry(offset)?;
-        Some(self.log.accepted() - entry.byte)
-    }
-
-    /// When the message at an offset was stored, ms since 1970.
-    pub fn store_time(&mut self, queue: QueueKey, offset: u64) -> Option<u64> {
-        self.derived.index.get(queue)?.entry(offset).map(|entry| entry.store_time_ms)
-    }
-
     /// Forgets the messages of topics that are gone; their bytes go with their segments.
     pub fn retain_topics(&mut self, keep: &dyn Fn(u32) -> bool) {
         self.derived.index.retain_topics(keep);
@@ -663,11 +491,6 @@ impl Partition {
         deadline
     }
 
-    /// Whether all that the index names may be shown: it is answerable, and its files are open.
-    fn is_readable(&self) -> bool {
-        matches!(self.state, State::Open | State::Shutting)
-    }
-
     // -- appending ---------------------------------------------------------------------------
 
     fn check_open(&self) -> Result<(), AppendError> {
@@ -750,68 +573,6 @@ impl Partition {
 
     // -- delayed messages, notes, snapshots, retention ------------------------------------------
 
-    fn deliver(&mut self, now_ms: u64) {
-        if now_ms < self.deliver_again_ms {
-            return;
-        }
-        for _ in 0..DELIVERIES_MAX {
-            let Some(timer) = self.derived.timers.first().filter(|timer| timer.due_ms <= now_ms) else { return };
-            if self.delivery.is_some() || timer.byte >= self.log.written() {
-                return;
-            }
-            let record_at = timer.byte - RECORD_HEADER_BYTES as u64;
-            let (tail, loads) = (self.log.tail(), &self.loads);
-            let message = match fetch(tail, loads, timer.byte, timer.length) {
-                Fetched::Here(message) => message,
-                Fetched::Elsewhere => {
-                    self.delivery = self.load(timer.byte, timer.length);
-                    if self.delivery.is_none() {
-                        self.derived.timers.remove(timer.byte);
-                    }
-                    return;
-                }
-                Fetched::Damaged => {
-                    tracing::error!(
-                        partition = self.config.partition,
-                        byte = timer.byte,
-                        "a delayed message is damaged and cannot be delivered"
-                    );
-                    self.derived.timers.remove(timer.byte);
-                    continue;
-                }
-            };
-            let header =
-                tail.slice(record_at, RECORD_HEADER_BYTES).or_else(|| loads.slice(record_at, RECORD_HEADER_BYTES));
-            let header = header.and_then(|header| RecordHeader::decode(&header)).expect("fetch() read the same header");
-            let Some(description) = (self.config.describe)(&message) else {
-                tracing::error!(
-                    partition = self.config.partition,
-                    byte = timer.byte,
-                    "a delayed message cannot be read"
-                );
-                self.derived.timers.remove(timer.byte);
-                continue;
-            };
-            // The message and the mark that it was delivered: one batch.
-            if self.reserve(message.len(), 2, now_ms).is_err() {
-                self.deliver_again_ms = now_ms + RETRY_MS;
-                return;
-            }
-            let mut draft = Draft {
-                queue: header.queue,
-                length: message.len(),
-                tag_hash: description.tag_hash,
-                keys: description.keys.as_slice(),
-                stamp: description.stamp,
-                fill: &mut |out| out.copy_from_slice(&message),
-            };
-            self.store(&mut draft, now_ms);
-            let mark = self.log.record(Kind::Delivered, header.queue, timer.byte, 0, |_, _| {});
-            self.delivering.push_back((mark, timer.byte));
-            self.derived.timers.remove(timer.byte);
-        }
-    }
-
     fn write_notes(&mut self, now_ms: u64) {
         while self.derived.facts.has_noted() {
             let mut payload = Vec::new();
@@ -825,50 +586,6 @@ impl Partition {
             }
         }
         self.notes_at_ms = now_ms + NOTES_INTERVAL_MS;
-    }
-
-    /// Writes all live facts again once a segment is sealed, a slice a turn.
-    fn snapshot(&mut self, now_ms: u64) {
-        let current = self.segments.holding(self.log.head()).map_or(0, |segment| segment.base);
-        let nobody = QueueKey { topic: 0, queue: 0 };
-        if self.snapshot.is_none() && self.snapshot_ending.is_none() && current > self.snapshot_segment {
-            if self.reserve(0, 1, now_ms).is_err() {
-                return;
-            }
-            let begin = self.log.record(Kind::SnapshotBegin, nobody, current, 0, |_, _| {});
-            let queues = self.derived.index.nexts().collect();
-            self.snapshot = Some(Snapshot { begin, queues, after: None, facts_left: true, again_ms: now_ms });
-            self.snapshot_segment = current;
-        }
-        let Some(mut snapshot) = self.snapshot.take_if(|snapshot| now_ms >= snapshot.again_ms) else { return };
-        let mut payload = Vec::new();
-        let mut after = None;
-        let queues = snapshot.queues.len().min(SNAPSHOT_QUEUES);
-        if queues > 0 {
-            for (queue, next) in snapshot.queues.iter().take(queues) {
-                facts::encode(&mut payload, &queue_fact_key(*queue), Some(&next.to_be_bytes()));
-            }
-        } else if snapshot.facts_left {
-            after = self.derived.facts.slice(snapshot.after.as_deref(), &mut payload, FACTS_RECORD_BYTES);
-        }
-        if !payload.is_empty() {
-            if self.write_facts(&payload, now_ms).is_ok() {
-                snapshot.queues.drain(..queues);
-                if queues == 0 {
-                    snapshot.after = after;
-                }
-            } else {
-                snapshot.again_ms = now_ms + RETRY_MS;
-            }
-            self.snapshot = Some(snapshot);
-        } else if self.reserve(0, 1, now_ms).is_ok() {
-            let end = self.log.record(Kind::SnapshotEnd, nobody, self.snapshot_segment, 0, |_, _| {});
-            self.snapshot_ending = Some((end, snapshot.begin));
-        } else {
-            snapshot.facts_left = false;
-            snapshot.again_ms = now_ms + RETRY_MS;
-            self.snapshot = Some(snapshot);
-        }
     }
 
     /// Takes the oldest segment out of the log when it is due and nothing needs it.
@@ -902,45 +619,6 @@ impl Partition {
 
     fn floor(&self) -> u64 {
         self.segments.live().front().map_or(0, |segment| segment.base)
-    }
-
-    // -- reading ------------------------------------------------------------------------------
-
-    /// Starts to read the record whose payload is at a log byte, and some way ahead. `None` if it is gone.
-    fn load(&mut self, byte: u64, length: u32) -> Option<LoadId> {
-        let record_at = byte - RECORD_HEADER_BYTES as u64;
-        let record_bytes = RECORD_HEADER_BYTES + length as usize;
-        if let Some(load) = self.loads.under_way(record_at, record_bytes) {
-            return Some(load);
-        }
-        if !self.loads.has_room() {
-            return self.loads.oldest();
-        }
-        let segment = self.segments.holding(record_at)?;
-        let from = record_at - record_at % BLOCK_BYTES;
-        let wanted = (record_at + record_bytes as u64 - from).max(u64::from(LOAD_BYTES)).next_multiple_of(BLOCK_BYTES);
-        let bytes = wanted.min(segment.end() - from);
-        // What is not written yet would be believed to be damaged once it is.
-        let valid = bytes.min(self.log.written().saturating_sub(from));
-        let (file, at) = (segment.handle, from - segment.base);
-        let load = self.loads.start(from, valid);
-        self.effects
-            .push(Effect::Io { local: local(purpose::LOAD, load.0), op: Op::Read { file, at, length: bytes as u32 } });
-        Some(load)
-    }
-
-    fn on_loaded(&mut self, load: LoadId, outcome: Result<Outcome, Fault>, now_ms: u64) {
-        let outcome = match outcome {
-            Ok(Outcome::Read(bytes)) => Ok(bytes),
-            Ok(outcome) => unreachable!("{outcome:?} is no answer to a read"),
-            Err(fault) => Err(fault),
-        };
-        let result = self.loads.finish(load, outcome);
-        if self.delivery.take_if(|delivery| *delivery == load).is_some() && result.is_err() {
-            tracing::error!(partition = self.config.partition, "a delayed message could not be read; trying again");
-            self.deliver_again_ms = now_ms + RETRY_MS;
-        }
-        self.effects.push(Effect::Loaded(load, result));
     }
 
     // -- opening and closing ------------------------------------------------------------------
@@ -1052,29 +730,6 @@ impl Partition {
             let number = CHORES.iter().position(|other| *other == chore).expect("all chores are listed");
             self.effects.push(Effect::Io { local: local(purpose::CHORE, number as u64), op });
         }
-    }
-}
-
-enum Fetched {
-    Here(Bytes),
-    Elsewhere,
-    Damaged,
-}
-
-/// A record's payload from memory. What came from disk is believed only if its sum is right.
-fn fetch(tail: &Tail, loads: &Loads, byte: u64, length: u32) -> Fetched {
-    if let Some(message) = tail.slice(byte, length as usize) {
-        return Fetched::Here(message);
-    }
-    let Some(record) = loads.slice(byte - RECORD_HEADER_BYTES as u64, RECORD_HEADER_BYTES + length as usize) else {
-        return Fetched::Elsewhere;
-    };
-    let message = record.slice(RECORD_HEADER_BYTES..);
-    let header = RecordHeader::decode(&record);
-    if header.is_some_and(|header| header.length == length && header.crc == crc32c::crc32c(&message)) {
-        Fetched::Here(message)
-    } else {
-        Fetched::Damaged
     }
 }
 
