@@ -355,6 +355,8 @@ impl Recovery {
                     return Err(OpenError::Version { path: self.segment_path(self.head), version });
                 }
                 Looked::Nothing => match self.attempt {
+                    // The first batch lies at the start of the oldest segment: any other would be believed blindly.
+                    _ if self.chain.is_none() => break,
                     Try::Behind if !self.head.is_multiple_of(BLOCK_BYTES) => self.attempt = Try::NextBlock,
                     Try::Behind | Try::NextBlock => self.attempt = Try::NextSegment,
                     Try::NextSegment => break,
