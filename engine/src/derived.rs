@@ -88,7 +88,7 @@ impl Derived {
 }
 
 /// The queue whose next offset a fact of this key is.
-fn own_key(key: &[u8]) -> Option<QueueKey> {
+pub fn own_key(key: &[u8]) -> Option<QueueKey> {
     let key: &[u8; OWN_KEY_BYTES] = key.try_into().ok().filter(|key: &&[u8; OWN_KEY_BYTES]| key[0] == OWN_PREFIX)?;
     let number = |at: usize| u32::from_be_bytes([key[at], key[at + 1], key[at + 2], key[at + 3]]);
     Some(QueueKey { topic: number(1), queue: number(5) })

@@ -6,6 +6,7 @@ pub mod error;
 mod facts;
 pub mod format;
 mod index;
+pub mod inspect;
 pub mod io;
 mod kernel;
 mod keys;
