@@ -245,6 +245,11 @@ impl<I: Io> Core<I> {
         self.connections.count()
     }
 
+    /// Its partitions, in the order they came.
+    pub fn partitions(&self) -> &[Partition] {
+        &self.desk.partitions
+    }
+
     /// How long the next drive may wait.
     fn wait(&self, wait_max: Option<Duration>) -> Option<Duration> {
         if self.more || self.desk.touched || !self.deferred.is_empty() {
