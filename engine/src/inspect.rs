@@ -55,8 +55,8 @@ impl fmt::Display for Damage {
 /// What a walk along a log comes by, in log order.
 #[derive(Debug)]
 pub enum Sight<'a> {
-    /// The next batch of the log, whole.
-    Batch(Batch<'a>),
+    /// The next batch of the log, whole, and the segment that it lies in.
+    Batch(Batch<'a>, &'a Piece),
     /// Something damaged.
     Damage(Damage),
     /// So many bytes were read.
@@ -369,7 +369,10 @@ impl Inspector {
             if let Ok(Outcome::Read(bytes)) = &outcome {
                 walk.tell(Sight::Read(bytes.len() as u64));
             }
-            let next = recovery.on_done(outcome, &mut |batch| walk.take(batch));
+            let next = recovery.on_done(outcome, &mut |batch| {
+                let piece = self.holding(batch.header.base).expect("it was read from there");
+                walk.take(batch, piece);
+            });
             for (byte, what) in std::mem::take(&mut walk.holes) {
                 if walk.damage(self, byte, what).is_break() {
                     return Run::Stopped;
@@ -613,7 +616,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Takes a batch that recovery believes.
-    fn take(&mut self, batch: Batch<'_>) {
+    fn take(&mut self, batch: Batch<'_>, piece: &Piece) {
         let header = batch.header;
         if self.stopped || self.broken {
             return;
@@ -641,7 +644,7 @@ impl<'a> Walk<'a> {
             };
             self.holes.extend(hole.map(|hole| (byte, hole)));
         }
-        self.tell(Sight::Batch(batch));
+        self.tell(Sight::Batch(batch, piece));
     }
 
     fn damage(&mut self, inspector: &Inspector, byte: u64, what: String) -> ControlFlow<()> {
@@ -868,7 +871,7 @@ mod tests {
         let (mut batches, mut damages) = (Vec::new(), Vec::new());
         let ending = inspector.walk(0, &mut |sight| {
             match sight {
-                Sight::Batch(batch) => batches.push(batch.header.base),
+                Sight::Batch(batch, _) => batches.push(batch.header.base),
                 Sight::Damage(damage) => {
                     let file = base(damage.path.file_name().unwrap().to_str().unwrap()).unwrap();
                     damages.push((file, damage.byte, damage.what));
@@ -899,7 +902,7 @@ mod tests {
         // From a segment in the middle on, and broken off there.
         let mut seen = Vec::new();
         let ended = Inspector::open(dir.path(), Some(2)).unwrap().walk(SEGMENT + 5, &mut |sight| {
-            if let Sight::Batch(batch) = sight {
+            if let Sight::Batch(batch, _) = sight {
                 seen.push(batch.header.base);
                 return ControlFlow::Break(());
             }

@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -125,6 +125,35 @@ impl Home {
     }
 }
 
+/// What can be known of a data directory without using it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// How many partitions it has; `None`: it is new.
+    pub partitions: Option<u16>,
+    /// The process that uses it, as far as this process may see that.
+    pub user: Option<u32>,
+}
+
+/// Looks at a data directory, and takes no lock. `Err` says what is wrong with `store.toml`.
+pub fn look(path: &Path) -> Result<Look, String> {
+    let store = read_store(path).map_err(|error| error.to_string())?;
+    if let Some(store) = store.as_ref().filter(|store| store.format != FORMAT) {
+        return Err(format!("format {} is not {FORMAT}, which this version reads", store.format));
+    }
+    Ok(Look { partitions: store.map(|store| store.partitions), user: user(&path.join("LOCK")) })
+}
+
+/// Who holds the lock, by the kernel's table: `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`.
+fn user(lock: &Path) -> Option<u32> {
+    let inode = fs::metadata(lock).ok()?.ino();
+    let table = fs::read_to_string("/proc/locks").ok()?;
+    table.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace().skip_while(|word| *word != "FLOCK").skip(3);
+        let (pid, file) = (words.next()?.parse().ok()?, words.next()?);
+        (file.rsplit(':').next()?.parse() == Ok(inode)).then_some(pid)
+    })
+}
+
 /// Tries again while what is wanted is held by somebody, `patience` at most; at least once.
 pub fn patiently<T, E>(
     patience: Duration,
@@ -140,7 +169,8 @@ pub fn patiently<T, E>(
     }
 }
 
-fn partition_name(partition: u16) -> String {
+/// The name of a partition's directory.
+pub fn partition_name(partition: u16) -> String {
     format!("partition-{partition:05}")
 }
 
@@ -221,7 +251,9 @@ mod tests {
         let error = Home::open(&path, 2, NOW).unwrap_err();
         assert!(error.contains(&format!("in use by process {}", std::process::id())), "{error}");
         assert!(error.contains("log.dir"), "{error}");
+        assert_eq!(look(&path), Ok(Look { partitions: None, user: Some(std::process::id()) }));
         drop(home);
+        assert_eq!(look(&path), Ok(Look { partitions: None, user: None }));
         Home::open(&path, 2, NOW).unwrap();
     }
 
@@ -268,6 +300,7 @@ mod tests {
             fs::write(dir.path().join("store.toml"), text).unwrap();
             let error = Home::open(dir.path(), 1, NOW).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");
+            assert!(error.contains(&look(dir.path()).unwrap_err()), "{error}");
         }
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join(partition_name(0))).unwrap();

@@ -16,6 +16,7 @@ pub mod inquiry;
 pub mod keys;
 pub mod ledger;
 pub mod locks;
+pub mod log_tool;
 pub mod mail;
 pub mod members;
 pub mod parked;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use broker::boot::{self, Roles};
 use broker::config::{Config, FILE_BYTES_MAX, Source};
+use broker::log_tool::{self, LogArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -31,6 +32,7 @@ Examples:
   ringmq check-config --keys > ringmq.toml  every setting with its default, range and reason
   ringmq namesrv -c ringmq.toml             a NameServer for other hosts
   ringmq broker -c ringmq.toml --set broker.namesrv=10.0.0.1:9876
+  ringmq log check ./data                   is everything whole that is stored there?
   mqadmin clusterList -n 127.0.0.1:9876     see it with RocketMQ's own tool
 
 When it is ready it prints one line on stdout, such as `ready namesrv=127.0.0.1:9876 broker=127.0.0.1:10911`.
@@ -58,6 +60,10 @@ enum Command {
     ///
     /// Exits with 0 if it is good, with 2 and a message that names line, key and range if not.
     CheckConfig(CheckArgs),
+    /// Look into a data directory: what is there, whether it is whole, and the messages in it.
+    ///
+    /// Reads only, and works beside a running broker.
+    Log(LogArgs),
 }
 
 const KEYS_HELP: &str = "`ringmq check-config --keys` lists every KEY with its default, range and reason.";
@@ -116,6 +122,7 @@ fn main() -> ExitCode {
     let command = Cli::parse().command.unwrap_or_else(|| Command::Dev(DevArgs::default()));
     let (config, roles) = match command {
         Command::CheckConfig(args) => return check(&args),
+        Command::Log(args) => return log_tool::run(&args, &mut io::stdout()),
         Command::Dev(args) => (dev_config(&args), Roles { namesrv: true, broker: true }),
         Command::Broker(args) => (file_config(&args), Roles { namesrv: false, broker: true }),
         Command::Namesrv(args) => (file_config(&args), Roles { namesrv: true, broker: false }),
@@ -263,9 +270,10 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
-        for words in ["dev", "broker", "namesrv", "check-config"] {
+        for words in ["dev", "broker", "namesrv", "check-config", "log", "log stat", "log check", "log dump"] {
             for option in ["--help", "--version"] {
-                let shown = Cli::try_parse_from(["ringmq", words, option]).map(|_| ()).unwrap_err();
+                let line = ["ringmq"].into_iter().chain(words.split(' ')).chain([option]);
+                let shown = Cli::try_parse_from(line).map(|_| ()).unwrap_err();
                 assert_eq!(shown.exit_code(), 0, "{words} {option}");
             }
         }
