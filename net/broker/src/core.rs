@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::io::{Done, Handle, Io, Op, Tag};
 use engine::partition::{Effect, Partition};
-use protocol::Header;
+use protocol::{Header, Shapes};
 
 use crate::answer::flow_control;
 use crate::catalog::Catalog;
@@ -114,6 +114,7 @@ pub struct Core<I: Io> {
     /// Connections that are gone since the last look.
     gone: Vec<ConnectionId>,
     header: Header,
+    shapes: Shapes,
     done: Vec<Done>,
     effects: Vec<Effect>,
 }
@@ -193,6 +194,7 @@ impl<I: Io> Core<I> {
             listed: Vec::new(),
             gone: Vec::new(),
             header: Header::default(),
+            shapes: Shapes::default(),
             done: Vec::new(),
             effects: Vec::new(),
         }

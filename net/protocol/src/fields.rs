@@ -20,7 +20,7 @@ pub struct Fields {
 
 /// Where a name and its value lie in the text.
 #[derive(Clone, Copy, Debug)]
-struct Span {
+pub(crate) struct Span {
     name: Place,
     value: Place,
 }
@@ -95,6 +95,17 @@ impl Fields {
     #[inline]
     pub(crate) fn place(&mut self, name: Place, value: Place) {
         self.spans.push(Span { name, value });
+    }
+
+    /// Makes fields of places that another text of the same shape has.
+    #[inline]
+    pub(crate) fn place_all(&mut self, spans: &[Span]) {
+        self.spans.extend_from_slice(spans);
+    }
+
+    /// Where all names and values lie.
+    pub(crate) fn spans(&self) -> &[Span] {
+        &self.spans
     }
 
     /// Makes a field of the text behind `at`: its name first, everything else is its value.

@@ -4,6 +4,7 @@
 //! the header costs no allocation. Bodies go through `serde_json` instead.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::fields::{Decimal, FIELDS_MAX, Fields};
 use crate::frame::HEADER_BYTES_MAX;
@@ -115,6 +116,38 @@ impl<'a> Scanner<'a> {
         let name = self.string(arena)?;
         self.expect(b':')?;
         Ok(name)
+    }
+
+    /// Steps behind a colon.
+    pub(crate) fn colon(&mut self) -> Result<(), HeaderError> {
+        self.expect(b':')
+    }
+
+    /// Where a quoted string lies, without its quotes and as it is written.
+    pub(crate) fn raw_string(&mut self) -> Result<Range<usize>, HeaderError> {
+        if self.next_token() != Some(b'"') {
+            return Err(self.broken());
+        }
+        let from = self.at + 1;
+        self.skip_string()?;
+        Ok(from..self.at - 1)
+    }
+
+    /// Where the letters, digits and signs lie that come next; none, if something else does.
+    pub(crate) fn raw_word(&mut self) -> Range<usize> {
+        self.next_token();
+        let from = self.at;
+        self.word();
+        from..self.at
+    }
+
+    /// The character that the escape at byte `at` stands for, and where it ends.
+    pub(crate) fn escape_at(text: &str, at: usize) -> Result<(char, usize), HeaderError> {
+        let mut scanner = Scanner { text, at: at + 1 };
+        let mut character = String::new();
+        scanner.escape(&mut character)?;
+        let character = character.chars().next().ok_or_else(|| scanner.broken())?;
+        Ok((character, scanner.at))
     }
 
     /// A value as text: a string unescaped, a number or boolean as it stands. `None`: it was null.

@@ -16,6 +16,7 @@ pub mod names;
 mod noise;
 pub mod properties;
 mod scan;
+pub mod shape;
 
 pub use answer::AnswerWriter;
 pub use command::{Command, CommandError, Header, Language, Serialize};
@@ -24,3 +25,4 @@ pub use frame::{FrameError, Frames};
 pub use headers::FieldError;
 pub use json::HeaderError;
 pub use message::{MessageError, StoredMessage};
+pub use shape::Shapes;

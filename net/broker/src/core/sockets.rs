@@ -123,7 +123,7 @@ impl<I: Io> Core<I> {
     fn serve(&mut self, slot: u32, frame: &[u8]) -> Option<()> {
         let connection = self.connections.at(slot)?;
         let (serialize, header, body) = frame::split(frame).ok()?;
-        self.header.decode(serialize, &frame[header]).ok()?;
+        self.shapes.decode(&mut self.header, serialize, &frame[header]).ok()?;
         let header = &mut self.header;
         if header.is_response() {
             // We ask clients for nothing yet.
