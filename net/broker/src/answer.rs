@@ -124,8 +124,14 @@ impl Replies {
     /// Sends a frame that was encoded before.
     #[inline]
     pub fn frame(&mut self, connection: ConnectionId, frame: &[u8], settles: bool) {
+        self.write(connection, settles, |out| out.extend_from_slice(frame));
+    }
+
+    /// Sends the frame that `write` appends.
+    #[inline(always)]
+    pub fn write(&mut self, connection: ConnectionId, settles: bool, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.bytes.len();
-        self.bytes.extend_from_slice(frame);
+        write(&mut self.bytes);
         self.list.push(Reply { connection, settles, head: start..self.bytes.len(), body: Vec::new() });
     }
 

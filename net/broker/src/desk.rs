@@ -23,6 +23,7 @@ use crate::inquiry::Inquiry;
 use crate::mail::{ConnectionId, Mail, Mailboxes, Outbox, Peer, ReplyTo, Request};
 use crate::parked::{Ask, Cold, Loading, Parked, Pull};
 use crate::place::{Place, is_send, is_served_fast, place};
+use crate::produce::write_sent;
 use crate::promise::{Promises, What};
 use crate::registrar::{Order, Registrar};
 
@@ -465,8 +466,13 @@ impl Desk {
                     self.traffic.put_messages += u64::from(messages);
                     self.traffic.put_bytes += bytes;
                     self.traffic.put_ms_max = self.traffic.put_ms_max.max(now_ms.saturating_sub(since_ms));
-                    if !to.oneway {
-                        self.replies.frame(to.connection, &promise.frame, true);
+                    match &promise.sent {
+                        _ if to.oneway => {}
+                        Some(sent) => {
+                            let settings = &self.settings;
+                            self.replies.write(to.connection, true, |out| write_sent(out, &to, sent, settings));
+                        }
+                        None => self.replies.frame(to.connection, &promise.frame, true),
                     }
                 }
                 Err(error) => self.refuse_append(&to, error),

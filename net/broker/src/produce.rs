@@ -18,10 +18,11 @@ use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 use protocol::{AnswerWriter, StoredMessage};
 
 use crate::catalog::Topic;
+use crate::config::Settings;
 use crate::desk::{BUSY, Call, Desk};
 use crate::mail::{Ensure, Mail, Make, ReplyTo};
 use crate::place::{draw_queue, is_send};
-use crate::promise::What;
+use crate::promise::{Sent, ShortText, What};
 
 mod retry;
 
@@ -380,29 +381,46 @@ impl Desk {
         self.stored = stored;
     }
 
-    /// Writes the answer that leaves when the log has kept the messages.
+    /// Keeps the answer that leaves when the log has kept the messages.
     fn prepare(&mut self, ticket: Ticket, reply: &ReplyTo, queue: u32, stored: &[Stored], unique: Option<&str>) {
         if reply.oneway {
             return;
         }
+        let mut frame = Vec::new();
+        let short = unique.filter(|_| is_send(reply.code)).and_then(ShortText::new);
+        let sent = match (stored, short) {
+            ([stored], Some(unique)) => Some(Sent { queue, stored: *stored, unique }),
+            _ => {
+                frame = self.promises.buffer();
+                self.write_stored(&mut frame, reply, queue, stored, unique);
+                None
+            }
+        };
         let promise = self.promises.get(ticket).expect("it was opened before the append");
-        let mut answer = AnswerWriter::new(&mut promise.frame, reply.serialize, reply.opaque);
+        promise.sent = sent;
+        promise.frame = frame;
+    }
+
+    /// Writes the answer to a request that stored any number of messages.
+    fn write_stored(
+        &mut self,
+        out: &mut Vec<u8>,
+        reply: &ReplyTo,
+        queue: u32,
+        stored: &[Stored],
+        unique: Option<&str>,
+    ) {
+        let mut answer = AnswerWriter::new(out, reply.serialize, reply.opaque);
         if is_send(reply.code) {
-            let host = SocketAddr::new(self.settings.broker_ip1.into(), self.settings.port);
             self.ids.clear();
             for stored in stored {
                 let comma = if self.ids.is_empty() { "" } else { "," };
-                let id = OffsetId { host, offset: stored.position.0.cast_signed() };
-                write!(self.ids, "{comma}{id}").expect("writing into memory cannot fail");
+                write!(self.ids, "{comma}{}", offset_id(stored, &self.settings))
+                    .expect("writing into memory cannot fail");
             }
             answer.plain("msgId", &self.ids);
-            answer.int("queueId", queue);
-            answer.int("queueOffset", stored.first().map_or(0, |stored| stored.queue_offset).cast_signed());
-            if let Some(unique) = unique {
-                answer.text("transactionId", unique);
-            }
-            answer.text(ext::MSG_REGION, &self.settings.region);
-            answer.plain(ext::TRACE_ON, if self.settings.trace_on { "true" } else { "false" });
+            let offset = stored.first().map_or(0, |stored| stored.queue_offset);
+            write_place(&mut answer, queue, offset, unique, &self.settings);
         }
         answer.finish();
     }
@@ -444,6 +462,32 @@ impl Desk {
     fn store_host(&self) -> SocketAddr {
         SocketAddr::new(self.settings.broker_ip1.into(), self.settings.port)
     }
+}
+
+/// Writes the answer to a send of one message.
+#[inline]
+pub(crate) fn write_sent(out: &mut Vec<u8>, reply: &ReplyTo, sent: &Sent, settings: &Settings) {
+    let mut answer = AnswerWriter::new(out, reply.serialize, reply.opaque);
+    answer.id("msgId", offset_id(&sent.stored, settings));
+    write_place(&mut answer, sent.queue, sent.stored.queue_offset, Some(sent.unique.as_str()), settings);
+    answer.finish();
+}
+
+fn offset_id(stored: &Stored, settings: &Settings) -> OffsetId {
+    let host = SocketAddr::new(settings.broker_ip1.into(), settings.port);
+    OffsetId { host, offset: stored.position.0.cast_signed() }
+}
+
+/// Everything of the answer to a send that stands behind its message ids.
+#[inline(always)]
+fn write_place(answer: &mut AnswerWriter<'_>, queue: u32, offset: u64, unique: Option<&str>, settings: &Settings) {
+    answer.int("queueId", queue);
+    answer.int("queueOffset", offset.cast_signed());
+    if let Some(unique) = unique {
+        answer.text("transactionId", unique);
+    }
+    answer.text(ext::MSG_REGION, &settings.region);
+    answer.plain(ext::TRACE_ON, if settings.trace_on { "true" } else { "false" });
 }
 
 /// A message, its tag and its keys.

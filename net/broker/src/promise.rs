@@ -1,8 +1,46 @@
 //! What waits for the log: answers made at the append and released when it is kept.
 
 use engine::Ticket;
+use engine::message::Stored;
 
 use crate::mail::ReplyTo;
+
+/// What the answer to one send says. It is written when it leaves: until then it takes a third of the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The message queue.
+    pub queue: u32,
+    /// Where the message was put.
+    pub stored: Stored,
+    /// Its unique id.
+    pub unique: ShortText,
+}
+
+/// A text in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShortText {
+    bytes: [u8; SHORT_BYTES_MAX],
+    length: u8,
+}
+
+/// A unique id has 32 or 56 digits.
+const SHORT_BYTES_MAX: usize = 63;
+
+impl ShortText {
+    /// `None`: it is too long.
+    #[inline]
+    pub fn new(text: &str) -> Option<ShortText> {
+        let mut bytes = [0; SHORT_BYTES_MAX];
+        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        Some(ShortText { bytes, length: text.len() as u8 })
+    }
+
+    /// The text.
+    #[inline]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.length)]).expect("it was made of a text")
+    }
+}
 
 /// What is owed once the log has kept something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +65,13 @@ pub enum What {
 pub struct Promise {
     /// What is owed.
     pub what: What,
-    /// The encoded answer. Give the buffer back with [`Promises::give`].
+    /// What the answer says, if it is that of one send.
+    pub sent: Option<Sent>,
+    /// The encoded answer otherwise. Give the buffer back with [`Promises::give`].
     pub frame: Vec<u8>,
 }
 
-/// Most promises at once in one core: 262,144, some hundred bytes each. More appends are refused as
+/// Most promises at once in one core: 262,144, some two hundred bytes each. More appends are refused as
 /// busy; the log's own memory is usually full before.
 pub const PROMISES_MAX: usize = 1 << 18;
 /// The largest buffer that is kept for the next answer. Usual answers take 350 bytes.
@@ -59,10 +99,10 @@ impl Promises {
         !self.free.is_empty() || self.slots.len() < PROMISES_MAX
     }
 
-    /// A new promise with an empty frame. Changes of the registrar always find room; answers ask
+    /// A new promise without an answer. Changes of the registrar always find room; answers ask
     /// [`has_room`](Self::has_room) first.
     pub fn open(&mut self, what: What) -> Ticket {
-        let promise = Promise { what, frame: self.frames.pop().unwrap_or_default() };
+        let promise = Promise { what, sent: None, frame: Vec::new() };
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, promise: None });
             u32::try_from(self.slots.len() - 1).expect("PROMISES_MAX and some changes are far below 2^32")
@@ -88,9 +128,14 @@ impl Promises {
         slot.promise.take()
     }
 
+    /// A buffer for an answer.
+    pub fn buffer(&mut self) -> Vec<u8> {
+        self.frames.pop().unwrap_or_default()
+    }
+
     /// Takes a buffer back.
     pub fn give(&mut self, mut frame: Vec<u8>) {
-        if frame.capacity() <= FRAME_BYTES_KEPT && self.frames.len() < FRAMES_KEPT {
+        if (1..=FRAME_BYTES_KEPT).contains(&frame.capacity()) && self.frames.len() < FRAMES_KEPT {
             frame.clear();
             self.frames.push(frame);
         }

@@ -5,6 +5,7 @@ use crate::codes::response;
 use crate::command::{FLAG_RESPONSE, Language, Serialize, VERSION};
 use crate::fields::Decimal;
 use crate::frame::PREFIX_BYTES;
+use crate::ids::OffsetId;
 use crate::json;
 
 /// A successful answer without a body, being written. Call [`finish`](AnswerWriter::finish), or the frame
@@ -48,6 +49,7 @@ impl<'a> AnswerWriter<'a> {
     }
 
     /// Adds a field with any text.
+    #[inline(always)]
     pub fn text(&mut self, name: &'static str, value: &str) {
         self.name(name, value.len());
         match self.serialize {
@@ -58,6 +60,7 @@ impl<'a> AnswerWriter<'a> {
     }
 
     /// Adds a field whose value has nothing that JSON escapes: digits, hex, true and false.
+    #[inline(always)]
     pub fn plain(&mut self, name: &'static str, value: &str) {
         self.name(name, value.len());
         self.out.extend_from_slice(value.as_bytes());
@@ -65,11 +68,24 @@ impl<'a> AnswerWriter<'a> {
     }
 
     /// Adds a field with a decimal value.
+    #[inline(always)]
     pub fn int(&mut self, name: &'static str, value: impl Into<i64>) {
-        self.plain(name, Decimal::of(value.into()).as_str());
+        let digits = Decimal::of(value.into());
+        let digits = digits.as_bytes();
+        self.name(name, digits.len());
+        self.out.extend_from_slice(digits);
+        self.close();
+    }
+
+    /// Adds a message id: of hex digits, as it prints.
+    #[inline(always)]
+    pub fn id(&mut self, name: &'static str, id: OffsetId) {
+        let hex = id.hex();
+        self.plain(name, hex.as_str());
     }
 
     /// Ends the frame.
+    #[inline(always)]
     pub fn finish(self) {
         let out = self.out;
         match self.serialize {
@@ -95,6 +111,7 @@ impl<'a> AnswerWriter<'a> {
     }
 
     /// What stands before a value. Names are ours: nothing in them is escaped.
+    #[inline(always)]
     fn name(&mut self, name: &'static str, value_bytes: usize) {
         match self.serialize {
             Serialize::Json => {
@@ -111,6 +128,7 @@ impl<'a> AnswerWriter<'a> {
         self.any = true;
     }
 
+    #[inline(always)]
     fn close(&mut self) {
         if self.serialize == Serialize::Json {
             self.out.push(b'"');

@@ -36,15 +36,20 @@ impl OffsetId {
         let port = u16::try_from(u32::from_be_bytes(*port)).ok()?;
         Some(OffsetId { host: SocketAddr::new(ip, port), offset: i64::from_be_bytes(*offset) })
     }
-}
 
-impl fmt::Display for OffsetId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    #[inline]
+    pub(crate) fn hex(self) -> Hex {
         let mut hex = Hex::default();
         hex.push_ip(self.host.ip());
         hex.push(&u32::from(self.host.port()).to_be_bytes());
         hex.push(&self.offset.to_be_bytes());
-        f.write_str(hex.as_str())
+        hex
+    }
+}
+
+impl fmt::Display for OffsetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.hex().as_str())
     }
 }
 
@@ -137,7 +142,7 @@ fn ms_of_month(now_ms: u64) -> u32 {
 }
 
 /// Up to 56 hex digits on the stack.
-struct Hex {
+pub(crate) struct Hex {
     digits: [u8; 56],
     count: usize,
 }
@@ -149,13 +154,14 @@ impl Default for Hex {
 }
 
 impl Hex {
+    #[inline]
     fn push(&mut self, bytes: &[u8]) {
         const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-        for byte in bytes {
-            self.digits[self.count] = DIGITS[usize::from(byte >> 4)];
-            self.digits[self.count + 1] = DIGITS[usize::from(byte & 15)];
-            self.count += 2;
+        let out = &mut self.digits[self.count..self.count + 2 * bytes.len()];
+        for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
+        self.count += 2 * bytes.len();
     }
 
     fn push_ip(&mut self, ip: IpAddr) {
@@ -165,7 +171,7 @@ impl Hex {
         }
     }
 
-    fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.digits[..self.count]).expect("hex digits are ASCII")
     }
 }
