@@ -421,13 +421,21 @@ impl Inspector {
                 "a batch of {} bytes and {} records has a damaged header; {what}",
                 header.length, header.records
             );
-            walk.damage(self, place, what)?;
-            walk.last = None;
-            return self.next_whole(place + 1, u64::MAX, walk);
+            return self.pass_to_next(place, &what, walk);
         }
-        walk.damage(self, head, what.to_owned())?;
+        self.pass_to_next(head, what, walk)
+    }
+
+    /// Names what is damaged at `place`, and how far that goes.
+    fn pass_to_next(&self, place: u64, what: &str, walk: &mut Walk<'_>) -> ControlFlow<(), Option<u64>> {
+        // Damaged payloads on the way are told first: they are behind it, but the way's end is part of the sentence.
+        let next = self.next_whole(place + 1, u64::MAX, walk)?;
+        let upto = next.map_or("no whole batch comes behind it".to_owned(), |next| {
+            format!("the next whole batch begins at log byte {next}")
+        });
+        walk.damage(self, place, format!("{what}; {upto}"))?;
         walk.last = None;
-        self.next_whole(head + 1, u64::MAX, walk)
+        ControlFlow::Continue(next)
     }
 
     /// Names the records of a batch whose payloads are damaged; the others' headers count as seen.
