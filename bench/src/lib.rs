@@ -1,5 +1,16 @@
-//! RingMQ's benches: Criterion on the leaves (`benches/`), and the load tool `ringmq-bench`.
+//! RingMQ's benches: Criterion on the leaves (`benches/`), and the load tool `ringmq-bench`, which runs
+//! fio-style jobs against a device, the engine, or a broker.
 
-pub mod load;
+pub mod commitlog;
+pub mod jobfile;
+pub mod json;
+pub mod options;
+pub mod points;
+pub mod raw;
 pub mod report;
+pub mod requests;
+pub mod rocketmq;
+pub mod run;
 pub mod socket;
+pub mod stats;
+pub mod units;

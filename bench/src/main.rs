@@ -1,98 +1,142 @@
-//! `ringmq-bench`: loads a broker (RingMQ or any that speaks RocketMQ's protocol) and prints a JSON line a run.
+//! `ringmq-bench`: loads a device, the engine or a broker as job files say, and reports like fio.
 
-use bench::load::Load;
-use clap::{Parser, Subcommand};
-use std::io;
-use std::net::SocketAddr;
+use bench::jobfile::Sections;
+use bench::options::{Job, KEYS};
+use bench::{json, points, report, run};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 
-/// Closed-loop load on a broker: durable sends, or pulls of the tail. One JSON line for each point.
-#[derive(Parser)]
-#[command(name = "ringmq-bench", version)]
-struct Arguments {
-    /// The broker's address.
-    #[arg(long, default_value = "127.0.0.1:10911")]
-    broker: SocketAddr,
-    /// The broker's process, to report its CPU time a message.
-    #[arg(long)]
-    pid: Option<u32>,
-    /// The topic; it is created.
-    #[arg(long, default_value = "RingMQBench")]
-    topic: String,
-    /// Queues of the topic.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(i32).range(1..=1024))]
-    queues: i32,
-    /// Seconds a point.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    seconds: u64,
-    /// Connections x requests outstanding on each, several separated by commas.
-    #[arg(long, default_value = "1x1,16x1,64x1,16x32,64x32", value_delimiter = ',', value_parser = point)]
-    points: Vec<(usize, usize)>,
-    #[command(subcommand)]
-    command: What,
-}
+const HEAD: &str = "\
+ringmq-bench: loads a device, RingMQ's engine or a broker, and reports like fio
 
-#[derive(Subcommand)]
-enum What {
-    /// Sends messages (SEND_MESSAGE_V2, JSON headers).
-    Send {
-        /// Bytes of a message's body.
-        #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=4 << 20))]
-        body: u32,
-    },
-    /// Pulls the newest messages of each queue again and again.
-    Pull {
-        /// Messages a pull.
-        #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(i32).range(1..=1024))]
-        batch: i32,
-        /// How many of each queue's newest messages are read.
-        #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(i64).range(1..))]
-        span: i64,
-    },
-}
+  ringmq-bench [OPTIONS] JOBFILE...            jobs from files in fio's form
+  ringmq-bench [OPTIONS] --name=JOB --KEY=VALUE ... [--name=JOB2 ...]
+  ringmq-bench [--broker IP:PORT] [--points 1x1,16x32] [--seconds N] ... send|pull
+                                               the short form: a JSON line for each point (`send --help`)
 
-fn point(text: &str) -> Result<(usize, usize), String> {
-    let numbers = text.split_once('x').and_then(|(left, right)| Some((left.parse().ok()?, right.parse().ok()?)));
-    let within = |(left, right): &(usize, usize)| (1..=10_000).contains(left) && (1..=10_000).contains(right);
-    numbers.filter(within).ok_or_else(|| "expected CONNECTIONSxOUTSTANDING, each 1 to 10000, as in 16x32".to_owned())
+  ringmq-bench --name=probe --rw=produce --bs=1k --numjobs=16 --iodepth=32 --runtime=10 --group_reporting
+
+Options:
+  --output-format=FORMAT   normal, json, or normal,json                 --output-format=json         [normal]
+  --output=FILE            where the report goes                        --output=run.json            [stdout]
+  --eta=WHEN               the progress line: auto (a terminal), always, never   --eta=never           [auto]
+  --parse-only             check the jobs and end                       --parse-only
+  --version, --help
+
+A job file has sections: [global] holds for those behind it, every other one is a job. SIGINT ends all jobs and
+reports what was measured. An IO is a message. Sizes: 1k is 1024; counts: 1k is 1000.
+
+Keys:
+";
+
+#[derive(Default)]
+struct Options {
+    sections: Sections,
+    format: Option<String>,
+    output: Option<String>,
+    eta: Option<String>,
+    parse_only: bool,
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match transport::run(run(arguments)).and_then(|result| result) {
-        Ok(()) => ExitCode::SUCCESS,
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let short = arguments.iter().any(|argument| argument == "send" || argument == "pull");
+    match if short { points::main().map(|()| true) } else { job_main(&arguments) } {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             // The one line that a script's reader needs.
-            let _ = io::Write::write_all(&mut io::stderr(), format!("ringmq-bench: {error}\n").as_bytes());
+            let _ = io::stderr().write_all(format!("ringmq-bench: {error}\n").as_bytes());
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(arguments: Arguments) -> io::Result<()> {
-    for (connections, outstanding) in arguments.points {
-        let load = Load {
-            broker: arguments.broker,
-            pid: arguments.pid,
-            topic: arguments.topic.clone(),
-            queues: arguments.queues,
-            connections,
-            outstanding,
-            duration: Duration::from_secs(arguments.seconds),
-            body_bytes: match arguments.command {
-                What::Send { body } => body as usize,
-                What::Pull { .. } => 0,
-            },
-        };
-        let report = match arguments.command {
-            What::Send { .. } => {
-                load.prepare().await?;
-                load.send().await?
-            }
-            What::Pull { batch, span } => load.pull(batch, span).await?,
-        };
-        println!("{}", report.line());
+/// Returns whether all went well.
+fn job_main(arguments: &[String]) -> Result<bool, String> {
+    let mut options = Options::default();
+    for argument in arguments {
+        match argument.as_str() {
+            "--help" | "-h" => return print(&help()).map(|()| true),
+            "--version" | "-v" => return print(&format!("{}\n", report::version())).map(|()| true),
+            _ => options.take(argument)?,
+        }
     }
-    Ok(())
+    let sections = std::mem::take(&mut options.sections).finish()?;
+    let jobs = sections.iter().map(Job::new).collect::<Result<Vec<_>, _>>()?;
+    let format = options.format.as_deref().unwrap_or("normal");
+    if !["normal", "json", "normal,json", "json,normal"].contains(&format) {
+        return Err(format!("--output-format={format}: it is normal, json, or normal,json"));
+    }
+    let show = match options.eta.as_deref().unwrap_or("auto") {
+        "auto" => run::is_watched(),
+        "always" => true,
+        "never" => false,
+        other => return Err(format!("--eta={other}: it is auto, always or never")),
+    };
+    if options.parse_only {
+        return Ok(true);
+    }
+    let head = report::head(&jobs);
+    let outcomes = run::run(jobs, show)?;
+    let mut text = String::new();
+    if format.contains("normal") {
+        text += &head;
+        text += &report::text(&outcomes);
+    }
+    if format.contains("json") {
+        let document = serde_json::to_string_pretty(&json::document(&outcomes)).map_err(|error| error.to_string())?;
+        text += &document;
+        text.push('\n');
+    }
+    match &options.output {
+        Some(file) => fs::write(file, text).map_err(|error| format!("--output={file}: {error}"))?,
+        None => print(&text)?,
+    }
+    outcomes.iter().try_for_each(json::write_logs)?;
+    Ok(outcomes.iter().all(|outcome| outcome.failure.is_none() && outcome.stats.errors == 0))
+}
+
+impl Options {
+    fn take(&mut self, argument: &str) -> Result<(), String> {
+        let Some(option) = argument.strip_prefix("--") else {
+            let text = fs::read_to_string(argument).map_err(|error| format!("{argument}: {error}"))?;
+            return self.sections.read(argument, &text);
+        };
+        match option.split_once('=') {
+            Some(("output-format", value)) => self.format = Some(value.to_owned()),
+            Some(("output", value)) => self.output = Some(value.to_owned()),
+            Some(("eta", value)) => self.eta = Some(value.to_owned()),
+            None if option == "parse-only" => self.parse_only = true,
+            _ => self.sections.argument(option)?,
+        }
+        Ok(())
+    }
+}
+
+fn help() -> String {
+    let mut out = HEAD.to_owned();
+    for key in KEYS {
+        let names = if key.aliases.is_empty() { String::new() } else { format!("  (also {})", key.aliases.join(", ")) };
+        let _ = writeln!(out, "  --{}{names}", key.example);
+        let mut line = String::new();
+        for word in key.text.split_whitespace() {
+            if line.len() + word.len() > 100 {
+                let _ = writeln!(out, "      {line}");
+                line.clear();
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        let _ = writeln!(out, "      {line}");
+    }
+    out
+}
+
+fn print(text: &str) -> Result<(), String> {
+    io::stdout().write_all(text.as_bytes()).map_err(|error| format!("stdout: {error}"))
 }
