@@ -87,7 +87,6 @@ fn commit(c: &mut Criterion) {
         segment_bytes: 1 << 30,
         batch_bytes: 1 << 20,
         inflight_batches: 4,
-        stretch_bytes: 64 << 20,
         flush: Flush::Sync,
         memory: Region::new(32, 1 << 20).expect("memory"),
         prepare_bytes: 0,

@@ -37,7 +37,6 @@ pub fn run(job: &Job, live: &Live, start: &Start) -> io::Result<Measured> {
         segment_bytes: job.size,
         batch_bytes: BATCH_BYTES,
         inflight_batches: 4,
-        stretch_bytes: 64 << 20,
         flush: if job.durable { Flush::Sync } else { Flush::Async { interval_ms: 500 } },
         memory,
         prepare_bytes: job.size.min(256 << 20),

@@ -389,6 +389,25 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_jobs_are_fine() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/jobs");
+        let mut count = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let mut sections = Sections::default();
+            sections.read(path.to_str().unwrap(), &text).unwrap();
+            for section in sections.finish().unwrap() {
+                Job::new(&section).unwrap();
+            }
+            let question = text.lines().take_while(|line| line.starts_with(';')).any(|line| line.contains('?'));
+            assert!(question, "{}: says no question", path.display());
+            count += 1;
+        }
+        assert!(count >= 10, "{count} jobs in {folder}");
+    }
+
+    #[test]
     fn errors_name_file_line_key_and_range() {
         let table = [
             ("iodpth=4", "a.fio:2: unknown option `iodpth`; `iodepth`?"),
