@@ -12,7 +12,7 @@ use engine::limits::{Flush, LogConfig};
 use engine::message::{Description, Draft, Keys, Stamp, Stored};
 use engine::partition::{Effect, Partition, Pull, PullLimits};
 use engine::sim::{Faults, Random, Sim};
-use engine::{LoadId, Ticket};
+use engine::{KeySearch, LoadId, Ticket};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -187,6 +187,7 @@ impl World {
             batch_bytes: [64 << 10, 256 << 10, 1 << 20][random.below(3) as usize],
             inflight_batches: [1, 2, 4, 8][random.below(4) as usize],
             flush: if random.chance(600) { Flush::Sync } else { Flush::Async { interval_ms: 1 + random.below(200) } },
+            stretch_bytes: [64 << 10, 300 << 10, 2 << 20, 64 << 20][random.below(4) as usize],
             memory: Region::new(8 + random.below(24) as usize, chunk_bytes).unwrap(),
             prepare_bytes: random.below(3) * MIB,
             prepare_rate: 64 * MIB,
@@ -665,8 +666,13 @@ impl World {
             position.byte() >= self.partition.stats().floor && self.topics.contains(&sent.queue.topic) && !sent.gone
         });
         if let Some((_, position)) = place {
-            let found = self.partition.find(key_hash(id), 100);
-            assert!(found.contains(&position), "message {id} is not found by its key: {sent:?} {found:?}");
+            let mut search = KeySearch::new(key_hash(id), 10_000, (0, u64::MAX));
+            if self.partition.find(&mut search).is_ok() {
+                let found: Vec<Position> = search.found.iter().map(|byte| self.partition.position(*byte)).collect();
+                let is_newest_first = search.found.windows(2).all(|pair| pair[0] > pair[1]);
+                let is_there = found.contains(&position) || !self.partition.is_open();
+                assert!(is_there && is_newest_first, "message {id} is not found by its key: {sent:?} {found:?}");
+            }
         }
     }
 

@@ -4,11 +4,11 @@ use crate::options::{Job, Load};
 use crate::raw::open_ring;
 use crate::run::{Measured, Start};
 use crate::stats::{Answered, Direction, Live, Pace, Stats};
+use crate::store;
 use engine::Ticket;
 use engine::buffer::Region;
 use engine::format::QueueKey;
 use engine::io::{Done, Io, Tag};
-use engine::limits::{Flush, LogConfig};
 use engine::message::{Draft, Stamp};
 use engine::partition::{Effect, Partition, Pull, PullLimits};
 use engine::ring::Ring;
@@ -20,8 +20,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const MEMORY: (usize, usize) = (16, 8 << 20);
 /// Operations of a partition that are under way at once: batches, read-ahead, chores.
 const OPERATIONS: usize = 256;
-/// Bytes at which a batch closes: what a broker has by default.
-const BATCH_BYTES: u32 = 1 << 20;
 /// The longest wait of one turn: a stop is looked for in between.
 const TURN: Duration = Duration::from_millis(20);
 /// The topic of all messages.
@@ -31,22 +29,7 @@ const TOPIC: u32 = 1;
 pub fn run(job: &Job, live: &Live, start: &Start) -> io::Result<Measured> {
     let memory = Region::new(MEMORY.0, MEMORY.1)?;
     let ring = open_ring(OPERATIONS, &memory)?;
-    let config = LogConfig {
-        directory: job.directory.clone(),
-        partition: 0,
-        segment_bytes: job.size,
-        batch_bytes: BATCH_BYTES,
-        inflight_batches: 4,
-        flush: if job.durable { Flush::Sync } else { Flush::Async { interval_ms: 500 } },
-        memory,
-        prepare_bytes: job.size.min(256 << 20),
-        prepare_rate: 64 << 20,
-        retention_ms: u64::MAX / 2,
-        retention_bytes: u64::MAX,
-        disk_free_min: 1 << 30,
-        describe,
-        seed: job.randseed,
-    };
+    let config = store::config(&job.directory, job.size, job.durable, memory, describe);
     let partition = Partition::new(config).map_err(io::Error::other)?;
     let all = job.numjobs * job.iodepth;
     let now = Instant::now();

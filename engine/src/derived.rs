@@ -1,15 +1,27 @@
-//! What is derived from a log, batch by batch: all of it can be rebuilt by reading the log again.
+//! What is derived from a log, batch by batch: all of it can be rebuilt by reading the log again. What is
+//! older than a stretch or two is moved to runs.
 
 use crate::facts::{self, Facts};
 use crate::format::{Batch, Kind, QueueKey};
 use crate::index::{Entry, Index};
+use crate::io::{Fault, Handle, Outcome};
 use crate::keys::KeyIndex;
 use crate::limits::LogConfig;
+use crate::loads::LoadId;
+use crate::log::End;
+use crate::runs::Runs;
+use crate::stretch::Stretches;
 use crate::timers::{Timer, Timers};
+use crate::writing::{Step, Writing};
+use std::path::PathBuf;
 
 /// Facts whose key starts with this byte are the engine's own: what queue offsets come next.
 pub const OWN_PREFIX: u8 = 0;
 const OWN_KEY_BYTES: usize = 1 + 4 + 4;
+/// The number of the operation that writes a run: none of [`Runs`]' own.
+const WRITE: u64 = 0;
+/// A run that could not be written is tried again after this long. Milliseconds.
+const RETRY_MS: u64 = 1000;
 
 /// What is derived from the log.
 #[derive(Debug)]
@@ -26,23 +38,62 @@ pub struct Derived {
     pub begun: Option<(u64, u64)>,
     /// Where the newest complete snapshot begins.
     pub snapshot: Option<u64>,
+    /// What of the log has no run yet.
+    pub stretches: Stretches,
+    /// Where older messages lie.
+    pub runs: Runs,
+    /// The log at the end of the newest run.
+    pub settled: End,
+    directory: PathBuf,
+    partition: u16,
+    writing: Option<Writing>,
+    write_at_ms: u64,
+    /// A failure was reported, and nothing was written since.
+    failed: bool,
 }
 
 impl Derived {
-    /// Nothing yet.
-    pub fn new(seed: u64) -> Derived {
+    /// Nothing yet of a log that is in runs up to `settled`. `direct`: files can be opened past the page cache.
+    pub fn new(config: &LogConfig, settled: End, direct: bool) -> Derived {
+        let mut index = Index::new(config.seed);
+        index.set_cold(settled.head);
+        let directory = config.directory.clone();
         Derived {
-            index: Index::new(seed),
+            index,
             keys: KeyIndex::default(),
             facts: Facts::default(),
             timers: Timers::default(),
             begun: None,
             snapshot: None,
+            stretches: Stretches::new(config.stretch_bytes, settled),
+            runs: Runs::new(directory.clone(), config.partition, config.seed, direct),
+            settled,
+            directory,
+            partition: config.partition,
+            writing: None,
+            write_at_ms: 0,
+            failed: false,
+        }
+    }
+
+    /// A batch that begins at log byte `base`, in a segment that ends at `segment_end`, is about to be applied.
+    pub fn enter(&mut self, base: u64, segment_end: u64) {
+        if self.stretches.enter(base, segment_end) {
+            self.keys.seal();
+        }
+    }
+
+    /// A batch with so many messages and keys was applied; the log stands at `end`.
+    pub fn leave(&mut self, end: End, entries: u64, keys: u64) {
+        if self.stretches.leave(end, entries, keys) {
+            self.keys.seal();
         }
     }
 
     /// Applies a batch that recovery found.
-    pub fn apply(&mut self, batch: Batch<'_>, config: &LogConfig) {
+    pub fn apply(&mut self, batch: Batch<'_>, segment_end: u64, config: &LogConfig) {
+        self.enter(batch.header.base, segment_end);
+        let (mut entries, mut keys) = (0, 0);
         for (byte, header, payload) in batch.records() {
             match header.kind {
                 Kind::Message => {
@@ -58,8 +109,10 @@ impl Derived {
                             tag_hash: description.as_ref().map_or(0, |description| description.tag_hash as i32),
                         },
                     );
+                    entries += 1;
                     for hash in description.iter().flat_map(|description| description.keys.as_slice()) {
                         self.keys.push(*hash, byte);
+                        keys += 1;
                     }
                 }
                 Kind::Delayed => self.timers.insert(Timer { due_ms: header.offset, byte, length: header.length }),
@@ -83,6 +136,80 @@ impl Derived {
                     }
                 }
             }
+        }
+        let end = End { head: batch.header.end(), chain: batch.crc, epoch: batch.header.epoch };
+        self.leave(end, entries, keys);
+    }
+
+    /// Begins the next run once its log bytes are durable.
+    pub fn write_run(&mut self, durable: u64, direct: bool, now_ms: u64) {
+        if self.writing.is_some() || now_ms < self.write_at_ms {
+            return;
+        }
+        let Some(stretch) = self.stretches.first().filter(|stretch| stretch.end.head <= durable) else { return };
+        self.runs.set_direct(direct);
+        let order = self.index.take_order();
+        let (writing, op) = Writing::begin(&self.directory, self.partition, stretch, order, direct);
+        self.writing = Some(writing);
+        self.runs.want(WRITE, op);
+    }
+
+    /// When [`write_run`](Derived::write_run) tries again what failed.
+    pub fn deadline_ms(&self, durable: u64) -> u64 {
+        let is_due = self.writing.is_none() && self.stretches.first().is_some_and(|first| first.end.head <= durable);
+        if is_due { self.write_at_ms } else { u64::MAX }
+    }
+
+    /// Whether operations on runs are under way.
+    pub fn is_busy(&self) -> bool {
+        self.writing.is_some() || self.runs.is_busy()
+    }
+
+    /// Files of runs that are open, to be closed.
+    pub fn handles(&self) -> impl Iterator<Item = Handle> {
+        self.runs.handles().chain(self.writing.as_ref().and_then(Writing::handle))
+    }
+
+    /// Takes the completion of an operation that [`Runs::ops`] gave. What it returns is to be told to those
+    /// that wait for it.
+    pub fn on_done(
+        &mut self,
+        number: u64,
+        outcome: Result<Outcome, Fault>,
+        now_ms: u64,
+    ) -> Option<(LoadId, Result<(), Fault>)> {
+        if number != WRITE {
+            return self.runs.on_done(number, outcome, now_ms);
+        }
+        let writing = self.writing.as_mut().expect("it is being written");
+        let stretch = writing.stretch;
+        match writing.on_done(outcome, &mut self.index, &self.keys) {
+            Ok(Step::Do(op)) => self.runs.want(WRITE, op),
+            Ok(Step::Finished(bytes)) => {
+                self.end_writing();
+                self.stretches.pop();
+                self.runs.push(stretch.from, stretch.end.head, bytes);
+                self.index.set_cold(stretch.end.head);
+                self.keys.drop_below(stretch.end.head);
+                self.settled = stretch.end;
+                self.failed = false;
+            }
+            Err(fault) => {
+                if !std::mem::replace(&mut self.failed, true) {
+                    tracing::warn!(partition = self.partition, %fault, "a run cannot be written; trying again");
+                }
+                self.end_writing();
+                self.write_at_ms = now_ms + RETRY_MS;
+            }
+        }
+        None
+    }
+
+    fn end_writing(&mut self) {
+        let Some(mut writing) = self.writing.take() else { return };
+        self.index.return_order(writing.take_order());
+        if let Some(handle) = writing.handle() {
+            self.runs.close(handle);
         }
     }
 }

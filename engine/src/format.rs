@@ -9,6 +9,8 @@
 //! a record          | record header 32 | payload |
 //! ```
 
+pub mod derived;
+
 use std::fmt;
 
 /// Unit of writing: positions, lengths and memory of `O_DIRECT` writes are multiples of it. Bytes.

@@ -1,6 +1,6 @@
-//! Where each queue's messages lie: the log's index, in memory, rebuilt from the log at start.
+//! Where each queue's newest messages lie: those that no sorted run has yet. What is older is in the runs.
 //!
-//! Cost: [`ENTRY_BYTES`] a message and about 150 bytes an idle queue.
+//! Cost: [`ENTRY_BYTES`] a message that no run has, and about 220 bytes an idle queue.
 
 use crate::format::QueueKey;
 use ahash::RandomState;
@@ -26,6 +26,9 @@ const _: () = assert!(8 + 8 + 4 + 4 == ENTRY_BYTES, "no padding");
 
 /// Entries of one block of a queue: a queue grows without ever being copied as a whole.
 const BLOCK_ENTRIES: usize = 1024;
+/// A queue that becomes empty keeps memory for this many entries: slow queues, of which there may be very
+/// many, need no new memory for each message.
+const KEPT_ENTRIES: usize = 4;
 
 /// Where a queue stands in the index. Once the queue is forgotten, another may stand there: at another age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,15 +52,17 @@ pub struct Index {
     slots: HashMap<QueueKey, Slot, RandomState>,
     queues: Vec<Queue>,
     vacant: Vec<u32>,
-    /// What lies below this log byte is gone.
-    floor: u64,
+    /// What lies below this log byte is in runs, and not here.
+    cold: u64,
+    /// All queues; sorted up to those that came since [`take_order`](Index::take_order).
+    order: Vec<(QueueKey, Slot)>,
 }
 
 impl Index {
     /// An empty index.
     pub fn new(seed: u64) -> Index {
         let state = RandomState::with_seeds(seed, 1, 2, 3);
-        Index { slots: HashMap::with_hasher(state), queues: Vec::new(), vacant: Vec::new(), floor: 0 }
+        Index { slots: HashMap::with_hasher(state), queues: Vec::new(), vacant: Vec::new(), cold: 0, order: Vec::new() }
     }
 
     /// The queue's slot; made if the queue is new.
@@ -65,7 +70,7 @@ impl Index {
         if let Some(&slot) = self.slots.get(&key) {
             return slot;
         }
-        let mut queue = Queue { key, age: 0, first: 0, next: 0, len: 0, blocks: VecDeque::new() };
+        let mut queue = Queue { key, age: 0, min: 0, first: 0, next: 0, len: 0, blocks: VecDeque::new() };
         let index = match self.vacant.pop() {
             Some(index) => {
                 queue.age = self.queues[index as usize].age;
@@ -79,10 +84,11 @@ impl Index {
         };
         let slot = Slot { index, age: self.queues[index as usize].age };
         self.slots.insert(key, slot);
+        self.order.push((key, slot));
         slot
     }
 
-    /// The queue in a slot, without what lies below the floor.
+    /// The queue in a slot, without what the runs have.
     pub fn at(&mut self, slot: Slot) -> &mut Queue {
         self.living(slot).expect("the caller just looked the slot up")
     }
@@ -90,7 +96,7 @@ impl Index {
     /// As [`at`](Index::at); `None` if the queue was forgotten since.
     pub fn living(&mut self, slot: Slot) -> Option<&mut Queue> {
         let queue = &mut self.queues[slot.index as usize];
-        queue.drop_below(self.floor);
+        queue.drop_below(self.cold);
         (queue.age == slot.age).then_some(queue)
     }
 
@@ -100,9 +106,33 @@ impl Index {
         Some(self.at(slot))
     }
 
-    /// What lies below this log byte is gone. Queues notice when they are next looked at.
-    pub fn set_floor(&mut self, byte: u64) {
-        self.floor = self.floor.max(byte);
+    /// What lies below this log byte is in runs. Queues notice when they are next looked at, at the latest
+    /// when the next run is written.
+    pub fn set_cold(&mut self, byte: u64) {
+        assert!(byte >= self.cold, "runs come in log order");
+        self.cold = byte;
+    }
+
+    /// A queue of which the newest run says that offsets below `next` were given away.
+    pub fn restore(&mut self, key: QueueKey, next: u64) {
+        let slot = self.slot(key);
+        let queue = self.at(slot);
+        (queue.first, queue.next) = (next, next);
+    }
+
+    /// Lends out all queues, sorted by key, for a run to be written.
+    /// Cost: proportional to the queues that came since the last time, and one pass over the others.
+    pub fn take_order(&mut self) -> Vec<(QueueKey, Slot)> {
+        let mut order = std::mem::take(&mut self.order);
+        order.retain(|(_, slot)| self.queues[slot.index as usize].age == slot.age);
+        order.sort_by_key(|(key, _)| *key);
+        order
+    }
+
+    /// Takes back what [`take_order`](Index::take_order) lent.
+    pub fn return_order(&mut self, mut order: Vec<(QueueKey, Slot)>) {
+        order.append(&mut self.order);
+        self.order = order;
     }
 
     /// Drops the queues of topics that are not wanted.
@@ -138,7 +168,9 @@ pub struct Queue {
     key: QueueKey,
     /// How many queues stood in its slot before.
     age: u32,
-    /// Offset of the first entry.
+    /// Offsets below it are gone: perhaps not all that are.
+    min: u64,
+    /// Offset of the first entry. Those between `min` and it are in runs.
     first: u64,
     /// Offset that the next accepted message gets.
     next: u64,
@@ -154,9 +186,34 @@ impl Queue {
         self.key
     }
 
-    /// The visible offsets.
+    /// The visible offsets. `min` may be too low for a while after a segment was retired.
     pub fn span(&self) -> Span {
-        Span { min: self.first, max: self.first + self.len }
+        Span { min: self.min, max: self.first + self.len }
+    }
+
+    /// Offsets below this one are gone.
+    pub fn raise_min(&mut self, min: u64) {
+        self.min = self.min.max(min.min(self.first + self.len));
+    }
+
+    /// No run has what lies before the first message that is here.
+    pub fn forget_runs(&mut self) {
+        self.min = self.first;
+    }
+
+    /// The offset of the first message that is here, and how many of those here lie below a log byte.
+    pub fn below(&self, byte: u64) -> (u64, u64) {
+        let mut count = 0;
+        for block in &self.blocks {
+            // Mostly all of a block is below, or nothing.
+            if block.last().is_some_and(|entry| entry.byte < byte) {
+                count += block.len() as u64;
+                continue;
+            }
+            count += block.partition_point(|entry| entry.byte < byte) as u64;
+            break;
+        }
+        (self.first, count)
     }
 
     /// Gives the next offset away.
@@ -167,10 +224,6 @@ impl Queue {
 
     /// Makes the message with this offset visible. They come in order.
     pub fn show(&mut self, offset: u64, entry: Entry) {
-        if self.len == 0 {
-            self.first = offset;
-            self.next = self.next.max(offset);
-        }
         assert_eq!(offset, self.first + self.len, "queue {:?} grows without holes", self.key);
         match self.blocks.back_mut() {
             Some(block) if block.len() < BLOCK_ENTRIES => block.push(entry),
@@ -181,24 +234,25 @@ impl Queue {
     }
 
     /// As [`show`](Queue::show), for a message that recovery found. One that does not continue the queue is
-    /// the first of a new one: the topic was forgotten in between, and its messages are still in the log.
+    /// the first that is left of it, or the first of a new one: the topic was forgotten in between, and its
+    /// messages are still in the log.
     pub fn restore(&mut self, offset: u64, entry: Entry) {
-        if self.len > 0 && offset != self.first + self.len {
+        if offset != self.first + self.len {
             self.blocks.clear();
-            (self.first, self.next, self.len) = (offset, offset, 0);
+            (self.min, self.first, self.next, self.len) = (offset, offset, offset, 0);
         }
         self.show(offset, entry);
     }
 
     /// Offsets below `next` were given away already, even if no message shows it any more.
     pub fn resume_at(&mut self, next: u64) {
-        if self.len == 0 && next > self.next {
-            self.first = next;
-            self.next = next;
+        let empty = self.min == self.first + self.len;
+        if empty && next > self.next {
+            (self.min, self.first, self.next) = (next, next, next);
         }
     }
 
-    /// The message at an offset.
+    /// The message at an offset, if it is here.
     pub fn entry(&self, offset: u64) -> Option<Entry> {
         let index = offset.checked_sub(self.first).filter(|index| *index < self.len)?;
         let front = self.blocks.front()?.len() as u64;
@@ -210,23 +264,12 @@ impl Queue {
         self.blocks[block].get((behind % BLOCK_ENTRIES as u64) as usize).copied()
     }
 
-    /// The first offset whose message was stored at or after `time_ms`; the span's `max` if all are older.
-    pub fn first_at_or_after(&self, time_ms: u64) -> u64 {
-        let (mut low, mut high) = (self.first, self.first + self.len);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let entry = self.entry(middle).expect("within the span");
-            if entry.store_time_ms < time_ms { low = middle + 1 } else { high = middle }
-        }
-        low
-    }
-
-    fn drop_below(&mut self, floor: u64) {
+    fn drop_below(&mut self, cold: u64) {
         while let Some(block) = self.blocks.front_mut() {
-            if block.first().is_some_and(|entry| entry.byte >= floor) {
+            if block.first().is_none_or(|entry| entry.byte >= cold) {
                 return;
             }
-            let gone = block.partition_point(|entry| entry.byte < floor);
+            let gone = block.partition_point(|entry| entry.byte < cold);
             self.first += gone as u64;
             self.len -= gone as u64;
             if gone < block.len() {
@@ -234,8 +277,13 @@ impl Queue {
                 block.drain(..gone);
                 return;
             }
+            if self.blocks.len() == 1 && self.blocks[0].capacity() <= KEPT_ENTRIES {
+                self.blocks[0].clear();
+                return;
+            }
             self.blocks.pop_front();
         }
+        self.blocks = VecDeque::new();
     }
 }
 
@@ -248,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_have_no_holes_across_blocks_and_below_the_floor() {
+    fn offsets_have_no_holes_across_blocks_and_above_the_runs() {
         let mut index = Index::new(1);
         let key = QueueKey { topic: 1, queue: 2 };
         let slot = index.slot(key);
@@ -257,32 +305,43 @@ mod tests {
             assert_eq!(index.at(slot).accept(), offset);
             index.at(slot).show(offset, entry(offset * 100));
         }
-        for floor in [0, 1, 99, 100, 101, 102_400, 102_401, 204_900, (count - 1) * 100] {
-            index.set_floor(floor);
+        for cold in [0, 1, 99, 100, 101, 102_400, 102_401, 204_900, (count - 1) * 100, count * 100] {
+            let first = cold.div_ceil(100);
+            let before = index.at(slot).below(cold);
+            assert_eq!(before.0 + before.1, first, "below {cold}");
+            index.set_cold(cold);
             let queue = index.at(slot);
-            let min = floor.div_ceil(100);
-            assert_eq!(queue.span(), Span { min, max: count });
+            assert_eq!(queue.span(), Span { min: 0, max: count });
+            assert_eq!(queue.below(u64::MAX), (first, count - first));
             for offset in 0..count + 2 {
-                let wanted = (min..count).contains(&offset).then(|| entry(offset * 100));
-                assert_eq!(queue.entry(offset), wanted, "offset {offset} floor {floor}");
+                let wanted = (first..count).contains(&offset).then(|| entry(offset * 100));
+                assert_eq!(queue.entry(offset), wanted, "offset {offset} cold {cold}");
             }
         }
-        index.set_floor(count * 100);
+        index.at(slot).raise_min(7);
+        assert_eq!(index.at(slot).span(), Span { min: 7, max: count });
+        index.at(slot).raise_min(u64::MAX);
         assert_eq!(index.at(slot).span(), Span { min: count, max: count });
         assert_eq!(index.at(slot).accept(), count, "an offset is never used twice");
+        index.at(slot).show(count, entry(count * 100));
+        assert_eq!(index.at(slot).entry(count), Some(entry(count * 100)));
     }
 
     #[test]
-    fn a_time_finds_the_first_message_at_or_after_it() {
+    fn queues_are_lent_in_the_order_of_their_keys_without_those_forgotten() {
         let mut index = Index::new(1);
-        let slot = index.slot(QueueKey { topic: 1, queue: 0 });
-        for offset in 0..2500 {
-            index.at(slot).show(offset, entry(offset * 100));
-        }
-        let queue = index.at(slot);
-        for (time, offset) in [(0, 0), (1, 1), (10, 1), (11, 2), (24_990, 2499), (24_991, 2500), (u64::MAX, 2500)] {
-            assert_eq!(queue.first_at_or_after(time), offset, "time {time}");
-        }
+        let key = |topic, queue| QueueKey { topic, queue };
+        let keys = [key(2, 1), key(1, 7), key(3, 0), key(2, 0)];
+        keys.iter().for_each(|key| _ = index.slot(*key));
+        let lent = index.take_order();
+        index.slot(key(1, 0));
+        index.retain_topics(&|topic| topic != 3);
+        index.slot(key(4, 0));
+        assert!(lent.iter().map(|(key, _)| *key).eq([keys[1], keys[3], keys[0], keys[2]]));
+        index.return_order(lent);
+        let lent = index.take_order();
+        let wanted = [key(1, 0), key(1, 7), key(2, 0), key(2, 1), key(4, 0)];
+        assert!(lent.iter().map(|(key, _)| *key).eq(wanted), "{lent:?}");
     }
 
     #[test]
@@ -290,7 +349,8 @@ mod tests {
         let mut index = Index::new(1);
         let key = QueueKey { topic: 1, queue: 0 };
         let slot = index.slot(key);
-        index.at(slot).show(7, entry(0));
+        index.at(slot).restore(7, entry(0));
+        assert_eq!(index.at(slot).span(), Span { min: 7, max: 8 }, "those before it were retired");
         index.retain_topics(&|topic| topic != 1);
         assert!(index.get(key).is_none());
         let old = slot;
@@ -301,8 +361,24 @@ mod tests {
         assert_eq!(index.at(slot).accept(), 40);
         index.at(slot).restore(40, entry(1));
         index.at(slot).restore(41, entry(2));
+        index.at(slot).resume_at(50);
+        assert_eq!(index.at(slot).span(), Span { min: 40, max: 42 }, "it has messages, and knows better");
         index.at(slot).restore(0, entry(3));
         assert_eq!(index.at(slot).span(), Span { min: 0, max: 1 }, "found behind a forgotten topic's messages");
         assert_eq!(index.at(slot).accept(), 1);
+    }
+
+    #[test]
+    fn a_queue_of_the_newest_run_goes_on_behind_it() {
+        let mut index = Index::new(1);
+        let key = QueueKey { topic: 1, queue: 0 };
+        index.restore(key, 12);
+        index.set_cold(500);
+        let slot = index.slot(key);
+        assert_eq!(index.at(slot).span(), Span { min: 0, max: 12 });
+        index.at(slot).resume_at(90);
+        index.at(slot).restore(12, entry(600));
+        assert_eq!(index.at(slot).span(), Span { min: 0, max: 13 });
+        assert_eq!(index.at(slot).accept(), 13);
     }
 }

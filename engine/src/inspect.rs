@@ -14,7 +14,7 @@ use crate::format::{
 };
 use crate::io::{Fault, Handle, Op, Outcome};
 use crate::kernel::list;
-use crate::limits::{BATCH_BYTES_MAX, Flush, INFLIGHT_BATCHES, LogConfig, SEGMENT_BYTES};
+use crate::limits::{BATCH_BYTES_MAX, Flush, INFLIGHT_BATCHES, LogConfig, SEGMENT_BYTES, STRETCH_BYTES};
 use crate::recover::{Next, OpenError, Recovery};
 use crate::segment::name;
 use bytes::Bytes;
@@ -369,10 +369,14 @@ impl Inspector {
             if let Ok(Outcome::Read(bytes)) = &outcome {
                 walk.tell(Sight::Read(bytes.len() as u64));
             }
-            let next = recovery.on_done(outcome, &mut |batch| {
+            let mut take = |batch: Batch<'_>| {
                 let piece = self.holding(batch.header.base).expect("it was read from there");
                 walk.take(batch, piece);
-            });
+            };
+            let mut next = recovery.on_done(outcome, &mut take);
+            if matches!(next, Ok(Next::Ready)) {
+                next = recovery.begin(None, 0, &[], &mut take);
+            }
             for (byte, what) in std::mem::take(&mut walk.holes) {
                 if walk.damage(self, byte, what).is_break() {
                     return Run::Stopped;
@@ -386,6 +390,7 @@ impl Inspector {
             }
             match next {
                 Ok(Next::Do(next)) => op = next,
+                Ok(Next::Ready) => unreachable!("it has begun"),
                 Ok(Next::Finished(found)) => return Run::Ended(found.end.head),
                 Err(OpenError::Inside { byte, durable, .. }) => {
                     let what = format!("the log breaks off, and everything below log byte {durable} was acknowledged");
@@ -715,6 +720,7 @@ impl View<'_> {
             segment_bytes: *SEGMENT_BYTES.start(),
             batch_bytes: BATCH_BYTES_MAX,
             inflight_batches: *INFLIGHT_BATCHES.end(),
+            stretch_bytes: *STRETCH_BYTES.end(),
             flush: Flush::Sync,
             memory: Region::new(1, BLOCK_BYTES as usize).expect("one page"),
             prepare_bytes: 0,
@@ -968,7 +974,13 @@ mod tests {
         let mut recovery = Recovery::new(&view.config());
         let mut op = recovery.first();
         let error = loop {
-            match recovery.on_done(view.answer(op), &mut |batch| panic!("{:?} does not come first", batch.header)) {
+            let mut refuse = |batch: Batch<'_>| panic!("{:?} does not come first", batch.header);
+            let next = match recovery.on_done(view.answer(op), &mut refuse) {
+                Ok(Next::Ready) => recovery.begin(None, 0, &[], &mut refuse),
+                next => next,
+            };
+            match next {
+                Ok(Next::Ready) => unreachable!("it has begun"),
                 Ok(Next::Do(next)) => op = next,
                 Ok(Next::Finished(found)) => panic!("{found:?}"),
                 Err(error) => break error,

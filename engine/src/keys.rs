@@ -1,13 +1,10 @@
-//! Which messages carry a key: hashes and log bytes, in sorted blocks, newest last.
+//! Which of the newest messages carry a key: hashes and log bytes, in sorted blocks, newest last. A block
+//! never spans two stretches, so that a run is a merge of whole blocks; what is older is in the runs.
 
 use std::collections::VecDeque;
 
 /// Entries of one block: sorting one takes about a quarter of a millisecond.
 const BLOCK_ENTRIES: usize = 8192;
-
-/// Most entries kept, 16 bytes each: the newest 16 Mi. Older keys are found by reading only (none are lost:
-/// the messages stay where they are).
-const ENTRIES_MAX: usize = 16 << 20;
 
 /// Hashes of keys, with the log bytes of the messages that carry them.
 #[derive(Debug, Default)]
@@ -29,13 +26,27 @@ impl KeyIndex {
     pub fn push(&mut self, hash: u64, byte: u64) {
         self.newest.push((hash, byte));
         if self.newest.len() == BLOCK_ENTRIES {
-            let mut entries = std::mem::replace(&mut self.newest, Vec::with_capacity(BLOCK_ENTRIES)).into_boxed_slice();
-            entries.sort_unstable();
-            self.full.push_back(Block { entries, last: byte });
-            if self.full.len() * BLOCK_ENTRIES > ENTRIES_MAX {
-                self.full.pop_front();
-            }
+            self.seal();
         }
+    }
+
+    /// Ends the newest block: a stretch ends here.
+    pub fn seal(&mut self) {
+        let Some(&(_, last)) = self.newest.last() else { return };
+        let capacity = self.newest.capacity();
+        let mut entries = std::mem::replace(&mut self.newest, Vec::with_capacity(capacity)).into_boxed_slice();
+        entries.sort_unstable();
+        self.full.push_back(Block { entries, last });
+    }
+
+    /// How many blocks have what lies below a log byte, at which a stretch ended.
+    pub fn blocks_below(&self, byte: u64) -> usize {
+        self.full.iter().take_while(|block| block.last < byte).count()
+    }
+
+    /// One of those blocks: sorted by hash, then by byte.
+    pub fn block(&self, index: usize) -> &[(u64, u64)] {
+        &self.full[index].entries
     }
 
     /// Log bytes of the messages with this hash at or above `floor`, newest first, at most `count`.
@@ -50,7 +61,7 @@ impl KeyIndex {
         newest.chain(older).take_while(|byte| *byte >= floor).take(count).collect()
     }
 
-    /// Forgets blocks that lie below a log byte as a whole.
+    /// Forgets blocks that lie below a log byte as a whole: a run has them.
     pub fn drop_below(&mut self, floor: u64) {
         while self.full.front().is_some_and(|block| block.last < floor) {
             self.full.pop_front();
@@ -76,5 +87,12 @@ mod tests {
         assert!(keys.find(1000, 0, 64).is_empty());
         keys.drop_below(2 * BLOCK_ENTRIES as u64);
         assert_eq!(keys.find(7, 0, 64).len(), 8, "two blocks are gone");
+        assert_eq!(keys.blocks_below(u64::MAX), 1);
+        keys.seal();
+        keys.seal();
+        keys.push(7, u64::MAX - 1);
+        assert_eq!(keys.find(7, 0, 64).len(), 9);
+        assert_eq!(keys.blocks_below(u64::MAX), 2, "what came after the seal is of the next stretch");
+        assert_eq!((keys.block(0).len(), keys.block(1).len()), (BLOCK_ENTRIES, 10));
     }
 }

@@ -1,6 +1,8 @@
 //! RingMQ's storage: bytes, offsets, logs, the ring. No network protocol, no async.
 
+mod blocks;
 pub mod buffer;
+mod checkpoint;
 mod derived;
 pub mod error;
 mod facts;
@@ -16,13 +18,19 @@ mod log;
 pub mod message;
 pub mod partition;
 mod recover;
+mod restore;
 pub mod ring;
+mod runs;
+mod scribe;
 mod segment;
 pub mod sim;
+mod stretch;
 mod tail;
 mod timers;
 pub mod wake;
+mod writing;
 
 pub use index::Span;
 pub use loads::LoadId;
 pub use log::{Counts, Ticket};
+pub use runs::KeySearch;

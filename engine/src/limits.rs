@@ -42,6 +42,23 @@ pub const LOADS_MAX: usize = 16;
 /// Bytes that a cold read fetches ahead: 256 KiB.
 pub const LOAD_BYTES: u32 = 256 << 10;
 
+/// Smallest and largest stretch of log that becomes one run: 64 KiB; 128 MiB, so that a run is removed at once.
+pub const STRETCH_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=128 << 20;
+
+/// Stretches of log that wait for their runs, beyond which no message is taken. 4: what is in memory of the
+/// index is at most that of six stretches, with the one that grows and the one whose run was just written.
+pub const STRETCHES_MAX: usize = 4;
+
+/// Blocks of runs kept in memory, in one partition: 1024, 4 MiB.
+pub const RUN_BLOCKS_MAX: usize = 1024;
+
+/// Runs whose files are open at once, in one partition. A binary search over 2^48 bytes of log in the smallest
+/// stretches looks at 32.
+pub const RUNS_OPEN_MAX: usize = 64;
+
+/// Reads of runs under way at once, in one partition.
+pub const RUN_READS_MAX: usize = 16;
+
 /// A log that is idle this long names its final watermark in an empty batch. Milliseconds.
 pub const IDLE_MS: u64 = 20;
 
@@ -91,6 +108,8 @@ pub struct LogConfig {
     pub prepare_bytes: u64,
     /// Bytes a second of zero-filling beside a busy log.
     pub prepare_rate: u64,
+    /// Bytes of log whose index is in memory before it becomes a run, in [`STRETCH_BYTES`].
+    pub stretch_bytes: u64,
     /// Age at which a sealed segment is retired. Milliseconds.
     pub retention_ms: u64,
     /// Bytes of log beyond which the oldest segment is retired.
@@ -121,6 +140,7 @@ impl LogConfig {
         within("batch_bytes", self.batch_bytes.into(), wanted.0, wanted.1)?;
         let inflight = (u64::from(*INFLIGHT_BATCHES.start()), u64::from(*INFLIGHT_BATCHES.end()));
         within("inflight_batches", self.inflight_batches.into(), inflight.0, inflight.1)?;
+        within("stretch_bytes", self.stretch_bytes, *STRETCH_BYTES.start(), *STRETCH_BYTES.end())?;
         if let Flush::Async { interval_ms } = self.flush {
             within("flush_interval_ms", interval_ms, 1, 60_000)?;
         }

@@ -40,6 +40,10 @@ pub struct Promise {
     pub shows: Vec<(Slot, u64, Entry)>,
     /// Keys that become findable: hash and log byte.
     pub keys: Vec<(u64, u64)>,
+    /// The log byte where the batch begins, and the log at its end.
+    pub base: u64,
+    /// See `base`.
+    pub end: End,
 }
 
 impl Promise {
@@ -107,7 +111,7 @@ pub enum Want {
 }
 
 /// Where recovery found the log's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct End {
     /// The log byte behind the last intact batch.
     pub head: u64,
@@ -519,7 +523,7 @@ impl Log {
     }
 
     fn close(&mut self, now_ms: u64) {
-        let building = self.building.take().expect("a batch is being built");
+        let mut building = self.building.take().expect("a batch is being built");
         let chunk = self.chunk.as_mut().expect("a batch lies in a chunk");
         let header = BatchHeader {
             partition: self.partition,
@@ -541,6 +545,8 @@ impl Log {
         let bytes = chunk.split_to(total);
         self.tail.push(building.base, bytes.slice(building.prefix..end_at));
         self.head = header.end();
+        building.promise.base = building.base;
+        building.promise.end = End { head: self.head, chain: self.chain, epoch: self.epoch };
         self.named = self.named.max(header.durable);
         let from = building.base - building.prefix as u64;
         self.flights.push_back(Flight {
@@ -570,6 +576,7 @@ mod tests {
             segment_bytes: 16 << 20,
             batch_bytes: 1 << 20,
             inflight_batches: 2,
+            stretch_bytes: 64 << 20,
             flush: Flush::Sync,
             memory: Region::new(2, 1 << 20).unwrap(),
             prepare_bytes: 0,

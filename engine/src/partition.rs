@@ -2,31 +2,32 @@
 //! (Partition::on_done), [`on_turn`](Partition::on_turn), appends), things to do come out
 //! ([`effects`](Partition::effects)). It never waits, reads a clock or opens a file.
 
+use crate::checkpoint::Checkpoint;
 use crate::derived::{Derived, OWN_PREFIX};
 use crate::error::AppendError;
 use crate::facts;
 use crate::format::{Kind, Position, QueueKey};
 use crate::index::Entry;
-use crate::io::{Fault, Handle, Op, Outcome};
+use crate::io::{Fault, Op, Outcome};
 use crate::limits::{BATCH_BYTES_MAX, FACT_BYTES_MAX, LogConfig, NOTES_INTERVAL_MS, RECORD_BYTES_MAX};
 use crate::loads::{LoadId, Loads};
 use crate::log::{Counts, End, Log, Promise, Ticket, Want};
 use crate::message::{Draft, Stored};
-use crate::recover::{Found, Next, OpenError, Recovery};
 use crate::segment::{Chore, Segments};
 use crate::timers::Timer;
 use std::collections::VecDeque;
 use std::io;
 
 mod delivery;
+mod opening;
 mod reading;
+mod settling;
 mod snapshot;
 
+use opening::Opening;
 pub use reading::{Pull, PullLimits};
 use snapshot::Snapshot;
 
-/// A log that failed is recovered this long after its last operation came back. Milliseconds.
-const REOPEN_MS: u64 = 1000;
 /// What could not be done for want of room, or of a disk that reads, is tried again after this long. Milliseconds.
 const RETRY_MS: u64 = 100;
 /// Bytes of facts written in one record, and in one turn of a snapshot.
@@ -69,6 +70,10 @@ pub struct Stats {
     pub durable: u64,
     /// Queues with messages.
     pub queues: u64,
+    /// Sorted runs, and their bytes.
+    pub runs: (u64, u64),
+    /// A start after a crash takes everything below this log byte from the checkpoint and the runs.
+    pub checkpointed: u64,
     /// Delayed messages that wait.
     pub delayed: u64,
     /// When the oldest segment's newest batch was closed, ms since 1970; 0 if unknown.
@@ -85,8 +90,7 @@ pub struct Stats {
 
 #[derive(Debug)]
 enum State {
-    /// What is found is not shown before it is complete.
-    Opening(Box<Recovery>, Box<Derived>),
+    Opening(Box<Opening>),
     /// The log's end is known; what was found is being made durable, and the new epoch announced.
     Starting {
         announced: bool,
@@ -128,6 +132,17 @@ pub struct Partition {
     /// Marks of deliveries that are not durable yet, each with the log byte of the delayed message.
     delivering: VecDeque<(u64, u64)>,
     delayed_offset: u64,
+    /// The checkpoint that is being written, and the log byte up to which there is one.
+    checkpoint: Option<Checkpoint>,
+    checkpointed: u64,
+    checkpoint_bytes: u64,
+    checkpoint_at_ms: u64,
+    /// A failure was reported, and none was written since.
+    checkpoint_failed: bool,
+    /// A segment would be retired if the checkpoint were newer.
+    retirement_waits: bool,
+    /// What is derived is damaged: the next opening makes it again.
+    distrust: bool,
     effects: Vec<Effect>,
     kept: Vec<Promise>,
     wants: Vec<Want>,
@@ -143,6 +158,8 @@ mod purpose {
     pub const RECOVER: u64 = 4;
     pub const START: u64 = 5;
     pub const CLOSE: u64 = 6;
+    pub const RUN: u64 = 7;
+    pub const CHECKPOINT: u64 = 8;
     pub const SHIFT: u32 = 36;
 }
 
@@ -156,13 +173,13 @@ impl Partition {
     /// A partition that starts to read its directory. `Err` names the setting that is out of range.
     pub fn new(config: LogConfig) -> Result<Partition, String> {
         config.check()?;
-        let nowhere = End { head: 0, chain: 0, epoch: 0 };
+        let nowhere = End::default();
         let mut partition = Partition {
             state: State::Waiting { until_ms: 0 },
             opened_once: false,
             segments: Segments::new(&config, true, VecDeque::new(), Vec::new()),
             log: Log::new(&config, nowhere),
-            derived: Derived::new(config.seed),
+            derived: Derived::new(&config, nowhere, true),
             loads: Loads::default(),
             snapshot: None,
             snapshot_ending: None,
@@ -174,6 +191,13 @@ impl Partition {
             deliver_again_ms: 0,
             delivering: VecDeque::new(),
             delayed_offset: 0,
+            checkpoint: None,
+            checkpointed: 0,
+            checkpoint_bytes: 0,
+            checkpoint_at_ms: 0,
+            checkpoint_failed: false,
+            retirement_waits: false,
+            distrust: false,
             effects: Vec::new(),
             kept: Vec::new(),
             wants: Vec::new(),
@@ -196,8 +220,8 @@ impl Partition {
 
     /// Bytes of log read at the opening under way, and bytes there are.
     pub fn progress(&self) -> Option<(u64, u64)> {
-        let State::Opening(recovery, _) = &self.state else { return None };
-        Some(recovery.progress())
+        let State::Opening(opening) = &self.state else { return None };
+        Some(opening.progress())
     }
 
     /// Why an opening that has read everything does not end: a segment that the log needs cannot be made.
@@ -344,6 +368,8 @@ impl Partition {
             written: self.log.written(),
             durable: self.log.durable(),
             queues: self.derived.index.len() as u64,
+            runs: self.derived.runs.size(),
+            checkpointed: self.checkpointed,
             delayed: self.derived.timers.len() as u64,
             oldest_ms: self.segments.live().front().map_or(0, |segment| segment.newest_ms),
             available: self.segments.available().unwrap_or(0),
@@ -389,6 +415,14 @@ impl Partition {
                 }
             }
             purpose::CLOSE => {}
+            // Nobody goes on with files that are derived.
+            purpose::RUN | purpose::CHECKPOINT if matches!(self.state, State::Shut | State::Broken) => {}
+            purpose::RUN => {
+                let told = self.working().on_done(number, outcome, now_ms);
+                self.effects.extend(told.map(|(load, result)| Effect::Loaded(load, result)));
+                self.want_runs();
+            }
+            purpose::CHECKPOINT => self.on_checkpoint(outcome, now_ms),
             other => unreachable!("no operation was for {other}"),
         }
     }
@@ -399,7 +433,8 @@ impl Partition {
             self.close();
         }
         match self.state {
-            State::Opening(..) | State::Shut | State::Broken => return,
+            State::Shut | State::Broken => return,
+            State::Opening(_) => return self.go_on_opening(now_ms),
             State::Failing => return self.reopen_when_quiet(now_ms),
             State::Waiting { until_ms } => {
                 if now_ms >= until_ms {
@@ -430,6 +465,7 @@ impl Partition {
                     self.write_notes(now_ms);
                 }
                 self.snapshot(now_ms);
+                self.settle(now_ms);
                 self.retire(now_ms);
             }
             State::Shutting => {
@@ -467,7 +503,8 @@ impl Partition {
     /// When [`on_turn`](Partition::on_turn) has something to do even if nothing happens, ms since 1970.
     pub fn deadline_ms(&self) -> u64 {
         match self.state {
-            State::Opening(..) | State::Shut | State::Broken | State::Failing => return u64::MAX,
+            State::Opening(_) => return self.opening_deadline_ms(),
+            State::Shut | State::Broken | State::Failing => return u64::MAX,
             State::Waiting { until_ms } => return until_ms,
             State::Starting { .. } | State::Open | State::Shutting => {}
         }
@@ -481,6 +518,7 @@ impl Partition {
         if matches!(self.state, State::Shutting) {
             return deadline;
         }
+        deadline = deadline.min(self.settle_deadline_ms());
         let deliverable = |timer: &Timer| self.delivery.is_none() && timer.byte < self.log.written();
         if let Some(timer) = self.derived.timers.first().filter(deliverable) {
             deadline = deadline.min(timer.due_ms.max(self.deliver_again_ms));
@@ -496,7 +534,7 @@ impl Partition {
     fn check_open(&self) -> Result<(), AppendError> {
         match self.state {
             State::Open => Ok(()),
-            State::Opening(..) | State::Starting { .. } | State::Waiting { .. } => Err(AppendError::Opening),
+            State::Opening(_) | State::Starting { .. } | State::Waiting { .. } => Err(AppendError::Opening),
             State::Shutting | State::Shut => Err(AppendError::Closed(io::ErrorKind::Interrupted)),
             State::Failing | State::Broken => {
                 Err(AppendError::Closed(self.log.failed().map_or(io::ErrorKind::InvalidData, Fault::kind)))
@@ -507,6 +545,10 @@ impl Partition {
     /// Whether a message of this length may come in from outside.
     fn check_room(&self, length: usize) -> Result<(), AppendError> {
         self.check_open()?;
+        if self.derived.stretches.is_full() {
+            // Runs cannot be written fast enough, or not at all.
+            return Err(AppendError::Busy);
+        }
         if length > RECORD_BYTES_MAX as usize {
             return Err(AppendError::TooLarge { bytes: length as u64, bytes_max: RECORD_BYTES_MAX.into() });
         }
@@ -554,6 +596,8 @@ impl Partition {
 
     /// Makes true what a batch promised.
     fn keep(&mut self, promise: Promise) {
+        let segment_end = self.segments.holding(promise.base).map_or(u64::MAX, |segment| segment.end());
+        self.derived.enter(promise.base, segment_end);
         let mut last = None;
         for &(slot, offset, entry) in &promise.shows {
             // A topic may have been forgotten while its messages were on their way.
@@ -567,6 +611,7 @@ impl Partition {
         for &(hash, byte) in &promise.keys {
             self.derived.keys.push(hash, byte);
         }
+        self.derived.leave(promise.end, promise.shows.len() as u64, promise.keys.len() as u64);
         self.effects.extend(promise.tickets.iter().map(|ticket| Effect::Stored(*ticket, Ok(()))));
         self.log.recycle(promise);
     }
@@ -598,7 +643,8 @@ impl Partition {
         let old = newest_ms.saturating_add(self.config.retention_ms) < now_ms;
         let due = old || content > self.config.retention_bytes || scarce;
         let free = self.derived.snapshot.is_some_and(|snapshot| snapshot >= end) && self.log.durable() >= end;
-        if !due || !free || self.loads.reads_below(end) {
+        self.retirement_waits = due && free && self.checkpointed < end;
+        if !due || !free || self.retirement_waits || self.loads.reads_below(end) {
             return;
         }
         // A delayed message is needed until it is delivered, and that is durable.
@@ -609,8 +655,7 @@ impl Partition {
         let mut chores = std::mem::take(&mut self.chores);
         if self.segments.retire_oldest(&mut chores) {
             let floor = self.floor();
-            self.derived.index.set_floor(floor);
-            self.derived.keys.drop_below(floor);
+            self.derived.runs.retire(floor);
             self.loads.drop_below(floor);
         }
         self.chores = chores;
@@ -619,110 +664,6 @@ impl Partition {
 
     fn floor(&self) -> u64 {
         self.segments.live().front().map_or(0, |segment| segment.base)
-    }
-
-    // -- opening and closing ------------------------------------------------------------------
-
-    fn recover(&mut self) {
-        let recovery = Recovery::new(&self.config);
-        self.effects.push(Effect::Io { local: local(purpose::RECOVER, 0), op: recovery.first() });
-        // Only the facts stay readable meanwhile, and those noted are not forgotten.
-        let facts = std::mem::take(&mut self.derived.facts);
-        self.derived = Derived { facts, ..Derived::new(self.config.seed) };
-        self.state = State::Opening(Box::new(recovery), Box::new(Derived::new(self.config.seed)));
-    }
-
-    fn on_recovered(&mut self, outcome: Result<Outcome, Fault>, now_ms: u64) {
-        // A shut-down in between leaves the files to the end of the process.
-        let State::Opening(recovery, derived) = &mut self.state else { return };
-        let config = &self.config;
-        match recovery.on_done(outcome, &mut |batch| derived.apply(batch, config)) {
-            Ok(Next::Do(op)) => self.effects.push(Effect::Io { local: local(purpose::RECOVER, 0), op }),
-            Ok(Next::Finished(found)) => {
-                let derived = std::mem::replace(&mut **derived, Derived::new(0));
-                self.start(found, derived);
-            }
-            Err(error) => {
-                let handles = recovery.handles();
-                self.close_files(handles);
-                tracing::error!(partition = self.config.partition, "{error}");
-                let again = self.opened_once && matches!(error, OpenError::Io { .. });
-                self.state = if again { State::Waiting { until_ms: now_ms + REOPEN_MS } } else { State::Broken };
-                self.effects.push(Effect::Closed(error.to_string()));
-            }
-        }
-    }
-
-    /// The log's end is known. Nothing is promised before what was found is durable and the new epoch is.
-    fn start(&mut self, found: Found, derived: Derived) {
-        self.log = Log::new(&self.config, found.end);
-        self.snapshot = None;
-        self.snapshot_ending = None;
-        self.delivering.clear();
-        let mut facts = std::mem::replace(&mut self.derived, derived).facts;
-        let upto = found.live.partition_point(|segment| segment.base <= found.end.head);
-        // All that may have been in the kernel at the end, or waited for a sync.
-        let touched = found.live.iter().take(upto).filter(|segment| segment.end() > found.durable);
-        let touched: Vec<Handle> = touched.map(|segment| segment.handle).collect();
-        self.snapshot_segment = if self.derived.snapshot.is_some() || upto < 2 {
-            found.live.get(upto.wrapping_sub(1)).map_or(0, |segment| segment.base)
-        } else {
-            0
-        };
-        let syncs = touched.iter().enumerate();
-        self.effects.extend(syncs.map(|(number, file)| Effect::Io {
-            local: local(purpose::START, number as u64),
-            op: Op::Sync { file: *file },
-        }));
-        self.starts = touched.len();
-        self.state = State::Starting { announced: false };
-        self.segments = Segments::new(&self.config, found.direct, found.live, found.spares);
-        let floor = self.floor();
-        self.derived.index.set_floor(floor);
-        // What was noted before a failure and is not in the log is not forgotten.
-        let mut noted = Vec::new();
-        facts.take_noted(&mut noted, usize::MAX);
-        self.notes.push_back((u64::MAX, noted));
-        for (_, payload) in std::mem::take(&mut self.notes).into_iter().filter(|(byte, _)| *byte >= found.end.head) {
-            for (key, value) in facts::decode(&payload) {
-                if let Some(value) = value {
-                    self.derived.facts.note(key, value);
-                }
-            }
-        }
-    }
-
-    /// A write failed: everybody who waits is told.
-    fn close(&mut self) {
-        let fault = self.log.failed().expect("the caller looked");
-        tracing::error!(partition = self.config.partition, %fault, "a write or a sync failed: the log is closed until it is recovered");
-        let broken = AppendError::Closed(fault.kind());
-        for promise in self.log.take_broken() {
-            self.effects.extend(promise.tickets.iter().map(|ticket| Effect::Stored(*ticket, Err(broken))));
-        }
-        self.effects.push(Effect::Closed(format!("a write or a sync failed: {fault}")));
-        if matches!(self.state, State::Shutting) {
-            // It was about to end anyway: the next start recovers it.
-            self.effects.push(Effect::Shut);
-            self.state = State::Shut;
-        } else {
-            self.state = State::Failing;
-        }
-    }
-
-    fn reopen_when_quiet(&mut self, now_ms: u64) {
-        if self.log.is_busy() || self.segments.is_busy() || self.loads.is_busy() || self.starts > 0 {
-            return;
-        }
-        let handles: Vec<Handle> = self.segments.handles().collect();
-        self.close_files(handles);
-        self.state = State::Waiting { until_ms: now_ms + REOPEN_MS };
-    }
-
-    fn close_files(&mut self, handles: Vec<Handle>) {
-        let ops =
-            handles.into_iter().map(|handle| Effect::Io { local: local(purpose::CLOSE, 0), op: Op::Close { handle } });
-        self.effects.extend(ops);
     }
 
     fn want_chores(&mut self) {

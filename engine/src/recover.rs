@@ -109,6 +109,8 @@ pub struct Found {
 pub enum Next {
     /// This done; then [`Recovery::on_done`].
     Do(Op),
+    /// All files are known and the segments are open: to be told where to begin, by [`Recovery::begin`].
+    Ready,
     /// Nothing more: here is what there is.
     Finished(Found),
 }
@@ -121,6 +123,7 @@ enum Stage {
     Open { index: usize },
     Head { index: usize, handle: Handle },
     Remove { index: usize },
+    Ready,
     Scan,
     Search,
 }
@@ -237,6 +240,7 @@ impl Recovery {
                 let path = match stage {
                     Stage::Create | Stage::Settle | Stage::List => self.directory.clone(),
                     Stage::Open { index } | Stage::Head { index, .. } | Stage::Remove { index } => self.path(*index),
+                    Stage::Ready => unreachable!("nothing was asked for"),
                     Stage::Scan => self.segment_path(self.window.from),
                     Stage::Search => self.segment_path(self.head),
                 };
@@ -255,7 +259,7 @@ impl Recovery {
             }
             (Stage::List, Ok(Outcome::Names(files))) => {
                 self.files = files;
-                self.after_file(0, batch)
+                Ok(self.after_file(0))
             }
             (Stage::Open { index }, Ok(Outcome::Opened(handle))) => {
                 let index = *index;
@@ -264,15 +268,15 @@ impl Recovery {
                     return Ok(Next::Do(Op::Read { file: handle, at: 0, length: SEGMENT_HEADER_BYTES as u32 }));
                 }
                 self.spares.push((self.path(index), handle, self.files[index].1));
-                self.after_file(index + 1, batch)
+                Ok(self.after_file(index + 1))
             }
             (Stage::Head { index, handle }, Ok(Outcome::Read(block))) => {
                 let (index, handle) = (*index, *handle);
                 let segment = self.check_segment(index, handle, &block)?;
                 self.live.push_back(segment);
-                self.after_file(index + 1, batch)
+                Ok(self.after_file(index + 1))
             }
-            (Stage::Remove { index }, _) => self.after_file(index + 1, batch),
+            (Stage::Remove { index }, _) => Ok(self.after_file(index + 1)),
             (Stage::Scan, Ok(Outcome::Read(bytes))) => {
                 self.take(&bytes)?;
                 self.scan(batch)
@@ -286,20 +290,66 @@ impl Recovery {
     }
 
     /// Opens the next file of interest, or starts to scan when there is none.
-    fn after_file(&mut self, mut index: usize, batch: &mut dyn FnMut(Batch<'_>)) -> Result<Next, OpenError> {
+    fn after_file(&mut self, mut index: usize) -> Next {
         while let Some((file, _)) = self.files.get(index) {
             if file == "next" {
                 self.stage = Stage::Remove { index };
-                return Ok(Next::Do(Op::Remove { path: self.path(index) }));
+                return Next::Do(Op::Remove { path: self.path(index) });
             }
             if file.starts_with("spare-") || self.base(index).is_some() {
-                return Ok(self.open(index));
+                return self.open(index);
             }
             index += 1;
         }
-        self.head = self.live.front().map_or(0, |segment| segment.base + SEGMENT_HEADER_BYTES);
+        self.stage = Stage::Ready;
+        Next::Ready
+    }
+
+    /// After [`Next::Ready`]: follows the chain from `known` on, or from the oldest segment's beginning.
+    /// `durable`: what lies below this log byte was durable. `times`: when each segment was written last, by the
+    /// log byte where it begins.
+    pub fn begin(
+        &mut self,
+        known: Option<End>,
+        durable: u64,
+        times: &[(u64, u64)],
+        batch: &mut dyn FnMut(Batch<'_>),
+    ) -> Result<Next, OpenError> {
         self.stage = Stage::Scan;
+        self.head = self.live.front().map_or(0, |segment| segment.base + SEGMENT_HEADER_BYTES);
+        if let Some(End { head, chain, epoch }) = known {
+            self.durable = durable;
+            if self.holding(head.saturating_sub(1)).is_none() {
+                return Err(OpenError::Inside { path: self.segment_path(head), byte: head, durable });
+            }
+            (self.head, self.chain, self.epoch) = (head, Some(chain), epoch);
+            for segment in self.live.iter_mut().filter(|segment| segment.base < head) {
+                let time = times.iter().find(|(base, _)| *base == segment.base);
+                segment.newest_ms = time.map_or(0, |(_, newest_ms)| *newest_ms);
+                segment.zeroed_to = segment.end().min(head);
+            }
+        }
         self.scan(batch)
+    }
+
+    /// Every file of the directory: name and length, sorted by name.
+    pub fn files(&self) -> &[(String, u64)] {
+        &self.files
+    }
+
+    /// Files are opened past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// The segments: where each begins and ends in the log.
+    pub fn segments(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.live.iter().map(|segment| (segment.base, segment.end()))
+    }
+
+    /// What lies below this log byte was durable, as far as is known.
+    pub fn durable(&self) -> u64 {
+        self.durable
     }
 
     fn open(&mut self, index: usize) -> Next {
@@ -420,6 +470,11 @@ impl Recovery {
             }
             self.searches.pop_front();
             self.window = Window::default();
+        }
+        if self.durable > self.head {
+            // The checkpoint was told so.
+            let durable = self.durable;
+            return Err(OpenError::Inside { path: self.segment_path(self.head), byte: self.head, durable });
         }
         let end = End { head: self.head, chain: self.chain.unwrap_or(0), epoch: self.epoch };
         let (live, spares) = (std::mem::take(&mut self.live), std::mem::take(&mut self.spares));

@@ -218,6 +218,11 @@ impl Segments {
         making || retiring || self.zeroing.is_some() || self.asking || self.shrinking
     }
 
+    /// Whether a segment is being retired: after a crash it may still be there.
+    pub fn is_retiring(&self) -> bool {
+        !matches!(self.retiring, Retiring::Rest)
+    }
+
     /// Bytes available to us on the file system, once known.
     pub fn available(&self) -> Option<u64> {
         self.available

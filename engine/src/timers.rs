@@ -45,6 +45,11 @@ impl Timers {
         self.by_time.first().copied()
     }
 
+    /// Those whose payloads are at log bytes from `from` on, below `to`.
+    pub fn between(&self, from: u64, to: u64) -> impl Iterator<Item = Timer> {
+        self.by_byte.range(from..to.max(from)).map(|(_, timer)| *timer)
+    }
+
     /// The lowest log byte that is still needed.
     pub fn lowest_byte(&self) -> Option<u64> {
         self.by_byte.first_key_value().map(|(byte, _)| *byte)
@@ -67,6 +72,7 @@ mod tests {
             timers.insert(Timer { due_ms, byte, length: 1 });
         }
         assert_eq!(timers.lowest_byte(), Some(1));
+        assert!(timers.between(2, 4).map(|timer| timer.byte).eq([2, 3]) && timers.between(5, 2).count() == 0);
         let mut order = Vec::new();
         while let Some(timer) = timers.first() {
             order.push(timer.byte);

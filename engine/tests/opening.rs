@@ -34,6 +34,7 @@ fn a_new_log_on_a_full_disk_says_so_until_there_is_room() {
         segment_bytes: 16 << 20,
         batch_bytes: 1 << 20,
         inflight_batches: 4,
+        stretch_bytes: 64 << 20,
         flush: Flush::Sync,
         memory: Region::new(64, 1 << 20).unwrap(),
         prepare_bytes: 0,

@@ -3,10 +3,11 @@
 
 use super::{Effect, Partition, RETRY_MS, State, local, purpose};
 use crate::format::{BLOCK_BYTES, Kind, Position, QueueKey, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES};
-use crate::index::Span;
+use crate::index::{Entry, Span};
 use crate::io::{Fault, Op, Outcome};
 use crate::limits::LOAD_BYTES;
 use crate::loads::{LoadId, Loads};
+use crate::runs::{KeySearch, Located, Miss};
 use crate::tail::Tail;
 use bytes::Bytes;
 
@@ -75,9 +76,31 @@ impl Partition {
         let mut bytes = 0;
         let mut next = offset;
         let stop = span.max.min(offset + u64::from(limits.scan.max(1)));
-        let mut cold = None;
+        let (mut cold, mut cursor) = (None, None);
         while next < stop && messages.len() < limits.messages as usize {
-            let entry = queue.entry(next).expect("within the span");
+            let entry = match queue.entry(next) {
+                Some(entry) => entry,
+                None => match self.derived.runs.locate(key, next, &mut cursor) {
+                    Ok(Some(Located::At(entry))) => entry,
+                    // What was looked at already is an answer.
+                    _ if next > offset => break,
+                    Ok(Some(Located::Gone(first))) => {
+                        queue.raise_min(first);
+                        return (Pull::OutOfRange, queue.span());
+                    }
+                    Ok(None) => {
+                        queue.forget_runs();
+                        return (Pull::OutOfRange, queue.span());
+                    }
+                    Err(Miss::Loading(load)) => {
+                        self.want_runs();
+                        return (Pull::Loading(load), span);
+                    }
+                    Err(Miss::Damaged(from)) => {
+                        return (Pull::Damaged(Position::pack(self.config.partition, from)), span);
+                    }
+                },
+            };
             if wants(i64::from(entry.tag_hash)) {
                 if !messages.is_empty() && bytes + entry.length as usize > limits.bytes as usize {
                     break;
@@ -100,6 +123,7 @@ impl Partition {
             }
             next += 1;
         }
+        self.want_runs();
         if let Some(entry) = cold {
             return match self.load(entry.byte, entry.length) {
                 Some(load) => (Pull::Loading(load), span),
@@ -128,7 +152,7 @@ impl Partition {
         let Some(header) = RecordHeader::decode(&header).filter(|header| header.kind == Kind::Message) else {
             return Ok(None);
         };
-        let entry = self.derived.index.get(header.queue).and_then(|queue| queue.entry(header.offset));
+        let entry = self.entry(header.queue, header.offset)?;
         if entry.is_none_or(|entry| entry.byte != byte || entry.length != header.length) {
             return Ok(None);
         }
@@ -139,12 +163,23 @@ impl Partition {
         }
     }
 
-    /// Positions of messages with a key's hash, newest first, at most `count`. Their times and keys are for
-    /// the caller to compare.
-    pub fn find(&mut self, hash: u64, count: usize) -> Vec<Position> {
-        let floor = self.floor();
-        let bytes = self.derived.keys.find(hash, floor, count);
-        bytes.into_iter().map(|byte| Position::pack(self.config.partition, byte)).collect()
+    /// Looks for messages with a key's hash, newest first: [`KeySearch::found`] gets their log bytes. Their times
+    /// and keys are for the caller to compare. `Err`: something is being read, ask again.
+    pub fn find(&mut self, search: &mut KeySearch) -> Result<(), LoadId> {
+        if !self.is_readable() {
+            return Ok(());
+        }
+        let settled = self.derived.settled.head;
+        search.newest(settled, |hash, count| self.derived.keys.find(hash, settled, count));
+        let found = self.derived.runs.find(search);
+        self.want_runs();
+        // The runs are about to be made again: what was found until here is an answer.
+        found.or_else(|miss| if let Miss::Loading(load) = miss { Err(load) } else { Ok(()) })
+    }
+
+    /// Where a message lies that [`find`](Partition::find) found.
+    pub fn position(&self, byte: u64) -> Position {
+        Position::pack(self.config.partition, byte)
     }
 
     /// The offsets of a queue's visible messages; `0..0` for one that never had any.
@@ -152,25 +187,50 @@ impl Partition {
         self.derived.index.get(queue).map_or(Span { min: 0, max: 0 }, |queue| queue.span())
     }
 
-    /// The first offset stored at or after `time_ms`; with `upper`, the last one stored at or before it.
-    pub fn offset_at(&mut self, queue: QueueKey, time_ms: u64, upper: bool) -> u64 {
-        let Some(queue) = self.derived.index.get(queue) else { return 0 };
-        if !upper {
-            return queue.first_at_or_after(time_ms);
+    /// The first offset stored at or after `time_ms`; with `upper`, the last one stored at or before it. `Err`:
+    /// something is being read, ask again.
+    pub fn offset_at(&mut self, queue: QueueKey, time_ms: u64, upper: bool) -> Result<u64, LoadId> {
+        let time_ms = if upper { time_ms.saturating_add(1) } else { time_ms };
+        let Span { min, max } = self.span(queue);
+        let (mut low, mut high) = (min, max);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            // What is gone is older than everything that is left.
+            let older = self.entry(queue, middle)?.is_none_or(|entry| entry.store_time_ms < time_ms);
+            if older { low = middle + 1 } else { high = middle }
         }
-        let behind = queue.first_at_or_after(time_ms.saturating_add(1));
-        behind.saturating_sub(1).max(queue.span().min)
+        Ok(if upper { low.saturating_sub(1).max(min) } else { low })
     }
 
-    /// Bytes of log accepted from the message at an offset on: how far back it lies.
-    pub fn bytes_behind(&mut self, queue: QueueKey, offset: u64) -> Option<u64> {
-        let entry = self.derived.index.get(queue)?.entry(offset)?;
-        Some(self.log.accepted() - entry.byte)
+    /// Bytes of log accepted from the message at an offset on: how far back it lies. `Err`: something is being
+    /// read, ask again.
+    pub fn bytes_behind(&mut self, queue: QueueKey, offset: u64) -> Result<Option<u64>, LoadId> {
+        Ok(self.entry(queue, offset)?.map(|entry| self.log.accepted() - entry.byte))
     }
 
-    /// When the message at an offset was stored, ms since 1970.
-    pub fn store_time(&mut self, queue: QueueKey, offset: u64) -> Option<u64> {
-        self.derived.index.get(queue)?.entry(offset).map(|entry| entry.store_time_ms)
+    /// When the message at an offset was stored, ms since 1970. `Err`: something is being read, ask again.
+    pub fn store_time(&mut self, queue: QueueKey, offset: u64) -> Result<Option<u64>, LoadId> {
+        Ok(self.entry(queue, offset)?.map(|entry| entry.store_time_ms))
+    }
+
+    /// Where the message at an offset lies. Nothing, if it is gone or does not exist yet, or if the run that
+    /// knows is damaged.
+    fn entry(&mut self, key: QueueKey, offset: u64) -> Result<Option<Entry>, LoadId> {
+        let Some(queue) = self.derived.index.get(key) else { return Ok(None) };
+        if let Some(entry) = queue.entry(offset) {
+            return Ok(Some(entry));
+        }
+        let Span { min, max } = queue.span();
+        if !(min..max).contains(&offset) || !self.is_readable() {
+            return Ok(None);
+        }
+        let located = self.derived.runs.locate(key, offset, &mut None);
+        self.want_runs();
+        match located {
+            Ok(Some(Located::At(entry))) => Ok(Some(entry)),
+            Ok(Some(Located::Gone(_)) | None) | Err(Miss::Damaged(_)) => Ok(None),
+            Err(Miss::Loading(load)) => Err(load),
+        }
     }
 
     /// Whether all that the index names may be shown: it is answerable, and its files are open.

@@ -30,6 +30,7 @@ impl Partition {
                 return;
             }
             let begin = self.log.record(Kind::SnapshotBegin, nobody, current, 0, |_, _| {});
+            self.derived.begun = Some((current, begin));
             let queues = self.derived.index.nexts().collect();
             self.snapshot = Some(Snapshot { begin, queues, after: None, facts_left: true, again_ms: now_ms });
             self.snapshot_segment = current;

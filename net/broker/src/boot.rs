@@ -482,6 +482,7 @@ impl Builder<'_> {
                 segment_bytes: config.number("log.segment_bytes"),
                 batch_bytes: u32::try_from(config.number("log.batch_bytes")).expect("the key's range fits"),
                 inflight_batches: u32::try_from(config.number("log.inflight_batches")).expect("the key's range fits"),
+                stretch_bytes: config.number("log.stretch_bytes"),
                 flush: match self.settings.flush {
                     Flush::Sync => LogFlush::Sync,
                     Flush::Async => LogFlush::Async { interval_ms: self.settings.flush_interval_ms },

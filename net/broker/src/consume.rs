@@ -162,7 +162,10 @@ impl Desk {
             }
             // A new group on a young queue begins at its beginning.
             let near = self.settings.memory_bytes / 100 * NEAR_PERCENT;
-            let behind = self.partitions[local].bytes_behind(key, 0);
+            let behind = match self.partitions[local].bytes_behind(key, 0) {
+                Ok(behind) => behind,
+                Err(load) => return self.wait_for(local, load, Cold::Request(call.to_request())),
+            };
             if asked.set_zero_if_not_found != Some(false) && behind.is_some_and(|bytes| bytes < near) {
                 return self.answer_offset(&call.reply, 0);
             }
@@ -204,7 +207,10 @@ impl Desk {
         let upper = asked.boundary.is_some_and(|boundary| boundary.eq_ignore_ascii_case("UPPER"));
         let time_ms = u64::try_from(asked.timestamp).unwrap_or(0);
         let offset = match self.queue_of(asked.topic, asked.queue_id) {
-            Some((local, key)) => self.partitions[local].offset_at(key, time_ms, upper),
+            Some((local, key)) => match self.partitions[local].offset_at(key, time_ms, upper) {
+                Ok(offset) => offset,
+                Err(load) => return self.wait_for(local, load, Cold::Request(call.to_request())),
+            },
             None => 0,
         };
         self.answer_offset(&call.reply, offset);
@@ -230,11 +236,16 @@ impl Desk {
             Ok(asked) => asked,
             Err(error) => return self.refuse_field(&call.reply, error),
         };
-        let time = self.queue_of(asked.topic, asked.queue_id).and_then(|(local, key)| {
-            let partition = &mut self.partitions[local];
-            let first = partition.span(key).min;
-            partition.store_time(key, first)
-        });
+        let time = match self.queue_of(asked.topic, asked.queue_id) {
+            Some((local, key)) => {
+                let first = self.partitions[local].span(key).min;
+                match self.partitions[local].store_time(key, first) {
+                    Ok(time) => time,
+                    Err(load) => return self.wait_for(local, load, Cold::Request(call.to_request())),
+                }
+            }
+            None => None,
+        };
         let timestamp = time.map_or(-1, u64::cast_signed);
         let header = self.replies.header(&call.reply, response::SUCCESS);
         TimestampAnswer { timestamp }.push(&mut header.fields);

@@ -3,9 +3,9 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use engine::LoadId;
 use engine::format::{Position, QueueKey};
 use engine::partition::Partition;
+use engine::{KeySearch, LoadId};
 use protocol::message::StoredMessage;
 
 use crate::admin::{Part, Question, QueueProgress, QueueStats, Tally};
@@ -28,12 +28,31 @@ pub struct Inquiry {
     found_bytes: usize,
     /// How many of them, by index of the partition.
     found_in: Vec<usize>,
+    /// How far the search for the key came in each partition.
+    searches: Vec<KeySearch>,
+    /// How far a walk over queues came: topic and queue, and what it found.
+    walked: (usize, u32),
+    stats: Vec<QueueStats>,
+    progress: Vec<QueueProgress>,
+    /// A read failed: what cannot be told without reading is left out.
+    is_blind: bool,
 }
 
 impl Inquiry {
     /// A question that nobody looked at yet.
     pub fn new(question: Question) -> Inquiry {
-        Inquiry { question, places: None, found: Vec::new(), found_bytes: 0, found_in: Vec::new() }
+        Inquiry {
+            question,
+            places: None,
+            found: Vec::new(),
+            found_bytes: 0,
+            found_in: Vec::new(),
+            searches: Vec::new(),
+            walked: (0, 0),
+            stats: Vec::new(),
+            progress: Vec::new(),
+            is_blind: false,
+        }
     }
 
     /// Answers from this core's partitions. `Err` names the partition (by index) and the cold read
@@ -50,11 +69,17 @@ impl Inquiry {
         tally: Tally,
         now_ms: u64,
     ) -> Result<Part, (usize, LoadId)> {
-        let mut here = Here { partitions, partitions_all, catalog };
+        let mut here = Here { partitions, partitions_all, catalog, is_blind: self.is_blind };
         Ok(match &self.question {
-            Question::Topic { topic } => Part::Topic(here.topic_stats(topic)),
+            Question::Topic { topic } => {
+                here.topic_stats(topic, &mut self.walked.1, &mut self.stats)?;
+                Part::Topic(std::mem::take(&mut self.stats))
+            }
             Question::TopicsOf { group } => Part::TopicsOf(here.topics_of(group)),
-            Question::Progress { group, topics } => Part::Progress(here.progress(group, topics)),
+            Question::Progress { group, topics } => {
+                here.progress(group, topics, &mut self.walked, &mut self.progress)?;
+                Part::Progress(std::mem::take(&mut self.progress))
+            }
             Question::GroupsOf { topic } => Part::GroupsOf(here.groups_of(topic)),
             Question::Forget { group } => {
                 here.forget(group, now_ms);
@@ -68,10 +93,11 @@ impl Inquiry {
         })
     }
 
-    /// The awaited read failed: goes on without that message.
+    /// The awaited read failed: goes on without that message, or without what cannot be read of the index.
     pub fn skip(&mut self) {
-        if let Some(places) = &mut self.places {
-            places.pop_front();
+        match &mut self.places {
+            Some(places) => _ = places.pop_front(),
+            None => self.is_blind = true,
         }
     }
 
@@ -83,13 +109,21 @@ impl Inquiry {
     /// Looks at the messages with the key until there are enough of them.
     fn search(&mut self, partitions: &mut [Partition]) -> Result<(), (usize, LoadId)> {
         let Question::Messages { key, begin_ms, end_ms, count } = self.question else { return Ok(()) };
-        let places = self.places.get_or_insert_with(|| {
-            let places = partitions.iter_mut().enumerate().flat_map(|(index, partition)| {
-                let positions = partition.find(key, LOOKED_AT_MAX);
-                positions.into_iter().map(move |position| (index, position))
+        if self.places.is_none() {
+            let new = || KeySearch::new(key, LOOKED_AT_MAX, (begin_ms, end_ms));
+            self.searches.resize_with(partitions.len(), new);
+            for (index, (partition, search)) in partitions.iter_mut().zip(&mut self.searches).enumerate() {
+                match partition.find(search) {
+                    Err(load) if !self.is_blind => return Err((index, load)),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            let places = partitions.iter().zip(&self.searches).enumerate().flat_map(|(index, (partition, search))| {
+                search.found.iter().map(move |byte| (index, partition.position(*byte)))
             });
-            places.collect()
-        });
+            self.places = Some(places.collect());
+        }
+        let places = self.places.as_mut().expect("made above");
         // Newest first holds in each partition only; each of them gives up to `count`.
         self.found_in.resize(partitions.len(), 0);
         while let Some((index, position)) = places.front().copied() {
@@ -120,32 +154,50 @@ struct Here<'a> {
     partitions: &'a mut [Partition],
     partitions_all: u16,
     catalog: &'a Catalog,
+    is_blind: bool,
 }
 
 impl Here<'_> {
-    fn topic_stats(&mut self, topic: &str) -> Vec<QueueStats> {
-        let Some(topic) = self.catalog.topic(topic) else { return Vec::new() };
-        self.each_queue(topic, topic.queues(), |partition, queue| {
+    /// Goes on at a queue; `Err` if something must be read first.
+    fn topic_stats(&mut self, topic: &str, next: &mut u32, all: &mut Vec<QueueStats>) -> Result<(), (usize, LoadId)> {
+        let Some(topic) = self.catalog.topic(topic) else { return Ok(()) };
+        self.each_queue(topic, topic.queues(), next, |partition, queue, stored_ms| {
             let key = QueueKey { topic: topic.id, queue };
             let span = partition.span(key);
-            let last_ms = before(span.max).and_then(|last| partition.store_time(key, last)).unwrap_or(0);
-            QueueStats { queue, min: span.min, max: span.max, last_ms }
+            let last_ms = stored_ms(partition, key, before(span.max))?;
+            all.push(QueueStats { queue, min: span.min, max: span.max, last_ms });
+            Ok(())
         })
     }
 
-    fn progress(&mut self, group: &str, topics: &[String]) -> Vec<QueueProgress> {
-        let mut all = Vec::new();
-        for (index, topic) in topics.iter().enumerate() {
-            let Some(topic) = self.catalog.topic(topic) else { continue };
-            all.extend(self.each_queue(topic, topic.read_queues(), |partition, queue| {
-                let key = QueueKey { topic: topic.id, queue };
-                let offset = partition.fact(&offset_key(topic.id, queue, group));
-                let consumer = offset.and_then(offset_value).unwrap_or(0);
-                let last_ms = before(consumer).and_then(|last| partition.store_time(key, last)).unwrap_or(0);
-                QueueProgress { topic: index, queue, broker: partition.span(key).max, consumer, last_ms }
-            }));
+    /// Goes on at a topic's queue; `Err` if something must be read first.
+    fn progress(
+        &mut self,
+        group: &str,
+        topics: &[String],
+        (index, next): &mut (usize, u32),
+        all: &mut Vec<QueueProgress>,
+    ) -> Result<(), (usize, LoadId)> {
+        while let Some(topic) = topics.get(*index) {
+            if let Some(topic) = self.catalog.topic(topic) {
+                self.each_queue(topic, topic.read_queues(), next, |partition, queue, stored_ms| {
+                    let key = QueueKey { topic: topic.id, queue };
+                    let offset = partition.fact(&offset_key(topic.id, queue, group));
+                    let consumer = offset.and_then(offset_value).unwrap_or(0);
+                    let last_ms = stored_ms(partition, key, before(consumer))?;
+                    all.push(QueueProgress {
+                        topic: *index,
+                        queue,
+                        broker: partition.span(key).max,
+                        consumer,
+                        last_ms,
+                    });
+                    Ok(())
+                })?;
+            }
+            (*index, *next) = (*index + 1, 0);
         }
-        all
+        Ok(())
     }
 
     fn topics_of(&self, group: &str) -> BTreeSet<u32> {
@@ -191,18 +243,37 @@ impl Here<'_> {
         tally
     }
 
-    /// Asks for each of a topic's queues that lie in these partitions.
-    fn each_queue<T>(&mut self, topic: &Topic, queues: u32, mut ask: impl FnMut(&mut Partition, u32) -> T) -> Vec<T> {
-        let mut all = Vec::new();
-        for queue in 0..queues {
+    /// Asks for each of a topic's queues from `next` on that lie in these partitions. `ask` is given a way to
+    /// tell when a message was stored: 0 if there is none.
+    fn each_queue(
+        &mut self,
+        topic: &Topic,
+        queues: u32,
+        next: &mut u32,
+        mut ask: impl FnMut(&mut Partition, u32, &StoredMs) -> Result<(), LoadId>,
+    ) -> Result<(), (usize, LoadId)> {
+        let is_blind = self.is_blind;
+        let stored_ms = move |partition: &mut Partition, key: QueueKey, offset: Option<u64>| match offset {
+            Some(offset) => match partition.store_time(key, offset) {
+                Err(load) if !is_blind => Err(load),
+                time => Ok(time.ok().flatten().unwrap_or(0)),
+            },
+            None => Ok(0),
+        };
+        for queue in *next..queues {
+            *next = queue;
             let number = topic.partition_of(queue, self.partitions_all);
-            if let Some(partition) = self.partitions.iter_mut().find(|partition| partition.number() == number) {
-                all.push(ask(partition, queue));
+            let found = self.partitions.iter_mut().enumerate().find(|(_, partition)| partition.number() == number);
+            if let Some((index, partition)) = found {
+                ask(partition, queue, &stored_ms).map_err(|load| (index, load))?;
             }
         }
-        all
+        Ok(())
     }
 }
+
+/// When the message of a queue at an offset was stored, ms since 1970.
+type StoredMs = dyn Fn(&mut Partition, QueueKey, Option<u64>) -> Result<u64, LoadId>;
 
 /// The offset before this one.
 fn before(offset: u64) -> Option<u64> {
@@ -245,6 +316,7 @@ mod tests {
             segment_bytes: 16 << 20,
             batch_bytes: 1 << 20,
             inflight_batches: 4,
+            stretch_bytes: 64 << 20,
             flush: Flush::Sync,
             memory: Arc::clone(memory),
             prepare_bytes: 0,

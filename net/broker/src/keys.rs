@@ -147,6 +147,7 @@ pub const KEYS: &[Key] = &[
     number("log.segment_bytes", Bytes, GIB, 16 * MIB, 4 * GIB, "Size of a log's files, a multiple of 1 MiB; 1 GiB as RocketMQ's. Retention drops whole ones. `dev`: 256 MiB, ready sooner."),
     number("log.batch_bytes", Bytes, MIB, 64 * KIB, 4 * MIB, "A group commit closes at this size; one large message may make it larger."),
     number("log.inflight_batches", Count, 4, 1, 32, "Group commits in the kernel at once, per log: enough to keep the device busy, few enough that each grows."),
+    number("log.stretch_bytes", Bytes, 64 * MIB, MIB, 128 * MIB, "Log whose index is in memory, per log, before it becomes a sorted run on disk; a start after a crash reads about so much."),
     number("log.tail_bytes", Bytes, 64 * MIB, 32 * MIB, 64 * GIB, "Memory of a core's logs: batches under way, and the newest stretch for consumers."),
     Key { name: "log.flush", kind: Kind::Choice { default: "sync", of: &["sync", "async"] },
           why: "sync: a send is answered when it is on stable storage. async: when it is written, synced every flush_interval_ms." },

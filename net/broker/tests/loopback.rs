@@ -77,6 +77,7 @@ impl Rig {
                     segment_bytes: 16 << 20,
                     batch_bytes: 1 << 20,
                     inflight_batches: 4,
+                    stretch_bytes: 64 << 20,
                     flush: Flush::Sync,
                     memory: memory.clone(),
                     prepare_bytes: 0,
