@@ -2,17 +2,20 @@
 //! Run: `cargo bench -p bench`. On the machine at hand, with nothing else running.
 
 use bench::{quiet, store};
+use broker::mail::{Mail, Mailboxes};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use engine::buffer::Region;
-use engine::format::QueueKey;
+use engine::format::{BATCH_HEADER_BYTES, Batch, BatchHeader, Kind, QueueKey, RECORD_HEADER_BYTES, RecordHeader};
 use engine::message::{Draft, Stamp};
-use engine::partition::{Effect, Partition};
+use engine::partition::{Effect, Partition, Pull, PullLimits};
 use protocol::codes::request;
 use protocol::headers::SendMessage;
 use protocol::message::{self, StoredMessage};
-use protocol::{Header, frame};
+use protocol::{Header, Serialize, frame};
 use std::hint::black_box;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const BODY: [u8; 1024] = [b'x'; 1024];
 const PROPERTIES: &str = "UNIQ_KEY\u{1}7F00000100002A9F0000000000000001\u{2}WAIT\u{1}true\u{2}TAGS\u{1}TagA\u{2}";
@@ -55,10 +58,25 @@ fn stored() -> StoredMessage<'static> {
     }
 }
 
-fn headers(c: &mut Criterion) {
+/// How many messages one round of the engine's benches stores.
+const ROUND: u32 = 512;
+
+fn protocol(c: &mut Criterion) {
     let bytes = request_frame();
     let mut header = Header::request(0);
     let mut group = c.benchmark_group("protocol");
+    group.throughput(Throughput::Elements(1));
+    let many = bytes.repeat(40);
+    group.throughput(Throughput::Elements(40));
+    group.bench_function("cut 40 frames where they lie", |b| {
+        b.iter(|| {
+            let mut rest = black_box(&many[..]);
+            while let Some(length) = frame::peek(rest).expect("a frame") {
+                black_box(frame::split(&rest[..length]).expect("a frame"));
+                rest = &rest[length..];
+            }
+        });
+    });
     group.throughput(Throughput::Elements(1));
     group.bench_function("decode SEND_MESSAGE_V2 in JSON", |b| {
         b.iter(|| {
@@ -68,6 +86,30 @@ fn headers(c: &mut Criterion) {
             black_box((send.queue_id, body));
         });
     });
+    let (serialize, range, _) = frame::split(&bytes).expect("a frame");
+    header.decode(serialize, &bytes[range]).expect("a header");
+    let (mut json, mut binary) = (header.clone(), header.clone());
+    (json.serialize, binary.serialize) = (Serialize::Json, Serialize::RocketMq);
+    let mut encoded = Vec::new();
+    binary.encode_frame(&mut encoded, 0);
+    group.bench_function("decode SEND_MESSAGE_V2 in binary", |b| {
+        b.iter(|| {
+            let (serialize, range, body) = frame::split(black_box(&encoded)).expect("a frame");
+            header.decode(serialize, &encoded[range]).expect("a header");
+            let send = SendMessage::parse(header.code, &header.fields).expect("a send");
+            black_box((send.queue_id, body));
+        });
+    });
+    let mut out = Vec::new();
+    for (name, header) in [("JSON", &json), ("binary", &binary)] {
+        group.bench_function(format!("encode SEND_MESSAGE_V2 in {name}"), |b| {
+            b.iter(|| {
+                out.clear();
+                black_box(header).encode_frame(&mut out, BODY.len());
+                black_box(out.len());
+            });
+        });
+    }
     let message = stored();
     let mut out = vec![0; message.encoded_len()];
     group.bench_function("encode a stored message of 1 KiB", |b| {
@@ -79,43 +121,155 @@ fn headers(c: &mut Criterion) {
     group.finish();
 }
 
-/// A partition whose disk says yes at once: what accepting, batching and settling cost by themselves.
-fn commit(c: &mut Criterion) {
-    let memory = Region::new(32, 1 << 20).expect("memory");
-    let config = store::config(Path::new("unused"), 1 << 30, true, memory, |_| None);
-    let mut partition = Partition::new(config).expect("ranges hold");
-    let mut disk = NullDisk::default();
-    while !partition.is_open() {
-        disk.turn(&mut partition);
-    }
+/// The sums of a batch, made and checked.
+fn batches(c: &mut Criterion) {
     let message = stored();
-    let length = message.encoded_len();
-    let stamp = Stamp {
-        queue_offset_at: message::QUEUE_OFFSET_AT,
-        position_at: message::PHYSICAL_OFFSET_AT,
-        store_time_at: message::store_timestamp_at(0),
-    };
-    let mut stored = Vec::new();
-    let mut group = c.benchmark_group("engine");
-    group.throughput(Throughput::Elements(512));
-    group.bench_function("accept, batch and settle 512 messages of 1 KiB", |b| {
+    let length = RECORD_HEADER_BYTES + message.encoded_len();
+    let mut batch = vec![0; BATCH_HEADER_BYTES + ROUND as usize * length];
+    for payload in batch[BATCH_HEADER_BYTES..].chunks_mut(length) {
+        message.encode(&mut payload[RECORD_HEADER_BYTES..]);
+    }
+    let bytes = batch.len();
+    let mut group = c.benchmark_group("format");
+    group.throughput(Throughput::Bytes(bytes as u64));
+    group.bench_function("close a batch of 512 records with its sums", |b| {
+        b.iter(|| close(black_box(&mut batch), length))
+    });
+    group.bench_function("recovery scan: open a batch and walk it", |b| {
         b.iter(|| {
-            for queue in 0..512 {
-                let mut fill = |out: &mut [u8]| message.encode(out);
-                let draft = Draft {
-                    queue: QueueKey { topic: 1, queue: queue % 8 },
-                    length,
-                    tag_hash: 0,
-                    keys: &[u64::from(queue)],
-                    stamp,
-                    fill: &mut fill,
-                };
-                stored.clear();
-                partition.append(&mut [draft], None, 1, &mut stored).expect("room");
-            }
-            disk.turn(&mut partition);
+            let batch = Batch::open(black_box(&batch)).expect("its sums are right");
+            let entries = batch.records().map(|(byte, record, _)| byte ^ record.offset);
+            black_box(entries.fold(0, |sum, entry| sum ^ entry));
         });
     });
+    group.finish();
+}
+
+/// What the log does between accepting records and writing them.
+fn close(batch: &mut [u8], record_bytes: usize) {
+    let mut headers_crc = 0;
+    for record in batch[BATCH_HEADER_BYTES..].chunks_mut(record_bytes) {
+        let (header, payload) = record.split_at_mut(RECORD_HEADER_BYTES);
+        let queue = QueueKey { topic: 1, queue: 2 };
+        let (length, crc) = (payload.len() as u32, crc32c::crc32c(payload));
+        header.copy_from_slice(&RecordHeader { length, crc, kind: Kind::Message, queue, offset: 3 }.encode());
+        headers_crc = crc32c::crc32c_append(headers_crc, header);
+    }
+    let header = BatchHeader {
+        partition: 0,
+        length: batch.len() as u32,
+        records: ROUND,
+        epoch: 1,
+        base: 4096,
+        durable: 4096,
+        closed_ms: 1,
+        previous: 0,
+    };
+    black_box(header.encode(batch, headers_crc));
+}
+
+/// A partition whose disk says yes at once: what it costs by itself.
+struct Store {
+    partition: Partition,
+    disk: NullDisk,
+}
+
+impl Store {
+    fn new(stretch_bytes: u64) -> Store {
+        let memory = Region::new(32, 1 << 20).expect("memory");
+        let mut config = store::config(Path::new("unused"), 1 << 30, true, memory, |_| None);
+        config.stretch_bytes = stretch_bytes;
+        let mut store = Store { partition: Partition::new(config).expect("ranges hold"), disk: NullDisk::default() };
+        while !store.partition.is_open() {
+            store.turn();
+        }
+        store
+    }
+
+    fn turn(&mut self) {
+        self.disk.turn(&mut self.partition);
+    }
+
+    /// Stores [`ROUND`] messages of 1 KiB in eight queues, and settles them.
+    fn round(&mut self) {
+        let message = stored();
+        let stamp = Stamp {
+            queue_offset_at: message::QUEUE_OFFSET_AT,
+            position_at: message::PHYSICAL_OFFSET_AT,
+            store_time_at: message::store_timestamp_at(0),
+        };
+        let mut stored = Vec::new();
+        for queue in 0..ROUND {
+            let mut fill = |out: &mut [u8]| message.encode(out);
+            let draft = Draft {
+                queue: QueueKey { topic: 1, queue: queue % 8 },
+                length: message.encoded_len(),
+                tag_hash: 0,
+                keys: &[u64::from(queue)],
+                stamp,
+                fill: &mut fill,
+            };
+            stored.clear();
+            self.partition.append(&mut [draft], None, 1, &mut stored).expect("room");
+        }
+        self.turn();
+    }
+}
+
+fn engine(c: &mut Criterion) {
+    let mut group = c.benchmark_group("engine");
+    group.throughput(Throughput::Elements(u64::from(ROUND)));
+    let mut store = Store::new(64 << 20);
+    group.bench_function("accept, batch, settle and index 512 messages of 1 KiB", |b| b.iter(|| store.round()));
+    // As above with a run and a checkpoint every MiB instead of every 64: the difference is theirs.
+    let mut eager = Store::new(1 << 20);
+    group.bench_function("the same, with a run and a checkpoint every MiB", |b| b.iter(|| eager.round()));
+    let queue = QueueKey { topic: 1, queue: 3 };
+    let newest = store.partition.span(queue).max;
+    for count in [1, 32] {
+        let limits = PullLimits { messages: count, bytes: 1 << 20, scan: count };
+        group.throughput(Throughput::Elements(u64::from(count)));
+        group.bench_function(format!("look up and read {count} of the tail"), |b| {
+            b.iter(|| {
+                let (pull, _) = store.partition.pull(queue, newest - u64::from(count), limits, &|_| true);
+                assert!(matches!(black_box(pull), Pull::Found { messages, .. } if messages.len() == count as usize));
+            });
+        });
+    }
+    group.finish();
+}
+
+fn mailbox(c: &mut Criterion) {
+    let mailboxes = Mailboxes::new(2, 1024);
+    let mut group = c.benchmark_group("broker");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("mailbox: put mail in and take it out", |b| {
+        b.iter(|| {
+            mailboxes.push(1, black_box(Mail::Serve)).expect("room");
+            black_box(mailboxes.pop(1));
+        });
+    });
+    let (there, back) = (mailboxes.clone(), mailboxes.clone());
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let other = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            match there.pop(1) {
+                Some(mail) => there.push(0, mail).expect("room"),
+                None => std::hint::spin_loop(),
+            }
+        }
+    });
+    group.bench_function("mailbox: to another core that looks, and back", |b| {
+        b.iter(|| {
+            back.push(1, Mail::Serve).expect("room");
+            while back.pop(0).is_none() {
+                std::hint::spin_loop();
+            }
+        });
+    });
+    stop.store(true, Ordering::Relaxed);
+    other.join().expect("it only carries mail");
     group.finish();
 }
 
@@ -146,5 +300,5 @@ impl NullDisk {
     }
 }
 
-criterion_group!(benches, headers, commit);
+criterion_group!(benches, protocol, batches, engine, mailbox);
 criterion_main!(benches);

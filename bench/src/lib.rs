@@ -2,10 +2,12 @@
 //! fio-style jobs against a device, the engine, or a broker.
 
 pub mod commitlog;
+pub mod compare;
 pub mod jobfile;
 pub mod json;
 pub mod options;
 pub mod points;
+pub mod quiet;
 pub mod raw;
 pub mod report;
 pub mod requests;
@@ -13,4 +15,5 @@ pub mod rocketmq;
 pub mod run;
 pub mod socket;
 pub mod stats;
+pub mod store;
 pub mod units;

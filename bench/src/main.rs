@@ -1,5 +1,6 @@
 //! `ringmq-bench`: loads a device, the engine or a broker as job files say, and reports like fio.
 
+use bench::compare::Comparison;
 use bench::jobfile::Sections;
 use bench::options::{Job, KEYS};
 use bench::{json, points, report, run};
@@ -15,6 +16,7 @@ ringmq-bench: loads a device, RingMQ's engine or a broker, and reports like fio
   ringmq-bench [OPTIONS] --name=JOB --KEY=VALUE ... [--name=JOB2 ...]
   ringmq-bench [--broker IP:PORT] [--points 1x1,16x32] [--seconds N] ... send|pull
                                                the short form: a JSON line for each point (`send --help`)
+  ringmq-bench compare LINES [SVG]             tables and a picture of what bench/compare measured
 
   ringmq-bench --name=probe --rw=produce --bs=1k --numjobs=16 --iodepth=32 --runtime=10 --group_reporting
 
@@ -43,7 +45,12 @@ struct Options {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let short = arguments.iter().any(|argument| argument == "send" || argument == "pull");
-    match if short { points::main().map(|()| true) } else { job_main(&arguments) } {
+    let done = match arguments.first().map(String::as_str) {
+        Some("compare") => compare(&arguments[1..]).map(|()| true),
+        _ if short => points::main().map(|()| true),
+        _ => job_main(&arguments),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -97,6 +104,17 @@ fn job_main(arguments: &[String]) -> Result<bool, String> {
     }
     outcomes.iter().try_for_each(json::write_logs)?;
     Ok(outcomes.iter().all(|outcome| outcome.failure.is_none() && outcome.stats.errors == 0))
+}
+
+/// Prints the tables of a file of lines, and writes the picture.
+fn compare(arguments: &[String]) -> Result<(), String> {
+    let [lines, svg @ ..] = arguments else { return Err("compare: which LINES? See --help".to_owned()) };
+    let text = fs::read_to_string(lines).map_err(|error| format!("{lines}: {error}"))?;
+    let comparison = Comparison::read(&text).map_err(|error| format!("{lines}: {error}"))?;
+    if let Some(svg) = svg.first() {
+        fs::write(svg, comparison.svg()).map_err(|error| format!("{svg}: {error}"))?;
+    }
+    print(&comparison.markdown())
 }
 
 impl Options {
