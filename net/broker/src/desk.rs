@@ -23,7 +23,7 @@ use crate::inquiry::Inquiry;
 use crate::mail::{ConnectionId, Mail, Mailboxes, Outbox, Peer, ReplyTo, Request};
 use crate::parked::{Ask, Cold, Loading, Parked, Pull};
 use crate::place::{Place, is_send, is_served_fast, place};
-use crate::produce::write_sent;
+use crate::produce::{ours, write_sent};
 use crate::promise::{Promises, What};
 use crate::registrar::{Order, Registrar};
 
@@ -121,6 +121,8 @@ pub struct Desk {
     refused: Vec<(Ticket, AppendError)>,
     /// Goes into the unique ids made here: tells them from those of other cores and other starts.
     pub(crate) maker: u64,
+    /// The properties that the broker writes into every message.
+    pub(crate) ours: String,
     /// Memory that is used again: an append's results, a message's properties, pulls that go on.
     pub(crate) stored: Vec<Stored>,
     pub(crate) text: String,
@@ -160,6 +162,7 @@ impl Desk {
             seed,
             missing: Vec::new(),
             refused: Vec::new(),
+            ours: ours(&settings),
             stored: Vec::new(),
             text: String::new(),
             ids: String::new(),

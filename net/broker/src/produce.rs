@@ -433,17 +433,15 @@ impl Desk {
     /// Appends the properties that the broker writes (PROTOCOL 4.1, item 11). `has_ours`: some may be
     /// there already, as on a message that was consumed and is sent again.
     fn append_ours(&self, text: &mut String, has_ours: bool) {
-        let trace = if self.settings.trace_on { "true" } else { "false" };
-        let ours = [
-            (name::CLUSTER, &*self.settings.cluster),
-            (name::MSG_REGION, &*self.settings.region),
-            (name::TRACE_ON, trace),
-        ];
         if has_ours {
-            properties::remove(text, name::POP_CK);
-            ours.iter().for_each(|(name, _)| properties::remove(text, name));
+            for name in [name::POP_CK, name::CLUSTER, name::MSG_REGION, name::TRACE_ON] {
+                properties::remove(text, name);
+            }
         }
-        ours.iter().for_each(|(name, value)| properties::append(text, name, value));
+        if !text.is_empty() && !text.ends_with(properties::VALUE_END) {
+            text.push(properties::VALUE_END);
+        }
+        text.push_str(&self.ours);
     }
 
     fn make_unique(&mut self, now_ms: u64) -> String {
@@ -462,6 +460,15 @@ impl Desk {
     fn store_host(&self) -> SocketAddr {
         SocketAddr::new(self.settings.broker_ip1.into(), self.settings.port)
     }
+}
+
+/// The properties that the broker writes into every message.
+pub(crate) fn ours(settings: &Settings) -> String {
+    let mut text = String::new();
+    properties::append(&mut text, name::CLUSTER, &settings.cluster);
+    properties::append(&mut text, name::MSG_REGION, &settings.region);
+    properties::append(&mut text, name::TRACE_ON, if settings.trace_on { "true" } else { "false" });
+    text
 }
 
 /// Writes the answer to a send of one message.

@@ -3,10 +3,14 @@
 
 use crate::codes::response;
 use crate::command::{FLAG_RESPONSE, Language, Serialize, VERSION};
-use crate::fields::Decimal;
 use crate::frame::PREFIX_BYTES;
 use crate::ids::OffsetId;
 use crate::json;
+
+const _: () = assert!(
+    response::SUCCESS == 0 && FLAG_RESPONSE == 1 && VERSION == 479,
+    "the JSON form has these as text: most of an answer is constant"
+);
 
 /// A successful answer without a body, being written. Call [`finish`](AnswerWriter::finish), or the frame
 /// behind `out`'s old end is not one.
@@ -31,8 +35,7 @@ impl<'a> AnswerWriter<'a> {
         let mut fields = 0;
         match serialize {
             Serialize::Json => {
-                out.extend_from_slice(b"{\"code\":");
-                json::write_int(out, response::SUCCESS.into());
+                out.extend_from_slice(b"{\"code\":0");
             }
             Serialize::RocketMq => {
                 out.extend_from_slice(&(response::SUCCESS as i16).to_be_bytes());
@@ -70,11 +73,7 @@ impl<'a> AnswerWriter<'a> {
     /// Adds a field with a decimal value.
     #[inline(always)]
     pub fn int(&mut self, name: &'static str, value: impl Into<i64>) {
-        let digits = Decimal::of(value.into());
-        let digits = digits.as_bytes();
-        self.name(name, digits.len());
-        self.out.extend_from_slice(digits);
-        self.close();
+        self.plain(name, itoa::Buffer::new().format(value.into()));
     }
 
     /// Adds a message id: of hex digits, as it prints.
@@ -90,13 +89,12 @@ impl<'a> AnswerWriter<'a> {
         let out = self.out;
         match self.serialize {
             Serialize::Json => {
-                out.extend_from_slice(if self.any { b"},\"flag\":" } else { b",\"flag\":" });
-                json::write_int(out, FLAG_RESPONSE.into());
-                out.extend_from_slice(b",\"language\":\"JAVA\",\"opaque\":");
+                if self.any {
+                    out.push(b'}');
+                }
+                out.extend_from_slice(b",\"flag\":1,\"language\":\"JAVA\",\"opaque\":");
                 json::write_int(out, self.opaque.into());
-                out.extend_from_slice(b",\"serializeTypeCurrentRPC\":\"JSON\",\"version\":");
-                json::write_int(out, VERSION.into());
-                out.push(b'}');
+                out.extend_from_slice(b",\"serializeTypeCurrentRPC\":\"JSON\",\"version\":479}");
             }
             Serialize::RocketMq => {
                 let bytes = (out.len() - self.fields - 4) as u32;

@@ -68,7 +68,7 @@ impl Fields {
     pub fn push_int(&mut self, name: &str, value: impl Into<i64>) {
         let at = self.text.len();
         self.text.push_str(name);
-        self.text.push_str(Decimal::of(value.into()).as_str());
+        self.text.push_str(itoa::Buffer::new().format(value.into()));
         self.close(at, name.len());
     }
 
@@ -134,41 +134,6 @@ impl<'a> Extend<(&'a str, &'a str)> for Fields {
         for (name, value) in fields {
             self.push(name, value);
         }
-    }
-}
-
-/// An integer's decimal digits, on the stack.
-pub(crate) struct Decimal {
-    digits: [u8; 20],
-    from: usize,
-}
-
-impl Decimal {
-    pub(crate) fn of(value: i64) -> Decimal {
-        let mut digits = [0; 20];
-        let mut from = digits.len();
-        let mut rest = value.unsigned_abs();
-        loop {
-            from -= 1;
-            digits[from] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        if value < 0 {
-            from -= 1;
-            digits[from] = b'-';
-        }
-        Decimal { digits, from }
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.digits[self.from..]
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        std::str::from_utf8(self.as_bytes()).expect("digits are ASCII")
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::fields::{Decimal, FIELDS_MAX, Fields};
+use crate::fields::{FIELDS_MAX, Fields};
 use crate::frame::HEADER_BYTES_MAX;
 use crate::scan::{find, find_escaped};
 
@@ -438,7 +438,7 @@ fn write_escape(out: &mut Vec<u8>, byte: u8) {
 
 /// Writes a decimal integer.
 pub(crate) fn write_int(out: &mut Vec<u8>, value: i64) {
-    out.extend_from_slice(Decimal::of(value).as_bytes());
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 fn is_number(word: &str) -> bool {
