@@ -51,6 +51,7 @@ pub fn open_ring(operations: usize, memory: &Arc<Region>) -> io::Result<Ring> {
         receive_count: 1,
         receive_bytes: 4096,
         regions: vec![Arc::clone(memory)],
+        ..RingConfig::default()
     })
 }
 

@@ -53,6 +53,11 @@ impl Waker {
         Waker { shared: Arc::new(Shared { state, event }) }
     }
 
+    /// Somebody has woken the loop since it rose.
+    pub(crate) fn is_notified(&self) -> bool {
+        self.shared.state.load(Ordering::Acquire) == NOTIFIED
+    }
+
     /// The loop is about to wait. False: it was notified, so it must not.
     pub(crate) fn sleep(&self) -> bool {
         let state = &self.shared.state;

@@ -459,9 +459,10 @@ fn more_operations_than_entries() {
 #[test]
 fn no_wake_up_is_lost() {
     const ROUNDS: u64 = 20_000;
-    for noise in [false, true] {
-        let Some(first) = ring(RingConfig::default()) else { return };
-        let second = ring(RingConfig::default()).unwrap();
+    for (noise, busy_us) in [(false, 0), (true, 0), (false, 20), (true, 20)] {
+        let config = || RingConfig { busy_poll: Duration::from_micros(busy_us), ..RingConfig::default() };
+        let Some(first) = ring(config()) else { return };
+        let second = ring(config()).unwrap();
         let wakers = vec![first.waker(), second.waker()];
         let boxes = [AtomicU64::new(0), AtomicU64::new(0)];
         let play = |core: usize, mut ring: Ring| {
@@ -495,7 +496,7 @@ fn no_wake_up_is_lost() {
             }
             players.map(|player| player.join().unwrap())
         });
-        println!("{ROUNDS} rounds, noise {noise}, system calls: {enters:?}");
+        println!("{ROUNDS} rounds, noise {noise}, looks for {busy_us} us, system calls: {enters:?}");
     }
 }
 
@@ -511,6 +512,26 @@ fn a_wake_up_of_an_awake_loop_is_kept_for_its_next_turn() {
     let start = Instant::now();
     ring.drive(Some(Duration::from_millis(5)), &mut done);
     assert!(start.elapsed() >= Duration::from_millis(5), "no wake-up was left");
+}
+
+#[test]
+fn a_ring_that_looks_finds_completions_without_a_system_call_for_waiting() {
+    let config = RingConfig { busy_poll: PATIENCE, ..RingConfig::default() };
+    let Some(mut ring) = ring(config) else { return };
+    let (mut done, start) = (Vec::new(), Instant::now());
+    ring.drive(Some(Duration::from_millis(5)), &mut done);
+    assert!(start.elapsed() >= Duration::from_millis(5) && done.is_empty(), "it waits as long as it is told");
+    let waker = ring.waker();
+    thread::spawn(move || waker.wake());
+    ring.drive(None, &mut done);
+    let (mut ours, mut peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let socket = ring.adopt(OwnedFd::from(ours.try_clone().unwrap()));
+    ring.submit(Tag(1), Op::Receive { socket }).unwrap();
+    thread::spawn(move || peer.write_all(b"hello").unwrap());
+    ring.drive(None, &mut done);
+    assert!(matches!(&done[0].outcome, Ok(Outcome::Received(bytes)) if bytes == &b"hello"[..]), "{done:?}");
+    ours.flush().unwrap();
+    assert!(start.elapsed() < PATIENCE / 2);
 }
 
 /// Rings die with everything in flight, and what they held is reused at once, while the disk still

@@ -462,6 +462,7 @@ impl Builder<'_> {
             entries: small("engine.ring_depth"),
             receive_count: u16::try_from(self.config.number("engine.receive_buffers")).expect("the key's range fits"),
             receive_bytes: small("engine.receive_buffer_bytes"),
+            busy_poll: Duration::from_micros(self.config.number("engine.busy_poll_us")),
             regions: vec![memory.clone()],
         });
         let ring = ring.map_err(|error| format!("core {core}: {error}"))?;
