@@ -1,0 +1,359 @@
+//! Goal: a message never costs more than it did, without anybody noticing. Method: a whole core over a kernel
+//! that does everything at once (`bench::quiet`) counts allocations exactly and, under valgrind, instructions;
+//! a whole core over the real ring, with the load tool beside it, counts its system calls.
+//!
+//! Each figure has a bound a little above what was measured; a bound that can be lowered should be.
+//! `REGRESS_WHERE=1` writes `dhat-heap.json` with the places that allocate (view it with dh_view).
+
+use bench::quiet::{LISTENER, Quiet};
+use bench::requests::{Cursor, Requests};
+use bench::{jobfile::Sections, options::Job, store};
+use broker::catalog::Catalog;
+use broker::config::{Config, Found, Settings};
+use broker::core::{Core, CoreConfig, Report};
+use broker::mail::{Mail, Mailboxes};
+use bytes::Bytes;
+use engine::buffer::Region;
+use engine::io::{Done, Io, Op, Tag};
+use engine::partition::Partition;
+use engine::ring::{Ring, RingConfig};
+use protocol::codes::request;
+use protocol::headers::CreateTopic;
+use protocol::{Command, frame};
+use std::cell::Cell;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::{Command as Process, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+#[global_allocator]
+static ALLOCATOR: dhat::Alloc = dhat::Alloc;
+
+/// Allocations are counted for the process, so only one test counts at a time.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// Connections and requests outstanding on each.
+const CONNECTIONS: usize = 16;
+const WINDOW: usize = 32;
+/// Messages of one pull.
+const PULLED: u32 = 32;
+
+/// Most that a message may cost: measured, and some percent more.
+const SEND_ALLOCATIONS: f64 = 0.095;
+const PULL_ALLOCATIONS: f64 = 0.26;
+/// On the real ring receives and sends have owners too. A faster server sends fewer answers at once, so this one
+/// has more room.
+const RING_ALLOCATIONS: f64 = 0.2;
+const SYSTEM_CALLS: f64 = 0.05;
+/// Instructions depend on the profile: these are of `dev`, which tests run in. Others are only told.
+const SEND_INSTRUCTIONS: f64 = 25_500.0;
+const PULL_INSTRUCTIONS: f64 = 1_520.0;
+
+fn alone() -> MutexGuard<'static, ()> {
+    // A test that failed has said so already.
+    ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn settings(directory: &Path, port: u16) -> Arc<Settings> {
+    let mut config = Config::default();
+    config.suggest("log.dir", directory.to_str().unwrap());
+    let found =
+        Found { broker_ip1: Ipv4Addr::LOCALHOST, port, cores: 1, partitions: 1, memory_bytes: 1 << 34, started_ms: 1 };
+    Arc::new(config.settings(found))
+}
+
+fn core<I: Io>(
+    io: I,
+    directory: &Path,
+    memory: Arc<Region>,
+    door: engine::io::Handle,
+    port: u16,
+    report: Box<dyn FnMut(Report) + Send>,
+) -> (Core<I>, Mailboxes) {
+    let settings = settings(directory, port);
+    let mailboxes = Mailboxes::new(1, settings.limits.mailbox);
+    let log = store::config(directory, 1 << 30, true, memory, broker::produce::describe);
+    let config = CoreConfig {
+        index: 0,
+        settings,
+        partitions: vec![Partition::new(log).unwrap()],
+        mailboxes: mailboxes.clone(),
+        doors: vec![(door, false)],
+        seed: 1,
+        report,
+    };
+    (Core::new(config, io), mailboxes)
+}
+
+fn job(text: &str) -> Job {
+    let mut sections = Sections::default();
+    sections.read("regress", &format!("[a]\nbroker=127.0.0.1:1\n{text}")).unwrap();
+    Job::new(&sections.finish().unwrap()[0]).unwrap()
+}
+
+/// A core over the quiet kernel, its connections, and what they send.
+struct Bench {
+    core: Core<Quiet>,
+    quiet: Quiet,
+    connections: Vec<usize>,
+    now_ms: Cell<u64>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let quiet = Quiet::default();
+        let memory = Region::new(64, 1 << 20).unwrap();
+        let (core, mailboxes) = core(quiet.clone(), Path::new("unused"), memory, LISTENER, 10911, Box::new(|_| {}));
+        let mut bench = Bench { core, quiet, connections: Vec::new(), now_ms: Cell::new(1_000_000) };
+        assert!(mailboxes.push(0, Mail::Serve).is_ok());
+        bench.turn(3000); // It opens, and makes the system's topics.
+        assert!(bench.quiet.is_listening());
+        bench.connections = (0..CONNECTIONS).map(|_| bench.quiet.connect()).collect();
+        bench.turn(10);
+        let mut command = Command::request(request::UPDATE_AND_CREATE_TOPIC);
+        CreateTopic {
+            topic: "RingMQBench",
+            default_topic: "TBW102",
+            read_queue_nums: 8,
+            write_queue_nums: 8,
+            perm: 6,
+            topic_filter_type: "SINGLE_TAG",
+            ..CreateTopic::default()
+        }
+        .push(&mut command.header.fields);
+        let answers = bench.ask(command.encode());
+        assert!(answers[8..].starts_with(b"{\"code\":0,"), "{}", String::from_utf8_lossy(&answers));
+        bench
+    }
+
+    /// Turns of one simulated millisecond each.
+    fn turn(&mut self, count: usize) {
+        for _ in 0..count {
+            self.now_ms.set(self.now_ms.get() + 1);
+            let now_ms = self.now_ms.get();
+            self.core.turn(Some(Duration::ZERO), || now_ms);
+        }
+    }
+
+    /// Sends bytes on the first connection and returns all that is answered.
+    fn ask(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+        self.quiet.keep(true);
+        self.quiet.feed(self.connections[0], Bytes::from(bytes));
+        self.turn(10);
+        self.quiet.keep(false);
+        self.quiet.take()
+    }
+
+    /// Every connection sends its window, and everything is answered.
+    fn round(&mut self, windows: &[Bytes]) {
+        let before = self.quiet.sent();
+        for (connection, window) in self.connections.iter().zip(windows) {
+            self.quiet.feed(*connection, window.clone());
+        }
+        self.turn(4);
+        assert!(self.quiet.sent().0 - before.0 >= CONNECTIONS as u64, "every connection was answered");
+    }
+
+    /// What each connection sends: its window of 1 KiB messages.
+    fn sends(&self) -> Vec<Bytes> {
+        let job = job(&format!("iodepth={WINDOW}\nnumjobs={CONNECTIONS}"));
+        (0..CONNECTIONS).map(|number| window(&mut Requests::new(&job, number, Vec::new()))).collect()
+    }
+
+    /// What each connection sends to pull `PULLED` messages of the tail, once.
+    fn pulls(&self) -> Vec<Bytes> {
+        let job = job(&format!("rw=consume\nnumjobs={CONNECTIONS}\nbatch={PULLED}"));
+        let pull = |number: usize| {
+            let cursor = Cursor { queue: number as u32 % 8, first: 100, end: 100 + i64::from(PULLED) };
+            Requests::new(&job, number, vec![cursor])
+        };
+        (0..CONNECTIONS)
+            .map(|number| {
+                let (bytes, range) = pull(number).take(0..1, -1, |_| {});
+                Bytes::copy_from_slice(&bytes[range])
+            })
+            .collect()
+    }
+}
+
+fn window(requests: &mut Requests) -> Bytes {
+    let (bytes, range) = requests.take(0..WINDOW, -1, |_| {});
+    Bytes::copy_from_slice(&bytes[range])
+}
+
+/// Runs rounds of sends or pulls; returns the messages of one round. `counted` is called before those that
+/// count and after them.
+fn load(pulls: bool, warm: usize, rounds: usize, mut counted: impl FnMut()) -> u64 {
+    let mut bench = Bench::new();
+    let sends = bench.sends();
+    (0..if pulls { 16 } else { warm }).for_each(|_| bench.round(&sends));
+    let (windows, messages) = if pulls {
+        let windows = bench.pulls();
+        let answer = bench.ask(windows[0].to_vec());
+        let body = frame::split(&answer).unwrap().2;
+        let count = protocol::message::records(&answer[body]).filter(Result::is_ok).count();
+        assert_eq!(count, PULLED as usize, "a pull gives what it asks for");
+        (0..warm).for_each(|_| bench.round(&windows));
+        (windows, CONNECTIONS as u64 * u64::from(PULLED))
+    } else {
+        (sends, (CONNECTIONS * WINDOW) as u64)
+    };
+    counted();
+    (0..rounds).for_each(|_| bench.round(&windows));
+    counted();
+    messages
+}
+
+#[test]
+fn a_message_allocates_nothing_or_little() {
+    let _one = alone();
+    let profiler = dhat::Profiler::builder();
+    let profiler = if std::env::var_os("REGRESS_WHERE").is_some() { profiler } else { profiler.testing() };
+    let _profiler = profiler.build();
+    const ROUNDS: usize = 100;
+    let mut beyond = Vec::new();
+    for (what, pulls, bound) in [("send", false, SEND_ALLOCATIONS), ("pull", true, PULL_ALLOCATIONS)] {
+        let mut counts = Vec::with_capacity(2);
+        let messages = load(pulls, 200, ROUNDS, || counts.push(dhat::HeapStats::get().total_blocks));
+        let each = (counts[1] - counts[0]) as f64 / (messages * ROUNDS as u64) as f64;
+        tell(&mut beyond, &format!("{what}: {each:.4} allocations a message"), each, bound);
+    }
+    assert!(beyond.is_empty(), "{beyond:?}");
+}
+
+/// Tells a figure, and keeps it if it is beyond its bound: all are told before a test fails.
+fn tell(beyond: &mut Vec<String>, text: &str, value: f64, bound: f64) {
+    say(&format!("{text}, at most {bound}"));
+    if value > bound {
+        beyond.push(format!("{text}, more than {bound}"));
+    }
+}
+
+/// What valgrind runs: it does nothing unless it is told how much.
+#[test]
+fn child() {
+    let Ok(text) = std::env::var("REGRESS_LOAD") else { return };
+    let (what, rounds) = text.split_once(' ').unwrap();
+    load(what == "pull", 20, rounds.parse().unwrap(), || {});
+}
+
+#[test]
+fn a_message_costs_its_instructions() {
+    if Process::new("valgrind").arg("--version").stdout(Stdio::null()).status().is_err() {
+        return say("skipped: there is no valgrind to count instructions with");
+    }
+    let mut beyond = Vec::new();
+    for (what, bound) in [("send", SEND_INSTRUCTIONS), ("pull", PULL_INSTRUCTIONS)] {
+        // The difference of two runs is free of everything that happens once.
+        let [few, many] = [20, 60].map(|rounds| instructions(what, rounds));
+        let messages = if what == "pull" { CONNECTIONS * PULLED as usize } else { CONNECTIONS * WINDOW };
+        let each = (many - few) as f64 / (40 * messages) as f64;
+        let bound = if cfg!(debug_assertions) { bound } else { f64::INFINITY };
+        tell(&mut beyond, &format!("{what}: {each:.0} instructions a message"), each, bound);
+    }
+    assert!(beyond.is_empty(), "{beyond:?}");
+}
+
+fn instructions(what: &str, rounds: usize) -> u64 {
+    let output = Process::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--test-threads=1"])
+        .env("REGRESS_LOAD", format!("{what} {rounds}"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stdout));
+    let line = text.lines().find(|line| line.contains("Collected : ")).unwrap_or_else(|| panic!("{text}"));
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// The real ring, with its counters shown to another thread.
+struct Counted {
+    ring: Ring,
+    enters: Arc<AtomicU64>,
+}
+
+impl Io for Counted {
+    fn submit(&mut self, tag: Tag, op: Op) -> Result<(), Op> {
+        self.ring.submit(tag, op)
+    }
+
+    fn drive(&mut self, wait: Option<Duration>, done: &mut Vec<Done>) {
+        self.ring.drive(wait, done);
+        self.enters.store(self.ring.counters().enters, Ordering::Relaxed);
+    }
+
+    fn wake(&mut self, core: usize) {
+        self.ring.wake(core);
+    }
+}
+
+#[test]
+fn system_calls_are_shared_by_many_messages() {
+    let _one = alone();
+    let home = tempfile::tempdir().unwrap();
+    let memory = Region::new(64, 1 << 20).unwrap();
+    let ring = Ring::new(RingConfig { receive_bytes: 64 << 10, ..RingConfig::default() }).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let door = ring.adopt(listener.into());
+    let waker = ring.waker();
+    let enters = Arc::new(AtomicU64::new(0));
+    let counted = Counted { ring, enters: Arc::clone(&enters) };
+    let directory = home.path().join("log");
+    let ended = Arc::new(AtomicBool::new(false));
+    let (tell, topics) = std::sync::mpsc::channel();
+    let report = Box::new(move |report| {
+        if let Report::Topics(catalog) = report {
+            // Nobody listens once the test has begun.
+            let _ = tell.send(catalog);
+        }
+    });
+    let wanted = broker::topics::system_topics(&settings(&directory, address.port()));
+    let (mut core, mailboxes) = core(counted, &directory, memory, door, address.port(), report);
+    let thread = std::thread::spawn({
+        let (ended, mailboxes) = (Arc::clone(&ended), mailboxes.clone());
+        move || {
+            let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+            while !ended.load(Ordering::Relaxed) {
+                core.turn(None, clock);
+            }
+            assert!(mailboxes.push(0, Mail::Stop).is_ok());
+            while core.turn(None, clock) {}
+        }
+    });
+    let complete = |catalog: Arc<Catalog>| wanted.iter().all(|topic| catalog.topic(&topic.topic_name).is_some());
+    while !complete(topics.recv_timeout(Duration::from_secs(60)).unwrap()) {}
+    assert!(mailboxes.push(0, Mail::Serve).is_ok());
+    waker.wake();
+    let load = |seconds: &str| {
+        let output = Process::new(env!("CARGO_BIN_EXE_ringmq-bench"))
+            .args(["--broker", &address.to_string(), "--seconds", seconds, "--points", "16x32", "send"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(line["errors"], 0, "{line}");
+        line["per_s"].as_f64().unwrap() * seconds.parse::<f64>().unwrap()
+    };
+    load("1");
+    let _profiler = dhat::Profiler::builder().testing().build();
+    let (calls, blocks) = (enters.load(Ordering::Relaxed), dhat::HeapStats::get().total_blocks);
+    let messages = load("2");
+    let calls = (enters.load(Ordering::Relaxed) - calls) as f64 / messages;
+    let blocks = (dhat::HeapStats::get().total_blocks - blocks) as f64 / messages;
+    ended.store(true, Ordering::Relaxed);
+    waker.wake();
+    thread.join().unwrap();
+    say(&format!("16x32 on the real ring: {calls:.4} system calls and {blocks:.4} allocations a message"));
+    assert!(blocks <= RING_ALLOCATIONS, "{blocks} allocations a message on the ring, more than {RING_ALLOCATIONS}");
+    assert!(calls <= SYSTEM_CALLS, "{calls} system calls a message, more than {}", SYSTEM_CALLS);
+}
+
+fn say(text: &str) {
+    use std::io::Write;
+    std::io::stderr().write_all(format!("{text}\n").as_bytes()).unwrap();
+}
