@@ -5,28 +5,21 @@
 //! Each figure has a bound a little above what was measured; a bound that can be lowered should be.
 //! `REGRESS_WHERE=1` writes `dhat-heap.json` with the places that allocate (view it with dh_view).
 
+use bench::inside::{self, Running};
 use bench::quiet::{LISTENER, Quiet};
 use bench::requests::{Cursor, Requests};
-use bench::{jobfile::Sections, options::Job, store};
-use broker::catalog::Catalog;
-use broker::config::{Config, Found, Settings};
-use broker::core::{Core, CoreConfig, Report};
-use broker::mail::{Mail, Mailboxes};
+use bench::{jobfile::Sections, options::Job};
+use broker::core::Core;
+use broker::mail::Mail;
 use bytes::Bytes;
-use engine::buffer::Region;
-use engine::io::{Done, Io, Op, Tag};
-use engine::partition::Partition;
-use engine::ring::{Ring, RingConfig};
 use protocol::codes::request;
 use protocol::headers::CreateTopic;
 use protocol::{Command, frame};
 use std::cell::Cell;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
@@ -56,37 +49,6 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn settings(directory: &Path, port: u16) -> Arc<Settings> {
-    let mut config = Config::default();
-    config.suggest("log.dir", directory.to_str().unwrap());
-    let found =
-        Found { broker_ip1: Ipv4Addr::LOCALHOST, port, cores: 1, partitions: 1, memory_bytes: 1 << 34, started_ms: 1 };
-    Arc::new(config.settings(found))
-}
-
-fn core<I: Io>(
-    io: I,
-    directory: &Path,
-    memory: Arc<Region>,
-    door: engine::io::Handle,
-    port: u16,
-    report: Box<dyn FnMut(Report) + Send>,
-) -> (Core<I>, Mailboxes) {
-    let settings = settings(directory, port);
-    let mailboxes = Mailboxes::new(1, settings.limits.mailbox);
-    let log = store::config(directory, 1 << 30, true, memory, broker::produce::describe);
-    let config = CoreConfig {
-        index: 0,
-        settings,
-        partitions: vec![Partition::new(log).unwrap()],
-        mailboxes: mailboxes.clone(),
-        doors: vec![(door, false)],
-        seed: 1,
-        report,
-    };
-    (Core::new(config, io), mailboxes)
-}
-
 fn job(text: &str) -> Job {
     let mut sections = Sections::default();
     sections.read("regress", &format!("[a]\nbroker=127.0.0.1:1\n{text}")).unwrap();
@@ -104,8 +66,9 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         let quiet = Quiet::default();
-        let memory = Region::new(64, 1 << 20).unwrap();
-        let (core, mailboxes) = core(quiet.clone(), Path::new("unused"), memory, LISTENER, 10911, Box::new(|_| {}));
+        let unheard = Box::new(|_| {});
+        let (core, mailboxes) =
+            inside::core(quiet.clone(), Path::new("unused"), 1 << 30, LISTENER, 10911, unheard).unwrap();
         let mut bench = Bench { core, quiet, connections: Vec::new(), now_ms: Cell::new(1_000_000) };
         assert!(mailboxes.push(0, Mail::Serve).is_ok());
         bench.turn(3000); // It opens, and makes the system's topics.
@@ -270,65 +233,12 @@ fn instructions(what: &str, rounds: usize) -> u64 {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-/// The real ring, with its counters shown to another thread.
-struct Counted {
-    ring: Ring,
-    enters: Arc<AtomicU64>,
-}
-
-impl Io for Counted {
-    fn submit(&mut self, tag: Tag, op: Op) -> Result<(), Op> {
-        self.ring.submit(tag, op)
-    }
-
-    fn drive(&mut self, wait: Option<Duration>, done: &mut Vec<Done>) {
-        self.ring.drive(wait, done);
-        self.enters.store(self.ring.counters().enters, Ordering::Relaxed);
-    }
-
-    fn wake(&mut self, core: usize) {
-        self.ring.wake(core);
-    }
-}
-
 #[test]
 fn system_calls_are_shared_by_many_messages() {
     let _one = alone();
     let home = tempfile::tempdir().unwrap();
-    let memory = Region::new(64, 1 << 20).unwrap();
-    let ring = Ring::new(RingConfig { receive_bytes: 64 << 10, ..RingConfig::default() }).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let door = ring.adopt(listener.into());
-    let waker = ring.waker();
-    let enters = Arc::new(AtomicU64::new(0));
-    let counted = Counted { ring, enters: Arc::clone(&enters) };
-    let directory = home.path().join("log");
-    let ended = Arc::new(AtomicBool::new(false));
-    let (tell, topics) = std::sync::mpsc::channel();
-    let report = Box::new(move |report| {
-        if let Report::Topics(catalog) = report {
-            // Nobody listens once the test has begun.
-            let _ = tell.send(catalog);
-        }
-    });
-    let wanted = broker::topics::system_topics(&settings(&directory, address.port()));
-    let (mut core, mailboxes) = core(counted, &directory, memory, door, address.port(), report);
-    let thread = std::thread::spawn({
-        let (ended, mailboxes) = (Arc::clone(&ended), mailboxes.clone());
-        move || {
-            let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-            while !ended.load(Ordering::Relaxed) {
-                core.turn(None, clock);
-            }
-            assert!(mailboxes.push(0, Mail::Stop).is_ok());
-            while core.turn(None, clock) {}
-        }
-    });
-    let complete = |catalog: Arc<Catalog>| wanted.iter().all(|topic| catalog.topic(&topic.topic_name).is_some());
-    while !complete(topics.recv_timeout(Duration::from_secs(60)).unwrap()) {}
-    assert!(mailboxes.push(0, Mail::Serve).is_ok());
-    waker.wake();
+    let server = Running::start(&home.path().join("log")).unwrap();
+    let address = server.address;
     let load = |seconds: &str| {
         let output = Process::new(env!("CARGO_BIN_EXE_ringmq-bench"))
             .args(["--broker", &address.to_string(), "--seconds", seconds, "--points", "16x32", "send"])
@@ -341,13 +251,10 @@ fn system_calls_are_shared_by_many_messages() {
     };
     load("1");
     let _profiler = dhat::Profiler::builder().testing().build();
-    let (calls, blocks) = (enters.load(Ordering::Relaxed), dhat::HeapStats::get().total_blocks);
+    let (calls, blocks) = (server.enters(), dhat::HeapStats::get().total_blocks);
     let messages = load("2");
-    let calls = (enters.load(Ordering::Relaxed) - calls) as f64 / messages;
+    let calls = (server.enters() - calls) as f64 / messages;
     let blocks = (dhat::HeapStats::get().total_blocks - blocks) as f64 / messages;
-    ended.store(true, Ordering::Relaxed);
-    waker.wake();
-    thread.join().unwrap();
     say(&format!("16x32 on the real ring: {calls:.4} system calls and {blocks:.4} allocations a message"));
     assert!(blocks <= RING_ALLOCATIONS, "{blocks} allocations a message on the ring, more than {RING_ALLOCATIONS}");
     assert!(calls <= SYSTEM_CALLS, "{calls} system calls a message, more than {}", SYSTEM_CALLS);
