@@ -5,6 +5,10 @@
 //! headers that were reported already put right, and, behind damage, with the log's front cut off so that it
 //! begins at the next whole batch. So one pass names every damage, where an opening stops at the first.
 
+mod derived;
+
+pub use derived::{Checkpoint, Derived, Run};
+
 use crate::buffer::{Chunk, Region};
 use crate::derived::own_key;
 use crate::facts;
@@ -160,6 +164,8 @@ pub struct Inspector {
     partition: u16,
     pieces: Vec<Piece>,
     spares: Vec<(String, u64)>,
+    /// A checkpoint was told that everything below this log byte is durable.
+    promised: u64,
     /// What was seen when it was opened.
     found: Vec<Damage>,
 }
@@ -175,6 +181,7 @@ impl Inspector {
             partition: partition.unwrap_or(0),
             pieces: Vec::new(),
             spares: Vec::new(),
+            promised: 0,
             found: Vec::new(),
         };
         let mut headers = Vec::new();
@@ -199,6 +206,9 @@ impl Inspector {
             let whole = headers.iter().flatten().flatten().map(|header| header.partition);
             inspector.partition = whole.clone().next().unwrap_or(0) % PARTITIONS_MAX;
         }
+        // One that is damaged says nothing; it is named with the other derived files.
+        let checkpoint = derived::read_checkpoint(directory, inspector.partition).ok().flatten();
+        inspector.promised = checkpoint.map_or(0, |checkpoint| checkpoint.durable.max(checkpoint.head));
         inspector.check_headers(headers);
         Ok(inspector)
     }
@@ -216,6 +226,11 @@ impl Inspector {
     /// Names and lengths of retired files that wait for their next use.
     pub fn spares(&self) -> &[(String, u64)] {
         &self.spares
+    }
+
+    /// Reads the files that are derived from the log, and checks each block. `Err`: the directory cannot be listed.
+    pub fn derived(&self) -> io::Result<Derived> {
+        derived::read(&self.directory, self.partition)
     }
 
     /// Bytes of all segments: more than a walk reads, as the last ones may be prepared only.
@@ -245,17 +260,17 @@ impl Inspector {
         let mut walk = Walk::new(sight);
         let mut looked = None;
         let first = self.pieces.iter().find(|piece| piece.end() > from).map(|piece| piece.base);
-        let Some(first) = first else { return Some(self.ending(&walk, 0)) };
+        let Some(first) = first else { return self.end(&mut walk, 0) };
         let mut at = first + SEGMENT_HEADER_BYTES;
         loop {
             let (head, what) = match self.run(at, &mut walk) {
-                Run::Stopped => return None,
-                Run::Broken(head, what) => (head, what),
-                Run::Ended(head) => {
+                Followed::Stopped => return None,
+                Followed::Broken(head, what) => (head, what),
+                Followed::Ended(head) => {
                     // A gap was named when the files were listed; behind it is more.
                     let end = self.contiguous(at).last().map_or(head, Piece::end);
                     let Some(beyond) = self.pieces.iter().find(|piece| piece.base > end) else {
-                        return Some(self.ending(&walk, head));
+                        return self.end(&mut walk, head);
                     };
                     at = beyond.base + SEGMENT_HEADER_BYTES;
                     walk.last = None;
@@ -266,7 +281,7 @@ impl Inspector {
             if self.forget_retired(head) {
                 walk.moves += 1;
                 walk.last = None;
-                let Some(oldest) = self.pieces.first() else { return Some(self.ending(&walk, head)) };
+                let Some(oldest) = self.pieces.first() else { return self.end(&mut walk, head) };
                 at = oldest.base + SEGMENT_HEADER_BYTES;
             } else if looked != Some(head) {
                 looked = Some(head);
@@ -276,13 +291,23 @@ impl Inspector {
                 match self.pass(head, &what, &mut walk) {
                     ControlFlow::Break(()) => return None,
                     ControlFlow::Continue(Some(next)) => at = next,
-                    ControlFlow::Continue(None) => return Some(self.ending(&walk, head)),
+                    ControlFlow::Continue(None) => return self.end(&mut walk, head),
                 }
             }
             if walk.moves > MOVES_MAX {
-                return Some(self.ending(&walk, head));
+                return self.end(&mut walk, head);
             }
         }
+    }
+
+    /// The walk is over at `head`.
+    fn end(&self, walk: &mut Walk<'_>, head: u64) -> Option<Ending> {
+        if head < self.promised && walk.moves == 0 {
+            let what =
+                format!("the log ends, and everything below log byte {} was durable by its checkpoint", self.promised);
+            walk.damage(self, head, what).is_continue().then_some(())?;
+        }
+        Some(self.ending(walk, head))
     }
 
     /// Compares headers with names, and the files with one another.
@@ -358,7 +383,7 @@ impl Inspector {
     }
 
     /// Lets recovery follow the chain from log byte `from`, where a batch begins.
-    fn run(&self, from: u64, walk: &mut Walk<'_>) -> Run {
+    fn run(&self, from: u64, walk: &mut Walk<'_>) -> Followed {
         walk.from = from;
         walk.broken = false;
         let view = View { partition: self.partition, pieces: self.contiguous(from), from };
@@ -379,28 +404,28 @@ impl Inspector {
             }
             for (byte, what) in std::mem::take(&mut walk.holes) {
                 if walk.damage(self, byte, what).is_break() {
-                    return Run::Stopped;
+                    return Followed::Stopped;
                 }
             }
             if walk.stopped {
-                return Run::Stopped;
+                return Followed::Stopped;
             }
             if walk.broken {
-                return Run::Broken(walk.end(), "no batch continues the log here".to_owned());
+                return Followed::Broken(walk.end(), "no batch continues the log here".to_owned());
             }
             match next {
                 Ok(Next::Do(next)) => op = next,
                 Ok(Next::Ready) => unreachable!("it has begun"),
-                Ok(Next::Finished(found)) => return Run::Ended(found.end.head),
+                Ok(Next::Finished(found)) => return Followed::Ended(found.end.head),
                 Err(OpenError::Inside { byte, durable, .. }) => {
                     let what = format!("the log breaks off, and everything below log byte {durable} was acknowledged");
-                    return Run::Broken(byte, what);
+                    return Followed::Broken(byte, what);
                 }
                 Err(OpenError::Version { version, .. }) => {
                     let what = format!("written in format version {version}; this RingMQ reads up to {FORMAT_VERSION}");
-                    return Run::Broken(walk.end(), what);
+                    return Followed::Broken(walk.end(), what);
                 }
-                Err(error) => return Run::Broken(walk.end(), error.to_string()),
+                Err(error) => return Followed::Broken(walk.end(), error.to_string()),
             }
         }
     }
@@ -559,7 +584,7 @@ impl Inspector {
 }
 
 /// How following the chain ended.
-enum Run {
+enum Followed {
     Stopped,
     /// At this log byte, and nobody knows of more.
     Ended(u64),

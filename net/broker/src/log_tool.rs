@@ -38,7 +38,8 @@ enum Command {
     /// Tell what is there: partitions, segments, topics with their queues, small state, where each log ends.
     #[command(after_help = STAT_HELP)]
     Stat(Place),
-    /// Check every byte that counts: headers, checksums, the chain of batches, queue offsets without holes.
+    /// Check every byte that counts: headers, checksums, the chain of batches, queue offsets without holes; of
+    /// derived files (runs, checkpoint) each block.
     ///
     /// Prints each damage as FILE at byte N: WHAT. Exits with 0 if all is whole, with 1 if not.
     #[command(after_help = CHECK_HELP)]
@@ -291,6 +292,13 @@ fn check(mut store: Store, out: &mut dyn Write) -> Done {
         writeln!(out, "{damage}")?;
     }
     let mut count = damages.len();
+    for log in &store.logs {
+        let derived = log.derived().map_err(|error| Failure::Usage(format!("{dir}: {error}")))?;
+        for damage in &derived.damages {
+            writeln!(out, "{damage}; it is made again from the log")?;
+        }
+        count += derived.damages.len();
+    }
     let (mut batches, mut records) = (0u64, 0u64);
     let mut failed = None;
     let endings = store.walk(

@@ -8,7 +8,7 @@ use engine::format::{Batch, Kind, QueueKey};
 use engine::inspect::{Fact, Piece, Sight, facts};
 use protocol::message;
 
-use super::{Done, Store, describe, size, time};
+use super::{Done, Failure, Store, describe, size, time};
 use crate::catalog::{GROUP_KEY, OFFSET_KEY, TOPIC_KEY, Topic};
 
 /// What is in a segment.
@@ -142,8 +142,9 @@ pub(super) fn stat(mut store: Store, out: &mut dyn Write) -> Done {
     let user = store.user.map_or("not in use".to_owned(), |pid| format!("process {pid} uses it"));
     writeln!(out, "{}: {} partitions, {user}", store.dir.display(), store.logs.len())?;
     for (log, (partition, ending)) in store.logs.iter().zip(&endings) {
+        let segments = &found.segments;
         let sum = |field: fn(&Segment) -> u64| -> u64 {
-            found.segments.range((*partition, 0)..=(*partition, u64::MAX)).map(|(_, segment)| field(segment)).sum()
+            segments.range((*partition, 0)..=(*partition, u64::MAX)).map(|(_, segment)| field(segment)).sum()
         };
         let (messages, delayed, delivered) =
             (sum(|segment| segment.messages), sum(|segment| segment.delayed), sum(|segment| segment.delivered));
@@ -158,6 +159,14 @@ pub(super) fn stat(mut store: Store, out: &mut dyn Write) -> Done {
             log.spares().len(),
             size(spare_bytes)
         )?;
+        let derived = log.derived().map_err(|error| Failure::Usage(format!("{}: {error}", store.dir.display())))?;
+        found.damages += derived.damages.len() as u64;
+        let checkpoint = derived.checkpoint.map_or("no checkpoint".to_owned(), |checkpoint| {
+            format!("a checkpoint of {} at log byte {}", size(checkpoint.bytes), checkpoint.head)
+        });
+        let (runs, bytes) = (derived.runs.len(), derived.runs.iter().map(|run| run.bytes).sum());
+        let entries: u64 = derived.runs.iter().map(|run| u64::from(run.entries)).sum();
+        writeln!(out, "  {runs} runs of {}, with {entries} messages; {checkpoint}", size(bytes))?;
         writeln!(
             out,
             "  {:<20} {:>10} {:>10} {:>8} {:>9} {:>9} {:>6} {:>9} {:>7}  first and last batch",
