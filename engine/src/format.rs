@@ -417,6 +417,50 @@ mod tests {
             assert_eq!((position.partition(), position.byte()), (partition, byte));
             assert!(position.0 as i64 >= 0, "Java reads it as a signed number");
         }
+        assert_eq!(format!("{:?}", Position::pack(3, 70)), "3:70");
+    }
+
+    #[test]
+    fn a_header_says_what_is_possible() {
+        let header = |length: u32, records: u32| {
+            let mut bytes = [0; BATCH_HEADER_BYTES];
+            let header = BatchHeader {
+                partition: 0,
+                length,
+                records,
+                epoch: 0,
+                base: 70,
+                durable: 0,
+                closed_ms: 0,
+                previous: 0,
+            };
+            header.encode(&mut bytes, 0);
+            BatchHeader::peek(&bytes).map(|header| (header.length, header.end()))
+        };
+        let max = crate::limits::BATCH_BYTES_MAX;
+        // A header and as many record headers as there are records; up to the limit.
+        for (length, records) in [(64, 0), (96, 1), (64 + 32 * 9, 9), (max, 1), (max, 0)] {
+            assert_eq!(header(length, records), Ok((length, 70 + u64::from(length))));
+        }
+        for (length, records) in [(63, 0), (95, 1), (64 + 32 * 9 - 1, 9), (max + 1, 1), (0, 0), (96, u32::MAX)] {
+            assert_eq!(header(length, records), Err(FormatError::Damaged), "{length} {records}");
+        }
+    }
+
+    #[test]
+    fn a_batch_of_a_newer_version_is_named_and_ours_is_not() {
+        let mut bytes = batch();
+        bytes[5] = 2;
+        let mut crc = 0;
+        let unbelieved = Batch { header: BatchHeader::peek(&bytes).unwrap(), crc: 0, bytes: &bytes };
+        for (at, header, _) in unbelieved.records() {
+            let at = (at - 4096) as usize - RECORD_HEADER_BYTES;
+            assert_eq!(RecordHeader::decode(&bytes[at..]), Some(header));
+            crc = crc32c::crc32c_append(crc, &bytes[at..at + RECORD_HEADER_BYTES]);
+        }
+        let crc = crc32c::crc32c_append(crc, &bytes[..BATCH_CRC_AT]);
+        bytes[BATCH_CRC_AT..BATCH_HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
+        assert_eq!(Batch::open(&bytes).unwrap_err(), FormatError::Version(2));
     }
 
     #[test]
