@@ -19,7 +19,7 @@ use tests::server::{Server, ringmq};
 use tests::words::{commit, create_topic, heartbeat, messages, properties, pull, send, send_as, send_batch};
 
 /// Flipped bits in the usual form of the test, and in the long one.
-const FLIPS: u64 = 80;
+const FLIPS: u64 = 60;
 const FLIPS_SOAK: u64 = 20_000;
 /// Every so many of them a broker is started too.
 const START_EVERY: u64 = 20;

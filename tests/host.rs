@@ -1,5 +1,5 @@
 //! Goal: what the host lacks is said, or lived with: a disk that fills, that cannot be written, that knows no
-//! O_DIRECT; a user without privileges. Method: small file systems, mounted for the test; where that is not
+//! O_DIRECT; a user without privileges; a process that stands still. Method: small file systems, mounted for the test; where that is not
 //! allowed, the test says so and ends. (The command line, ports and locks: net/broker/tests/binary.rs.)
 
 use std::fs::{File, OpenOptions};
@@ -7,12 +7,15 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use protocol::codes::{request, response};
+use rustix::process::Signal;
 use tests::PATIENCE;
+use tests::client::Client;
 use tests::server::{Server, binary, refused};
-use tests::words::{create_topic, edge, messages, number, pull, pull_all, send};
+use tests::words::{asking, create_topic, edge, messages, number, pull, pull_all, send};
 
 /// A file system of its own, for one test.
 struct Mounted {
@@ -120,6 +123,110 @@ fn a_filling_disk_refuses_sends_and_goes_on_with_reads() {
     };
     assert_eq!(number(&answer, "queueOffset"), stored);
     assert_eq!(messages(&client.ask(pull("T", 0, stored)))[0].body, b"room");
+    server.stop();
+}
+
+#[test]
+fn a_disk_that_is_full_to_the_brim_loses_nothing() {
+    let Some(disk) = Mounted::ext4(320) else {
+        return println!("skipped: no loop device may be mounted here");
+    };
+    // It looks once a second how much is free: until then it finds out by ENOSPC, at whatever it makes next.
+    let more = ["--cores", "1", "--set", "log.disk_free_bytes_min=64MiB"];
+    let server = Server::start(&disk.at, &more);
+    let mut client = server.client();
+    client.expect(response::SUCCESS, create_topic("T", 1));
+    let body = |number: i64| [&number.to_be_bytes()[..], &[7; 200_000]].concat();
+    let mut stored = 0;
+    client.expect(response::SUCCESS, send("T", 0, &body(stored)));
+    stored += 1;
+    let filler = fill(&disk.at, 0);
+    // Prepared segments are room that it has already; then there is none.
+    let refused = loop {
+        let answer = client.ask(send("T", 0, &body(stored)));
+        match answer.header.code {
+            response::SUCCESS => stored += 1,
+            _ => break answer,
+        }
+        assert!(stored < 2_000, "a full disk took {stored} messages");
+    };
+    let codes = [response::SERVICE_NOT_AVAILABLE, response::SYSTEM_BUSY];
+    assert!(codes.contains(&refused.header.code), "{refused:?}");
+    let whole = |client: &mut Client, stored: i64| {
+        let mut next = 0;
+        let end = pull_all(client, "T", 0, 0, |message| {
+            assert_eq!(message.body, body(next));
+            next += 1;
+        });
+        assert_eq!(end, stored);
+    };
+    whole(&mut client, stored);
+    std::fs::remove_file(filler).expect("it is there");
+    let began = Instant::now();
+    while client.ask(send("T", 0, &body(stored))).header.code != response::SUCCESS {
+        assert!(began.elapsed() < PATIENCE, "nobody noticed the room");
+    }
+    stored += 1;
+    whole(&mut client, stored);
+    server.kill();
+    let server = Server::start(&disk.at, &more);
+    whole(&mut server.client(), stored);
+    server.stop();
+}
+
+#[test]
+fn a_broker_that_is_stopped_and_goes_on_loses_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), &["--cores", "2"]);
+    server.client().expect(response::SUCCESS, create_topic("T", 4));
+    let is_over = AtomicBool::new(false);
+    let stored = std::thread::scope(|scope| {
+        let senders = (0..4).map(|queue| {
+            let (server, is_over) = (&server, &is_over);
+            scope.spawn(move || {
+                let mut client = server.client();
+                let mut stored = 0i64;
+                while !is_over.load(Ordering::Relaxed) {
+                    let answer = client.expect(response::SUCCESS, send("T", queue, &stored.to_be_bytes()));
+                    assert_eq!(number(&answer, "queueOffset"), stored);
+                    stored += 1;
+                }
+                stored
+            })
+        });
+        let senders: Vec<_> = senders.collect();
+        let mut client = server.client();
+        for round in 0..10 {
+            server.signal(Signal::STOP);
+            // A request that comes while it stands still is answered afterwards.
+            let opaque = client.write(asking(request::GET_MAX_OFFSET, &[("topic", "T"), ("queueId", "0")]));
+            // Longer than its timers, once.
+            std::thread::sleep(Duration::from_millis(if round == 5 { 3_000 } else { 50 }));
+            server.signal(Signal::CONT);
+            assert_eq!(client.answer(opaque).header.code, response::SUCCESS);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        senders.into_iter().map(|sender| sender.join().expect("a sender")).collect::<Vec<_>>()
+    });
+    assert!(stored.iter().all(|count| *count > 10), "{stored:?}");
+    let whole = |server: &Server| {
+        let mut client = server.client();
+        for (queue, count) in stored.iter().enumerate() {
+            let mut next = 0i64;
+            let end = pull_all(&mut client, "T", queue as i32, 0, |message| {
+                assert_eq!(message.body, next.to_be_bytes());
+                next += 1;
+            });
+            assert_eq!(end, *count);
+        }
+    };
+    whole(&server);
+    // And once more across a death in its sleep.
+    server.signal(Signal::STOP);
+    server.kill();
+    let server = Server::start(home.path(), &["--cores", "2"]);
+    whole(&server);
     server.stop();
 }
 

@@ -168,10 +168,15 @@ impl Server {
         self.child.wait().expect("it is our child");
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
     /// Sends SIGTERM: it must end with 0 in time.
     pub fn stop(mut self) {
         let began = Instant::now();
-        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
+        self.signal(Signal::TERM);
         let status = self.child.wait().expect("it is our child");
         let took = began.elapsed();
         assert!(status.success() && took < STOP_MAX, "{status} after {took:?}: {}", self.log());
