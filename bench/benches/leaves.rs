@@ -1,6 +1,9 @@
 //! The leaves of the hot path, each alone: what one message costs before the kernel sees it.
 //! Run: `cargo bench -p bench`. On the machine at hand, with nothing else running.
 
+use bench::inside::Still;
+use bench::options::{Job, Load};
+use bench::requests::Cursor;
 use bench::{quiet, store};
 use broker::mail::{Mail, Mailboxes};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -239,6 +242,25 @@ fn engine(c: &mut Criterion) {
     group.finish();
 }
 
+/// A whole core over a kernel that does everything at once, from received bytes to sent ones.
+fn core(c: &mut Criterion) {
+    const CONNECTIONS: usize = 16;
+    let mut still = Still::new(CONNECTIONS);
+    let job = Job { bs: (1024, 1024), batch: 1, numjobs: CONNECTIONS, iodepth: 32, ..Job::default() };
+    let sends = still.windows(&job, &[]);
+    let mut group = c.benchmark_group("core");
+    group.throughput(Throughput::Elements(u64::from(ROUND)));
+    group.bench_function("512 sends on 16 connections", |b| b.iter(|| still.round(&sends)));
+    // Each round puts 64 messages into each of the eight queues.
+    let mut still = Still::new(CONNECTIONS);
+    (0..4).for_each(|_| still.round(&sends));
+    let job = Job { load: Load::Consume, iodepth: 1, batch: 32, ..job };
+    let read = |number: usize| Cursor { queue: number as u32 % 8, first: 100, end: 132 };
+    let pulls = still.windows(&job, &(0..CONNECTIONS).map(read).collect::<Vec<_>>());
+    group.bench_function("16 pulls of 32 messages", |b| b.iter(|| still.round(&pulls)));
+    group.finish();
+}
+
 fn mailbox(c: &mut Criterion) {
     let mailboxes = Mailboxes::new(2, 1024);
     let mut group = c.benchmark_group("broker");
@@ -300,5 +322,5 @@ impl NullDisk {
     }
 }
 
-criterion_group!(benches, protocol, batches, engine, mailbox);
+criterion_group!(benches, protocol, batches, engine, mailbox, core);
 criterion_main!(benches);

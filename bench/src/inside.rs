@@ -1,17 +1,25 @@
 //! A broker's core inside this process, with one partition: what tests and benches measure without a binary
-//! of its own. Over any kernel: [`core`]; over a real ring, on a thread, for clients: [`Running`].
+//! of its own. Over any kernel: [`core`]; over a real ring, on a thread, for clients: [`Running`]; over a kernel
+//! that does everything at once: [`Still`].
 
+use crate::options::Job;
+use crate::quiet::{LISTENER, Quiet};
+use crate::requests::{Cursor, Requests};
 use crate::store;
 use broker::catalog::Catalog;
 use broker::config::{Config, Found, Settings};
 use broker::core::{Core, CoreConfig, Report};
 use broker::mail::{Mail, Mailboxes};
 use broker::topics::system_topics;
+use bytes::Bytes;
 use engine::buffer::Region;
 use engine::io::{Done, Handle, Io, Op, Tag};
 use engine::partition::Partition;
 use engine::ring::{Ring, RingConfig};
 use engine::wake::Waker;
+use protocol::Command;
+use protocol::codes::request;
+use protocol::headers::CreateTopic;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -136,6 +144,82 @@ impl Drop for Running {
         if let Some(thread) = self.thread.take() {
             // A panic of it has been printed; whoever used it notices.
             let _ = thread.join();
+        }
+    }
+}
+
+/// A core over the quiet kernel, one topic with eight queues, and connections.
+pub struct Still {
+    core: Core<Quiet>,
+    quiet: Quiet,
+    connections: Vec<usize>,
+    now_ms: u64,
+}
+
+impl Still {
+    /// With that many connections. A core that does not open, or makes no topic, is a mistake of ours: it panics.
+    pub fn new(connections: usize) -> Still {
+        let (quiet, unheard) = (Quiet::default(), Box::new(|_| {}));
+        let (core, mailboxes) = core(quiet.clone(), Path::new("unused"), 1 << 30, LISTENER, 10911, unheard)
+            .expect("memory for one core, and settings in range");
+        let mut still = Still { core, quiet, connections: Vec::new(), now_ms: 1_000_000 };
+        assert!(mailboxes.push(0, Mail::Serve).is_ok(), "a new mailbox has room");
+        still.turn(3000); // It opens, and makes the system's topics.
+        assert!(still.quiet.is_listening(), "it has opened");
+        still.connections = (0..connections).map(|_| still.quiet.connect()).collect();
+        still.turn(10);
+        let mut command = Command::request(request::UPDATE_AND_CREATE_TOPIC);
+        CreateTopic {
+            topic: &Job::default().topic,
+            default_topic: "TBW102",
+            read_queue_nums: 8,
+            write_queue_nums: 8,
+            perm: 6,
+            topic_filter_type: "SINGLE_TAG",
+            ..CreateTopic::default()
+        }
+        .push(&mut command.header.fields);
+        let answer = still.ask(command.encode());
+        let said = String::from_utf8_lossy(&answer);
+        assert!(said.get(8..).is_some_and(|said| said.starts_with("{\"code\":0,")), "creating the topic: {said}");
+        still
+    }
+
+    /// What each connection sends for this job: all of its window. `cursors`: where each pulls, if it does.
+    pub fn windows(&self, job: &Job, cursors: &[Cursor]) -> Vec<Bytes> {
+        let window = |number: usize| {
+            let mut requests = Requests::new(job, number, cursors.get(number).copied().into_iter().collect());
+            let (bytes, range) = requests.take(0..job.iodepth, -1, |_| {});
+            Bytes::copy_from_slice(&bytes[range])
+        };
+        (0..self.connections.len()).map(window).collect()
+    }
+
+    /// Sends bytes on the first connection and returns all that is answered.
+    pub fn ask(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+        self.quiet.keep(true);
+        self.quiet.feed(self.connections[0], Bytes::from(bytes));
+        self.turn(10);
+        self.quiet.keep(false);
+        self.quiet.take()
+    }
+
+    /// Every connection sends its window, and everything is answered: four turns.
+    pub fn round(&mut self, windows: &[Bytes]) {
+        let before = self.quiet.sent().0;
+        for (connection, window) in self.connections.iter().zip(windows) {
+            self.quiet.feed(*connection, window.clone());
+        }
+        self.turn(4);
+        assert!(self.quiet.sent().0 - before >= windows.len() as u64, "every connection was answered");
+    }
+
+    /// Turns of one simulated millisecond each.
+    fn turn(&mut self, count: usize) {
+        for _ in 0..count {
+            self.now_ms += 1;
+            let now_ms = self.now_ms;
+            self.core.turn(Some(Duration::ZERO), || now_ms);
         }
     }
 }

@@ -5,21 +5,12 @@
 //! Each figure has a bound a little above what was measured; a bound that can be lowered should be.
 //! `REGRESS_WHERE=1` writes `dhat-heap.json` with the places that allocate (view it with dh_view).
 
-use bench::inside::{self, Running};
-use bench::quiet::{LISTENER, Quiet};
-use bench::requests::{Cursor, Requests};
+use bench::inside::{Running, Still};
+use bench::requests::Cursor;
 use bench::{jobfile::Sections, options::Job};
-use broker::core::Core;
-use broker::mail::Mail;
-use bytes::Bytes;
-use protocol::codes::request;
-use protocol::headers::CreateTopic;
-use protocol::{Command, frame};
-use std::cell::Cell;
-use std::path::Path;
+use protocol::frame;
 use std::process::{Command as Process, Stdio};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
@@ -55,105 +46,16 @@ fn job(text: &str) -> Job {
     Job::new(&sections.finish().unwrap()[0]).unwrap()
 }
 
-/// A core over the quiet kernel, its connections, and what they send.
-struct Bench {
-    core: Core<Quiet>,
-    quiet: Quiet,
-    connections: Vec<usize>,
-    now_ms: Cell<u64>,
-}
-
-impl Bench {
-    fn new() -> Bench {
-        let quiet = Quiet::default();
-        let unheard = Box::new(|_| {});
-        let (core, mailboxes) =
-            inside::core(quiet.clone(), Path::new("unused"), 1 << 30, LISTENER, 10911, unheard).unwrap();
-        let mut bench = Bench { core, quiet, connections: Vec::new(), now_ms: Cell::new(1_000_000) };
-        assert!(mailboxes.push(0, Mail::Serve).is_ok());
-        bench.turn(3000); // It opens, and makes the system's topics.
-        assert!(bench.quiet.is_listening());
-        bench.connections = (0..CONNECTIONS).map(|_| bench.quiet.connect()).collect();
-        bench.turn(10);
-        let mut command = Command::request(request::UPDATE_AND_CREATE_TOPIC);
-        CreateTopic {
-            topic: "RingMQBench",
-            default_topic: "TBW102",
-            read_queue_nums: 8,
-            write_queue_nums: 8,
-            perm: 6,
-            topic_filter_type: "SINGLE_TAG",
-            ..CreateTopic::default()
-        }
-        .push(&mut command.header.fields);
-        let answers = bench.ask(command.encode());
-        assert!(answers[8..].starts_with(b"{\"code\":0,"), "{}", String::from_utf8_lossy(&answers));
-        bench
-    }
-
-    /// Turns of one simulated millisecond each.
-    fn turn(&mut self, count: usize) {
-        for _ in 0..count {
-            self.now_ms.set(self.now_ms.get() + 1);
-            let now_ms = self.now_ms.get();
-            self.core.turn(Some(Duration::ZERO), || now_ms);
-        }
-    }
-
-    /// Sends bytes on the first connection and returns all that is answered.
-    fn ask(&mut self, bytes: Vec<u8>) -> Vec<u8> {
-        self.quiet.keep(true);
-        self.quiet.feed(self.connections[0], Bytes::from(bytes));
-        self.turn(10);
-        self.quiet.keep(false);
-        self.quiet.take()
-    }
-
-    /// Every connection sends its window, and everything is answered.
-    fn round(&mut self, windows: &[Bytes]) {
-        let before = self.quiet.sent();
-        for (connection, window) in self.connections.iter().zip(windows) {
-            self.quiet.feed(*connection, window.clone());
-        }
-        self.turn(4);
-        assert!(self.quiet.sent().0 - before.0 >= CONNECTIONS as u64, "every connection was answered");
-    }
-
-    /// What each connection sends: its window of 1 KiB messages.
-    fn sends(&self) -> Vec<Bytes> {
-        let job = job(&format!("iodepth={WINDOW}\nnumjobs={CONNECTIONS}"));
-        (0..CONNECTIONS).map(|number| window(&mut Requests::new(&job, number, Vec::new()))).collect()
-    }
-
-    /// What each connection sends to pull `PULLED` messages of the tail, once.
-    fn pulls(&self) -> Vec<Bytes> {
-        let job = job(&format!("rw=consume\nnumjobs={CONNECTIONS}\nbatch={PULLED}"));
-        let pull = |number: usize| {
-            let cursor = Cursor { queue: number as u32 % 8, first: 100, end: 100 + i64::from(PULLED) };
-            Requests::new(&job, number, vec![cursor])
-        };
-        (0..CONNECTIONS)
-            .map(|number| {
-                let (bytes, range) = pull(number).take(0..1, -1, |_| {});
-                Bytes::copy_from_slice(&bytes[range])
-            })
-            .collect()
-    }
-}
-
-fn window(requests: &mut Requests) -> Bytes {
-    let (bytes, range) = requests.take(0..WINDOW, -1, |_| {});
-    Bytes::copy_from_slice(&bytes[range])
-}
-
 /// Runs rounds of sends or pulls; returns the messages of one round. `counted` is called before those that
 /// count and after them.
 fn load(pulls: bool, warm: usize, rounds: usize, mut counted: impl FnMut()) -> u64 {
-    let mut bench = Bench::new();
-    let sends = bench.sends();
+    let mut bench = Still::new(CONNECTIONS);
+    let sends = bench.windows(&job(&format!("numjobs={CONNECTIONS}\niodepth={WINDOW}")), &[]);
     (0..if pulls { 16 } else { warm }).for_each(|_| bench.round(&sends));
     let (windows, messages) = if pulls {
-        let windows = bench.pulls();
+        let read = |number: usize| Cursor { queue: number as u32 % 8, first: 100, end: 100 + i64::from(PULLED) };
+        let cursors: Vec<_> = (0..CONNECTIONS).map(read).collect();
+        let windows = bench.windows(&job(&format!("rw=consume\nnumjobs={CONNECTIONS}\nbatch={PULLED}")), &cursors);
         let answer = bench.ask(windows[0].to_vec());
         let body = frame::split(&answer).unwrap().2;
         let count = protocol::message::records(&answer[body]).filter(Result::is_ok).count();
