@@ -33,7 +33,7 @@ pub fn run(job: &Job, live: &Live, start: &Start) -> io::Result<Measured> {
     let partition = Partition::new(config).map_err(io::Error::other)?;
     let all = job.numjobs * job.iodepth;
     let now = Instant::now();
-    let empty = Answered { direction: Direction::Write, messages: 0, bytes: 0, due: now, written: now };
+    let empty = Answered { requests: 1, direction: Direction::Write, messages: 0, bytes: 0, due: now, written: now };
     let mut store = Store {
         job,
         ring,
@@ -233,7 +233,7 @@ impl Store<'_> {
         }
         self.next_queue = (self.next_queue + 1) % job.queues;
         let (messages, bytes) = (u64::from(job.batch), u64::from(job.batch * job.bs.1));
-        self.slots[slot] = Answered { direction: Direction::Write, messages, bytes, due, written: now };
+        self.slots[slot] = Answered { requests: 1, direction: Direction::Write, messages, bytes, due, written: now };
         Taken::Waits
     }
 
@@ -249,7 +249,8 @@ impl Store<'_> {
             Pull::Found { messages, next } => {
                 let bytes = messages.iter().map(|message| message.len() as u64).sum();
                 let messages = messages.len() as u64;
-                self.slots[slot] = Answered { direction: Direction::Read, messages, bytes, due, written: now };
+                self.slots[slot] =
+                    Answered { requests: 1, direction: Direction::Read, messages, bytes, due, written: now };
                 // A cold reader takes the next queue of its own; another begins again.
                 let step = job.numjobs as u32;
                 let after = if job.load == Load::Consume { queue } else { (queue + step) % job.queues };

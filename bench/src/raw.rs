@@ -124,7 +124,8 @@ impl Writers<'_> {
         let pace = Pace::of(job, first);
         std::thread::sleep(first.saturating_duration_since(Instant::now()));
         let mut stats = vec![Stats::new(job, begin); if job.group_reporting { 1 } else { count }];
-        let empty = Answered { direction: Direction::Write, messages: 1, bytes: 0, due: first, written: first };
+        let empty =
+            Answered { requests: 1, direction: Direction::Write, messages: 1, bytes: 0, due: first, written: first };
         self.slots = vec![empty; all];
         self.free = (0..all).rev().collect();
         let limit = if job.number_ios == 0 { u64::MAX } else { job.number_ios * count as u64 };
@@ -177,7 +178,7 @@ impl Writers<'_> {
         } else {
             (Direction::Read, Op::Read { file, at, length: bytes as u32 })
         };
-        self.slots[slot] = Answered { direction, messages: 1, bytes, due, written: now };
+        self.slots[slot] = Answered { requests: 1, direction, messages: 1, bytes, due, written: now };
         self.ring.submit(Tag(slot as u64), op).expect("the ring has a slot for each of ours");
     }
 }

@@ -309,7 +309,7 @@ mod tests {
         for index in 0..100 {
             let due = start + Duration::from_millis(index * 20);
             let written = due + Duration::from_micros(if rate_iops > 0 { 50 } else { 0 });
-            let what = Answered { direction: Direction::Write, messages: 1, bytes: 1024, due, written };
+            let what = Answered { requests: 1, direction: Direction::Write, messages: 1, bytes: 1024, due, written };
             let took = Duration::from_micros(if index % 50 == 49 { 3000 } else { 300 });
             stats.answered(&what, written + took, &Live::default());
         }

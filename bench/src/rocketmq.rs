@@ -200,6 +200,7 @@ async fn write(shared: Rc<Shared>, connection: Rc<Connection>) -> io::Result<()>
             let nth = index * job.numjobs as u64 + connection.number;
             let due = shared.pace.map_or(now, |pace| pace.due(nth));
             let what = Answered {
+                requests: 1,
                 direction: request.direction,
                 messages: request.messages,
                 bytes: request.bytes,
@@ -230,6 +231,9 @@ async fn read(shared: Rc<Shared>, connection: Rc<Connection>, live: Arc<Live>) -
         let mut strange = 0;
         let mut got = 0;
         let mut now = None;
+        // Answers to one write that come together are counted together: the tool shares a CPU with nobody, but
+        // it must not be what a fast server waits for.
+        let mut alike: Option<Answered> = None;
         receiver
             .receive(|frame| {
                 let now = *now.get_or_insert_with(Instant::now);
@@ -243,14 +247,16 @@ async fn read(shared: Rc<Shared>, connection: Rc<Connection>, live: Arc<Live>) -
                 let slot = &mut slots[answer.opaque];
                 slot.busy = false;
                 let mut what = slot.what;
-                let mut stats = connection.stats.borrow_mut();
                 if let Some(text) = answer.refusal {
-                    stats.refused(|| text);
+                    connection.stats.borrow_mut().refused(|| text);
                 } else {
                     if let Some((messages, bytes)) = answer.pulled {
                         (what.messages, what.bytes) = (messages, bytes);
                     }
-                    stats.answered(&what, now, &live);
+                    let joined = alike.as_mut().is_some_and(|alike| alike.join(&what));
+                    if !joined && let Some(before) = alike.replace(what) {
+                        connection.stats.borrow_mut().answered(&before, now, &live);
+                    }
                 }
                 if let Some(offset) = answer.offset {
                     match (job.load, what.direction) {
@@ -261,6 +267,9 @@ async fn read(shared: Rc<Shared>, connection: Rc<Connection>, live: Arc<Live>) -
                 }
             })
             .await?;
+        if let Some((last, now)) = alike.zip(now) {
+            connection.stats.borrow_mut().answered(&last, now, &live);
+        }
         if strange > 0 {
             return Err(io::Error::other("the server sent what is no answer to a request of ours"));
         }
@@ -376,7 +385,7 @@ impl Connection {
         job: &Job,
     ) -> Connection {
         let now = Instant::now();
-        let what = Answered { direction: Direction::Write, messages: 0, bytes: 0, due: now, written: now };
+        let what = Answered { requests: 1, direction: Direction::Write, messages: 0, bytes: 0, due: now, written: now };
         Connection {
             number: number as u64,
             stream,

@@ -153,12 +153,14 @@ impl Side {
     }
 }
 
-/// One request's answer.
+/// The answer to a request, or to several that are alike: written and answered at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Answered {
+    /// How many requests.
+    pub requests: u64,
     /// Which way.
     pub direction: Direction,
-    /// Messages it carried.
+    /// Messages they carried.
     pub messages: u64,
     /// Their bytes.
     pub bytes: u64,
@@ -166,6 +168,19 @@ pub struct Answered {
     pub due: Instant,
     /// When it was written.
     pub written: Instant,
+}
+
+impl Answered {
+    /// Takes another answer of the same moment in, if it is alike.
+    pub fn join(&mut self, other: &Answered) -> bool {
+        let alike = (self.direction, self.due, self.written) == (other.direction, other.due, other.written);
+        if alike {
+            self.requests += other.requests;
+            self.messages += other.messages;
+            self.bytes += other.bytes;
+        }
+        alike
+    }
 }
 
 /// All that one report tells.
@@ -215,7 +230,7 @@ impl Stats {
         self.last = now;
         live.add(what);
         let side = &mut self.sides[what.direction as usize];
-        side.requests += 1;
+        side.requests += what.requests;
         side.messages += what.messages;
         side.bytes += what.bytes;
         let completion = nanos(now.saturating_duration_since(what.written));
@@ -348,7 +363,14 @@ mod tests {
         let (live, ms) = (Live::default(), |ms| start + Duration::from_millis(ms));
         // The server stands still for 50 ms: what fell due meanwhile is written late.
         for due in 0..50 {
-            let what = Answered { direction: Direction::Write, messages: 1, bytes: 10, due: ms(due), written: ms(50) };
+            let what = Answered {
+                requests: 1,
+                direction: Direction::Write,
+                messages: 1,
+                bytes: 10,
+                due: ms(due),
+                written: ms(50),
+            };
             stats.answered(&what, ms(51), &live);
         }
         stats.finish(ms(299));
@@ -367,7 +389,8 @@ mod tests {
     fn the_ramp_is_not_measured() {
         let begin = Instant::now() + Duration::from_secs(1);
         let mut stats = Stats::new(&job(""), begin);
-        let what = |at| Answered { direction: Direction::Read, messages: 32, bytes: 320, due: at, written: at };
+        let what =
+            |at| Answered { requests: 1, direction: Direction::Read, messages: 32, bytes: 320, due: at, written: at };
         let (early, late) = (begin - Duration::from_millis(1), begin + Duration::from_millis(3));
         stats.answered(&what(early), early, &Live::default());
         stats.answered(&what(early), late, &Live::default());
