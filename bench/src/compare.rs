@@ -65,7 +65,11 @@ impl Comparison {
     pub fn markdown(&self) -> String {
         let mut out = String::new();
         let rounds = self.figures.values().map(|figures| figures["per_s"].len()).max().unwrap_or(0);
-        let _ = writeln!(out, "Messages a second; medians of {rounds} rounds.\n");
+        let _ = writeln!(
+            out,
+            "Messages a second; {}.\n",
+            if rounds == 1 { "one round".to_owned() } else { format!("medians of {rounds} rounds") }
+        );
         let ratios = [
             ("ringmq-sync", "limit", "of the limit"),
             ("ringmq-sync", "java-sync", "to Java, sync"),
