@@ -188,8 +188,8 @@ impl BatchHeader {
         crc
     }
 
-    /// Reads a header's fields without believing them: `Damaged` if the magic is missing or the length
-    /// is impossible. [`Batch::open`] checks the sums once the whole batch is there.
+    /// Reads a header's fields without believing them: `Damaged` if the magic is missing, or the length or
+    /// the place is impossible. [`Batch::open`] checks the sums once the whole batch is there.
     pub fn peek(bytes: &[u8]) -> Result<BatchHeader, FormatError> {
         let Some(bytes) = bytes.first_chunk::<BATCH_HEADER_BYTES>() else { return Err(FormatError::Damaged) };
         if u32_at(bytes, 0) != BATCH_MAGIC {
@@ -206,7 +206,8 @@ impl BatchHeader {
             previous: u32_at(bytes, 48),
         };
         let least = BATCH_HEADER_BYTES as u64 + u64::from(header.records) * RECORD_HEADER_BYTES as u64;
-        if u64::from(header.length) < least || header.length > crate::limits::BATCH_BYTES_MAX {
+        let within = header.base <= LOG_BYTES_MAX - u64::from(crate::limits::BATCH_BYTES_MAX);
+        if u64::from(header.length) < least || header.length > crate::limits::BATCH_BYTES_MAX || !within {
             return Err(FormatError::Damaged);
         }
         Ok(header)
@@ -422,28 +423,26 @@ mod tests {
 
     #[test]
     fn a_header_says_what_is_possible() {
-        let header = |length: u32, records: u32| {
+        let header = |length: u32, records: u32, base: u64| {
             let mut bytes = [0; BATCH_HEADER_BYTES];
-            let header = BatchHeader {
-                partition: 0,
-                length,
-                records,
-                epoch: 0,
-                base: 70,
-                durable: 0,
-                closed_ms: 0,
-                previous: 0,
-            };
+            let header =
+                BatchHeader { partition: 0, length, records, epoch: 0, base, durable: 0, closed_ms: 0, previous: 0 };
             header.encode(&mut bytes, 0);
             BatchHeader::peek(&bytes).map(|header| (header.length, header.end()))
         };
         let max = crate::limits::BATCH_BYTES_MAX;
         // A header and as many record headers as there are records; up to the limit.
         for (length, records) in [(64, 0), (96, 1), (64 + 32 * 9, 9), (max, 1), (max, 0)] {
-            assert_eq!(header(length, records), Ok((length, 70 + u64::from(length))));
+            assert_eq!(header(length, records, 70), Ok((length, 70 + u64::from(length))));
         }
         for (length, records) in [(63, 0), (95, 1), (64 + 32 * 9 - 1, 9), (max + 1, 1), (0, 0), (96, u32::MAX)] {
-            assert_eq!(header(length, records), Err(FormatError::Damaged), "{length} {records}");
+            assert_eq!(header(length, records, 70), Err(FormatError::Damaged), "{length} {records}");
+        }
+        // The largest batch ends within the log.
+        let last = LOG_BYTES_MAX - u64::from(max);
+        assert_eq!(header(64, 0, last), Ok((64, last + 64)));
+        for base in [last + 1, LOG_BYTES_MAX, u64::MAX] {
+            assert_eq!(header(64, 0, base), Err(FormatError::Damaged), "{base}");
         }
     }
 

@@ -16,13 +16,13 @@ pub(crate) const SEGMENT: u64 = 32 << 10;
 const PARTITION: u16 = 2;
 
 /// A batch that is believed is what an encoder would write; with its sums put right, it is believed exactly
-/// if its records fill it.
+/// if its records fill it and its place is possible.
 pub fn batch(data: &[u8]) {
     if let Ok(batch) = Batch::open(data) {
         walk(batch, data);
     }
     let mut bytes = data.to_vec();
-    let fills = repair(&mut bytes);
+    let fills = repair(&mut bytes) && BatchHeader::peek(&bytes).is_ok();
     let opened = Batch::open(&bytes);
     assert_eq!(opened.is_ok(), fills, "{:?}", opened.map(|batch| batch.header));
     if let Ok(batch) = opened {
