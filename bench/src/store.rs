@@ -32,6 +32,7 @@ pub fn config(
         prepare_rate: 64 << 20,
         retention_ms: u64::MAX / 2,
         retention_bytes: u64::MAX,
+        read_bytes_per_s: 0,
         disk_free_min: 0,
         describe,
         seed: 1,

@@ -752,6 +752,7 @@ impl View<'_> {
             prepare_rate: 0,
             retention_ms: u64::MAX,
             retention_bytes: u64::MAX,
+            read_bytes_per_s: 0,
             disk_free_min: 0,
             describe: |_| None,
             seed: 0,

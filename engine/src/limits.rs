@@ -114,6 +114,8 @@ pub struct LogConfig {
     pub retention_ms: u64,
     /// Bytes of log beyond which the oldest segment is retired.
     pub retention_bytes: u64,
+    /// Bytes a second that are read from disk for consumers, at most; 0: no limit.
+    pub read_bytes_per_s: u64,
     /// New messages are refused when less than this is available on the file system. Bytes.
     pub disk_free_min: u64,
     /// How to read a message's description, at recovery and when a delayed one is delivered.

@@ -583,6 +583,7 @@ mod tests {
             prepare_rate: 1,
             retention_ms: 0,
             retention_bytes: 0,
+            read_bytes_per_s: 0,
             disk_free_min: 0,
             describe: |_| None,
             seed: 1,

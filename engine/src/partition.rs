@@ -180,7 +180,7 @@ impl Partition {
             segments: Segments::new(&config, true, VecDeque::new(), Vec::new()),
             log: Log::new(&config, nowhere),
             derived: Derived::new(&config, nowhere, true),
-            loads: Loads::default(),
+            loads: Loads::new(config.read_bytes_per_s),
             snapshot: None,
             snapshot_ending: None,
             snapshot_segment: 0,
@@ -435,7 +435,10 @@ impl Partition {
         match self.state {
             State::Shut | State::Broken => return,
             State::Opening(_) => return self.go_on_opening(now_ms),
-            State::Failing => return self.reopen_when_quiet(now_ms),
+            State::Failing => {
+                self.begin_loads(None);
+                return self.reopen_when_quiet(now_ms);
+            }
             State::Waiting { until_ms } => {
                 if now_ms >= until_ms {
                     self.recover();
@@ -444,6 +447,7 @@ impl Partition {
             }
             State::Starting { .. } | State::Open | State::Shutting => {}
         }
+        self.begin_loads(Some(now_ms));
         let busy = !self.log.is_quiet(now_ms);
         let mut chores = std::mem::take(&mut self.chores);
         self.segments.on_turn(self.log.head(), busy, now_ms, &mut chores);
@@ -508,7 +512,7 @@ impl Partition {
             State::Waiting { until_ms } => return until_ms,
             State::Starting { .. } | State::Open | State::Shutting => {}
         }
-        let mut deadline = self.log.deadline_ms().min(self.segments.deadline_ms());
+        let mut deadline = self.log.deadline_ms().min(self.segments.deadline_ms()).min(self.loads.deadline_ms());
         if matches!(self.state, State::Starting { .. }) {
             return deadline;
         }

@@ -41,6 +41,7 @@ fn a_new_log_on_a_full_disk_says_so_until_there_is_room() {
         prepare_rate: 1 << 20,
         retention_ms: 1 << 40,
         retention_bytes: 1 << 40,
+        read_bytes_per_s: 0,
         disk_free_min: 0,
         describe: |_| None,
         seed: 7,

@@ -255,10 +255,18 @@ impl Partition {
         // What is not written yet would be believed to be damaged once it is.
         let valid = bytes.min(self.log.written().saturating_sub(from));
         let (file, at) = (segment.handle, from - segment.base);
-        let load = self.loads.start(from, valid);
-        self.effects
-            .push(Effect::Io { local: local(purpose::LOAD, load.0), op: Op::Read { file, at, length: bytes as u32 } });
+        let load = self.loads.start(from, valid, Op::Read { file, at, length: bytes as u32 }, bytes);
+        if self.config.read_bytes_per_s == 0 {
+            self.begin_loads(None);
+        }
         Some(load)
+    }
+
+    /// Begins the cold reads that may begin now; all of them, if no time is told.
+    pub(super) fn begin_loads(&mut self, now_ms: Option<u64>) {
+        while let Some((load, op)) = self.loads.begin(now_ms) {
+            self.effects.push(Effect::Io { local: local(purpose::LOAD, load.0), op });
+        }
     }
 
     pub(super) fn on_loaded(&mut self, load: LoadId, outcome: Result<Outcome, Fault>, now_ms: u64) {

@@ -493,6 +493,7 @@ impl Builder<'_> {
                 prepare_rate: config.number("log.prepare_bytes_per_s"),
                 retention_ms: config.number("log.retention_hours") * 3_600_000,
                 retention_bytes: kept_bytes / u64::from(self.settings.partitions),
+                read_bytes_per_s: config.number("log.read_bytes_per_s"),
                 disk_free_min: disk_free_min(config, self.disk),
                 describe: produce::describe,
                 seed: seed(),

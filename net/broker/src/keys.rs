@@ -155,6 +155,7 @@ pub const KEYS: &[Key] = &[
     number("log.flush_interval_ms", Milliseconds, 500, 1, 60_000, "async: the most that a power cut may take, RocketMQ's default."),
     number("log.prepare_bytes", Bytes, GIB, 16 * MIB, 64 * GIB, "Zeros written ahead of each log's head: a durable write into fresh space takes twice the time. `dev`: 256 MiB."),
     number("log.prepare_bytes_per_s", Bytes, 64 * MIB, MIB, 16 * GIB, "How fast, beside a busy log: at full speed it doubles the p99.9 of sends."),
+    number("log.read_bytes_per_s", Bytes, 0, 0, 64 * GIB, "Per log: how fast messages that are no longer in memory are read for consumers, so that one that catches up leaves the disk to the producers. 0: no limit."),
     number("log.retention_hours", Hours, 72, 1, 876_000, "Age at which a segment may go (fileReservedTime)."),
     number("log.retention_bytes", Bytes, PIB, 32 * MIB, PIB, "The logs together are larger than this: the oldest segments go before their age. By default the disk alone decides."),
     number("log.disk_clean_percent", Percent, 75, 1, 99, "The logs fill more of the disk than this: the oldest segments go before their age (diskMaxUsedSpaceRatio)."),

@@ -84,6 +84,7 @@ impl Rig {
                     prepare_rate: 1 << 20,
                     retention_ms: 1 << 40,
                     retention_bytes: 1 << 40,
+                    read_bytes_per_s: 0,
                     disk_free_min: 0,
                     describe,
                     seed: 7,
