@@ -714,7 +714,7 @@ impl World {
     /// A full disk gets room, and the partition takes appends again.
     fn room_again(&mut self, space: u64) {
         self.sim.space = 1 << 40;
-        for _ in 0..1000 {
+        for _ in 0..10_000 {
             self.turn();
             let before = self.sent.len();
             if self.sim.now_ms().is_multiple_of(7) {
