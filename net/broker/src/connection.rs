@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use engine::io::{Handle, PIECES_MAX};
 use protocol::frame::{self, FrameError};
 
@@ -32,6 +32,8 @@ pub struct ConnectionLimits {
 
 /// Most bytes of one send, so that a slow but living peer is seen to take something now and then.
 const SEND_BYTES: usize = 1 << 20;
+/// A connection keeps the memory of a send up to this size for its next answers: some forty of them.
+const TAIL_BYTES_KEPT: usize = 16 << 10;
 /// How many emptied buffers for unfinished frames a core keeps, and the largest it keeps.
 const SPARE_BUFFERS: usize = 64;
 const SPARE_BYTES: usize = 64 << 10;
@@ -133,9 +135,9 @@ pub struct Connection {
     partial: Vec<u8>,
     /// Answers on their way: whole pieces first, then `tail`.
     pieces: Vec<Bytes>,
-    tail: Vec<u8>,
-    /// What the last send carried out of `tail`: the next one will be about as long.
-    tail_hint: usize,
+    tail: BytesMut,
+    /// Bytes of `tail` that became pieces since the last send ended.
+    sealed_bytes: usize,
     unsent_bytes: usize,
     pinned_bytes: usize,
     sending_bytes: usize,
@@ -162,8 +164,8 @@ impl Connection {
             send_since_ms: 0,
             partial: Vec::new(),
             pieces: Vec::new(),
-            tail: Vec::new(),
-            tail_hint: 0,
+            tail: BytesMut::new(),
+            sealed_bytes: 0,
             unsent_bytes: 0,
             pinned_bytes: 0,
             sending_bytes: 0,
@@ -230,9 +232,7 @@ impl Connection {
     /// Adds an answer, or the front of one, to what is to be sent.
     #[inline]
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.tail.capacity() == 0 {
-            self.tail.reserve(self.tail_hint.max(bytes.len()));
-        }
+        // Memory of answers that were sent is used again: see `sent`.
         self.tail.extend_from_slice(bytes);
         self.unsent_bytes += bytes.len();
     }
@@ -253,7 +253,6 @@ impl Connection {
         if self.sending || self.closing.is_some() || self.unsent_bytes == 0 {
             return None;
         }
-        self.tail_hint = self.tail.len();
         self.seal();
         let mut count = 0;
         let mut bytes = 0;
@@ -280,6 +279,9 @@ impl Connection {
         self.active_ms = now_ms;
         self.unsent_bytes -= self.sending_bytes;
         self.pinned_bytes -= self.sending_pinned_bytes;
+        if std::mem::take(&mut self.sealed_bytes) > TAIL_BYTES_KEPT && self.tail.is_empty() {
+            self.tail = BytesMut::new();
+        }
         self.sending_bytes = 0;
         self.sending_pinned_bytes = 0;
     }
@@ -341,7 +343,7 @@ impl Connection {
         let kept = self.take_kept(spare);
         spare.give(kept);
         self.pieces = Vec::new();
-        self.tail = Vec::new();
+        self.tail = BytesMut::new();
     }
 
     /// Closing, and nothing of it is in the ring any more.
@@ -352,7 +354,8 @@ impl Connection {
     /// Makes a piece of the tail.
     fn seal(&mut self) {
         if !self.tail.is_empty() {
-            self.pieces.push(Bytes::from(std::mem::take(&mut self.tail)));
+            self.sealed_bytes += self.tail.len();
+            self.pieces.push(self.tail.split().freeze());
         }
     }
 }
