@@ -118,11 +118,21 @@ pub enum Next {
 #[derive(Debug)]
 enum Stage {
     Create,
-    Settle,
+    /// The directory above is made durable, and then the directory itself.
+    Settle {
+        above: bool,
+    },
     List,
-    Open { index: usize },
-    Head { index: usize, handle: Handle },
-    Remove { index: usize },
+    Open {
+        index: usize,
+    },
+    Head {
+        index: usize,
+        handle: Handle,
+    },
+    Remove {
+        index: usize,
+    },
     Ready,
     Scan,
     Search,
@@ -238,7 +248,7 @@ impl Recovery {
             }
             (stage, Err(fault)) => {
                 let path = match stage {
-                    Stage::Create | Stage::Settle | Stage::List => self.directory.clone(),
+                    Stage::Create | Stage::Settle { .. } | Stage::List => self.directory.clone(),
                     Stage::Open { index } | Stage::Head { index, .. } | Stage::Remove { index } => self.path(*index),
                     Stage::Ready => unreachable!("nothing was asked for"),
                     Stage::Scan => self.segment_path(self.window.from),
@@ -248,12 +258,18 @@ impl Recovery {
             }
             (Stage::Create, _) => {
                 // A directory that is new is durable once the one above it is.
-                self.stage = Stage::Settle;
+                self.stage = Stage::Settle { above: true };
                 let above = self.directory.parent().filter(|above| !above.as_os_str().is_empty());
                 let above = above.map_or_else(|| PathBuf::from("."), Path::to_path_buf);
                 Ok(Next::Do(Op::SyncDirectory { path: above }))
             }
-            (Stage::Settle, _) => {
+            (Stage::Settle { above: true }, _) => {
+                // Segments found here may have got their names just before a kill: nothing may be promised in
+                // a file that a power cut makes nameless.
+                self.stage = Stage::Settle { above: false };
+                Ok(Next::Do(Op::SyncDirectory { path: self.directory.clone() }))
+            }
+            (Stage::Settle { above: false }, _) => {
                 self.stage = Stage::List;
                 Ok(Next::Do(Op::List { path: self.directory.clone() }))
             }
