@@ -204,6 +204,9 @@ impl Desk {
             Ok(asked) => asked,
             Err(error) => return self.refuse_field(&call.reply, error),
         };
+        if self.is_opening(asked.topic, asked.queue_id) {
+            return self.refuse_append(&call.reply, AppendError::Opening);
+        }
         let upper = asked.boundary.is_some_and(|boundary| boundary.eq_ignore_ascii_case("UPPER"));
         let time_ms = u64::try_from(asked.timestamp).unwrap_or(0);
         let offset = match self.queue_of(asked.topic, asked.queue_id) {
@@ -222,6 +225,9 @@ impl Desk {
             Ok(asked) => asked,
             Err(error) => return self.refuse_field(&call.reply, error),
         };
+        if self.is_opening(asked.topic, asked.queue_id) {
+            return self.refuse_append(&call.reply, AppendError::Opening);
+        }
         let span = match self.queue_of(asked.topic, asked.queue_id) {
             Some((local, key)) => self.partitions[local].span(key),
             None => Span { min: 0, max: 0 },
@@ -236,6 +242,9 @@ impl Desk {
             Ok(asked) => asked,
             Err(error) => return self.refuse_field(&call.reply, error),
         };
+        if self.is_opening(asked.topic, asked.queue_id) {
+            return self.refuse_append(&call.reply, AppendError::Opening);
+        }
         let time = match self.queue_of(asked.topic, asked.queue_id) {
             Some((local, key)) => {
                 let first = self.partitions[local].span(key).min;
@@ -386,6 +395,12 @@ impl Desk {
             tracing::warn!(group, topic = &*topic.name, queue, "no room for another consumer offset");
         }
         self.touched = true;
+    }
+
+    /// Whether the log of a queue is being opened. Where the queue ends is not known then, or not safe yet: a
+    /// consumer that was told an end too low or too high would start to read there.
+    fn is_opening(&self, topic: &str, queue: i32) -> bool {
+        self.queue_of(topic, queue).is_some_and(|(local, _)| !self.partitions[local].is_open())
     }
 
     /// A queue that exists, and where it is. `None` also when another core runs it: `place` sends no
