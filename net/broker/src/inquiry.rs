@@ -101,9 +101,13 @@ impl Inquiry {
         }
     }
 
-    /// What was found so far, to a question for messages.
+    /// What was found so far, to a question that may have to wait for a read.
     pub fn give_up(&mut self) -> Part {
-        Part::Messages(std::mem::take(&mut self.found))
+        match self.question {
+            Question::Topic { .. } => Part::Topic(std::mem::take(&mut self.stats)),
+            Question::Progress { .. } => Part::Progress(std::mem::take(&mut self.progress)),
+            _ => Part::Messages(std::mem::take(&mut self.found)),
+        }
     }
 
     /// Looks at the messages with the key until there are enough of them.
