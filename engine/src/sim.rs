@@ -9,13 +9,20 @@
 //!   after the write had completed has completed too. Of the rest, each sector is lost or kept as it likes.
 //! - Creations, renames and removals are durable after [`Op::SyncDirectory`] of their directory; of the rest
 //!   the first few survive a power cut, as in a journal.
+//! - Memory that was given to it for a write is looked at again when the write takes effect: whoever changed
+//!   it meanwhile is stopped.
+//!
+//! One kernel may serve several cores: each has a [`Side`] of it, whose completions, wake-ups and deadline
+//! are its own.
 
 use crate::format::BLOCK_BYTES;
 use crate::io::{Done, Fault, Handle, Io, Op, OpenHow, Outcome, Tag};
 use bytes::Bytes;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +30,7 @@ use std::time::Duration;
 const SECTOR_BYTES: usize = 512;
 const PAGE_BYTES: usize = BLOCK_BYTES as usize;
 static ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
-/// Operations taken and not completed; more are given back, as the ring does.
+/// Operations of one core taken and not completed; more are given back, as the ring does.
 const SLOTS: usize = 256;
 /// Bytes sent and not received by the client, beyond which a send waits.
 const WINDOW_BYTES: usize = 256 << 10;
@@ -114,19 +121,51 @@ struct Change {
 
 #[derive(Debug)]
 enum Object {
-    File { file: usize, how: OpenHow },
-    Listener { accept: Option<Tag>, waiting: VecDeque<Handle> },
+    File {
+        file: usize,
+        how: OpenHow,
+    },
+    /// What is armed is of one core.
+    Listener {
+        accept: Option<(usize, Tag)>,
+        waiting: VecDeque<Handle>,
+    },
     Socket(Socket),
 }
 
 #[derive(Debug, Default)]
 struct Socket {
-    receive: Option<Tag>,
+    receive: Option<(usize, Tag)>,
     /// From the client, and to it.
     inbox: VecDeque<u8>,
-    outbox: Vec<u8>,
+    outbox: VecDeque<u8>,
     hung_up: bool,
+    /// The connection broke: there is no orderly end behind what was received.
+    broken: bool,
     shut: bool,
+}
+
+/// An operation in the kernel.
+#[derive(Debug)]
+struct Flight {
+    /// The number of completed effects when it was submitted.
+    submitted: u64,
+    tag: Tag,
+    op: Op,
+    /// Of a write's memory.
+    sum: u32,
+}
+
+/// What the kernel keeps for one core.
+#[derive(Debug, Default)]
+struct Ring {
+    flights: Vec<Flight>,
+    /// Its next drive would return at once.
+    woken: bool,
+    /// Until when it waits if nothing happens.
+    until_ms: u64,
+    /// Drives in a row that would not have waited and brought nothing.
+    idle: u32,
 }
 
 /// A simulated kernel. See the module.
@@ -148,8 +187,7 @@ pub struct Sim {
     changes: Vec<Change>,
     objects: BTreeMap<Handle, Object>,
     handles: i32,
-    /// With the number of completed effects when each was submitted.
-    flying: Vec<(u64, Tag, Op)>,
+    rings: Vec<Ring>,
     effects: u64,
 }
 
@@ -169,7 +207,7 @@ impl Sim {
             changes: Vec::new(),
             objects: BTreeMap::new(),
             handles: 2,
-            flying: Vec::new(),
+            rings: vec![Ring::default()],
             effects: 0,
         }
     }
@@ -184,15 +222,51 @@ impl Sim {
         self.now_ms += ms;
     }
 
-    /// How many operations on files were submitted and did not complete.
+    /// How many operations were submitted and did not complete, those that wait for something armed aside.
     pub fn flying(&self) -> usize {
-        self.flying.len()
+        self.rings.iter().map(|ring| ring.flights.len()).sum()
+    }
+
+    /// Whether a drive of this core would return at once: something may complete, somebody woke it, or its
+    /// wait is over.
+    pub fn is_due(&self, core: usize) -> bool {
+        let Some(ring) = self.rings.get(core) else { return true };
+        let armed = |armed: &Option<(usize, Tag)>| armed.is_some_and(|(other, _)| other == core);
+        ring.woken
+            || self.now_ms >= ring.until_ms
+            || ring.flights.iter().any(|flight| !self.is_stuck(&flight.op))
+            || self.objects.values().any(|object| match object {
+                Object::Listener { accept, waiting } => armed(accept) && !waiting.is_empty(),
+                Object::Socket(socket) => armed(&socket.receive) && socket.has_news(),
+                Object::File { .. } => false,
+            })
+    }
+
+    /// When this core goes on if nothing happens, in ms.
+    pub fn until_ms(&self, core: usize) -> u64 {
+        self.rings.get(core).map_or(0, |ring| ring.until_ms)
+    }
+
+    /// How many drives of this core in a row would not have waited and brought nothing: a loop that spins.
+    pub fn idle(&self, core: usize) -> u32 {
+        self.rings.get(core).map_or(0, |ring| ring.idle)
+    }
+
+    /// A send that waits for its client.
+    fn is_stuck(&self, op: &Op) -> bool {
+        let Op::Send { socket, .. } = op else { return false };
+        match self.objects.get(socket) {
+            Some(Object::Socket(socket)) => {
+                !socket.shut && !socket.hung_up && !socket.broken && socket.outbox.len() >= WINDOW_BYTES
+            }
+            _ => false,
+        }
     }
 
     /// The process dies: its files are closed, its operations in flight did part of their work, and what it
     /// had written is still there. What is left of this simulator is an empty one.
     pub fn kill(&mut self) -> Sim {
-        for (_, _, op) in std::mem::take(&mut self.flying) {
+        for op in self.abandon() {
             if let Op::Write { file, at, bytes, .. } = op {
                 let part = self.random.below(bytes.len() as u64 / BLOCK_BYTES + 1) * BLOCK_BYTES;
                 let part = if self.random.chance(500) { bytes.len() as u64 } else { part };
@@ -205,7 +279,7 @@ impl Sim {
     /// The power goes: as [`kill`](Sim::kill), and of what is not durable any part is lost.
     pub fn power_cut(&mut self, seed: u64) -> Sim {
         let mut random = Random::new(seed);
-        for (_, _, op) in std::mem::take(&mut self.flying) {
+        for op in self.abandon() {
             if let Op::Write { file, at, bytes, .. } = op {
                 self.write(file, at, &bytes, false);
             }
@@ -239,6 +313,57 @@ impl Sim {
         self.kept_names.retain(|path, _| reachable(path));
         self.names = self.kept_names.clone();
         self.reborn()
+    }
+
+    /// All that is in the kernel when the process ends.
+    fn abandon(&mut self) -> Vec<Op> {
+        let flights = self.rings.iter_mut().flat_map(|ring| std::mem::take(&mut ring.flights));
+        flights.inspect(Flight::check).map(|flight| flight.op).collect()
+    }
+
+    /// Another machine with the same disk: what is done to one is not done to the other. Nothing may be in
+    /// the kernel.
+    pub fn twin(&mut self) -> Sim {
+        assert_eq!(self.flying(), 0, "a disk in use cannot be copied");
+        let mut sim = Sim::new(self.random.bits());
+        (sim.now_ms, sim.faults, sim.space) = (self.now_ms, self.faults, self.space);
+        (sim.haste, sim.direct, sim.effects) = (self.haste, self.direct, self.effects);
+        sim.files.clone_from(&self.files);
+        sim.names.clone_from(&self.names);
+        sim.kept_names.clone_from(&self.kept_names);
+        sim.changes.clone_from(&self.changes);
+        sim
+    }
+
+    /// Flips one bit of what a file holds, in a sector that is not all zeros, or lies beside one. Returns where;
+    /// `None`: all files are empty.
+    pub fn rot(&mut self, seed: u64) -> Option<(PathBuf, u64)> {
+        let mut random = Random::new(seed);
+        let held = |file: usize| self.files[file].pages.iter().filter(|(_, page)| page.is_some());
+        let places: Vec<(PathBuf, usize, u64)> = self
+            .names
+            .iter()
+            .filter_map(|(path, node)| match node {
+                Node::File(file) => Some((path, *file)),
+                Node::Directory => None,
+            })
+            .flat_map(|(path, file)| held(file).map(move |(page, _)| (path.clone(), file, *page)))
+            .collect();
+        if places.is_empty() {
+            return None;
+        }
+        let (path, file, page) = places[random.below(places.len() as u64) as usize].clone();
+        let mut bytes = *image(&self.files[file].pages.get(&page).cloned().flatten());
+        // Pages of small batches are mostly zeros: half of the flips go where something is.
+        let filled: Vec<usize> = (0..PAGE_BYTES).filter(|at| bytes[*at] != 0).collect();
+        let anywhere = random.below(PAGE_BYTES as u64) as usize;
+        let at = if random.chance(500) { anywhere } else { filled[random.below(filled.len() as u64) as usize] };
+        bytes[at] ^= 1 << random.below(8);
+        let file = &mut self.files[file];
+        file.pages.insert(page, pack(&bytes));
+        file.kept.insert(page, pack(&bytes));
+        file.pending.remove(&page);
+        Some((path, page * BLOCK_BYTES + at as u64))
     }
 
     fn reborn(&mut self) -> Sim {
@@ -275,16 +400,29 @@ impl Sim {
         }
     }
 
-    /// The client takes what was sent to it so far; `None` once the connection is closed and nothing is left.
-    pub fn take(&mut self, client: Handle) -> Option<Vec<u8>> {
+    /// The client takes what was sent to it so far, at most so many bytes; `None` once the connection is closed
+    /// and nothing is left.
+    pub fn take(&mut self, client: Handle, bytes_max: usize) -> Option<Vec<u8>> {
         let Some(Object::Socket(socket)) = self.objects.get_mut(&client) else { return None };
-        (!socket.shut || !socket.outbox.is_empty()).then(|| std::mem::take(&mut socket.outbox))
+        let count = socket.outbox.len().min(bytes_max);
+        (!socket.shut || !socket.outbox.is_empty()).then(|| socket.outbox.drain(..count).collect())
     }
 
-    /// The client closes its end.
+    /// The client closes its end, behind all that it has sent.
     pub fn hang_up(&mut self, client: Handle) {
         if let Some(Object::Socket(socket)) = self.objects.get_mut(&client) {
             socket.hung_up = true;
+        }
+    }
+
+    /// The network breaks: of what the client has sent and the process has not received, any part is lost, and
+    /// nothing reaches the client any more.
+    pub fn cut(&mut self, client: Handle) {
+        if let Some(Object::Socket(socket)) = self.objects.get_mut(&client) {
+            let kept = self.random.below(socket.inbox.len() as u64 + 1) as usize;
+            socket.inbox.truncate(kept);
+            socket.outbox.clear();
+            (socket.hung_up, socket.broken) = (true, self.random.chance(500));
         }
     }
 
@@ -509,24 +647,28 @@ impl Sim {
 
     // -- connections ----------------------------------------------------------------------------
 
-    /// What sockets have to tell, in the order of their handles.
-    fn serve(&mut self, done: &mut Vec<Done>) {
+    /// What sockets have to tell a core, in the order of their handles.
+    fn serve(&mut self, core: usize, done: &mut Vec<Done>) {
         let random = &mut self.random;
         let mut accepted = Vec::new();
         for object in self.objects.values_mut() {
             match object {
-                Object::Listener { accept: Some(tag), waiting } => {
+                Object::Listener { accept: Some((owner, tag)), waiting } if *owner == core => {
                     accepted.extend(waiting.drain(..).map(|socket| (*tag, socket)));
                 }
                 Object::Socket(socket) => {
-                    let Some(tag) = socket.receive else { continue };
-                    let end = socket.hung_up || socket.shut;
-                    if socket.inbox.is_empty() && !end || !random.chance(self.haste.max(1)) {
+                    let Some((_, tag)) = socket.receive.filter(|(owner, _)| *owner == core) else { continue };
+                    if !socket.has_news() || !random.chance(self.haste.max(1)) {
                         continue;
                     }
                     if !socket.inbox.is_empty() && random.chance(self.faults.receive) {
                         socket.receive = None;
                         done.push(Done { tag, more: false, outcome: Err(Fault(libc::ENOBUFS)) });
+                        continue;
+                    }
+                    if socket.inbox.is_empty() && socket.broken {
+                        socket.receive = None;
+                        done.push(Done { tag, more: false, outcome: Err(Fault(libc::ECONNRESET)) });
                         continue;
                     }
                     let count = socket.inbox.len().min(1 + random.below(16 << 10) as usize);
@@ -557,63 +699,80 @@ impl Sim {
         if socket.outbox.len() >= WINDOW_BYTES {
             return None;
         }
-        pieces.iter().for_each(|piece| socket.outbox.extend_from_slice(piece));
+        pieces.iter().for_each(|piece| socket.outbox.extend(piece));
         Some(Ok(Outcome::Nothing))
     }
 
-    fn cancel(&mut self, tag: Tag) -> Vec<Done> {
-        let mut ended = self.flying.iter().position(|(_, other, _)| *other == tag).map(|index| {
-            self.flying.remove(index);
+    fn cancel(&mut self, core: usize, tag: Tag) -> Option<Done> {
+        let flights = &mut self.rings[core].flights;
+        let mut ended = flights.iter().position(|flight| flight.tag == tag).map(|index| {
+            flights.remove(index);
         });
         for object in self.objects.values_mut() {
             match object {
                 Object::Listener { accept: armed, .. } | Object::Socket(Socket { receive: armed, .. }) => {
-                    ended = ended.or(armed.take_if(|other| *other == tag).map(|_| ()));
+                    ended = ended.or(armed.take_if(|other| *other == (core, tag)).map(|_| ()));
                 }
                 Object::File { .. } => {}
             }
         }
-        let ended = ended.map(|()| Done { tag, more: false, outcome: Err(Fault(libc::ECANCELED)) });
-        ended.into_iter().collect()
+        ended.map(|()| Done { tag, more: false, outcome: Err(Fault(libc::ECANCELED)) })
     }
-}
 
-impl Io for Sim {
-    fn submit(&mut self, tag: Tag, op: Op) -> Result<(), Op> {
-        match (&op, &mut self.objects) {
-            (Op::Accept { listener: handle } | Op::Receive { socket: handle }, objects) => {
-                match objects.get_mut(handle) {
-                    Some(Object::Listener { accept: armed, .. } | Object::Socket(Socket { receive: armed, .. })) => {
-                        assert!(armed.is_none(), "{op:?} is armed already");
-                        *armed = Some(tag);
-                    }
-                    other => panic!("{op:?} on {other:?}"),
-                }
-            }
-            _ if self.flying.len() == SLOTS => return Err(op),
-            _ => self.flying.push((self.effects, tag, op)),
+    // -- the wall -----------------------------------------------------------------------------------
+
+    fn ring(&mut self, core: usize) -> &mut Ring {
+        if self.rings.len() <= core {
+            self.rings.resize_with(core + 1, Ring::default);
         }
+        &mut self.rings[core]
+    }
+
+    fn submit_of(&mut self, core: usize, tag: Tag, op: Op) -> Result<(), Op> {
+        if let Op::Accept { listener: handle } | Op::Receive { socket: handle } = &op {
+            match self.objects.get_mut(handle) {
+                Some(Object::Listener { accept: armed, .. } | Object::Socket(Socket { receive: armed, .. })) => {
+                    assert!(armed.is_none(), "{op:?} is armed already");
+                    *armed = Some((core, tag));
+                }
+                other => panic!("{op:?} on {other:?}"),
+            }
+            return Ok(());
+        }
+        let submitted = self.effects;
+        let ring = self.ring(core);
+        if ring.flights.len() == SLOTS {
+            return Err(op);
+        }
+        let sum = if let Op::Write { bytes, .. } = &op { crc32c::crc32c(bytes) } else { 0 };
+        ring.flights.push(Flight { submitted, tag, op, sum });
         Ok(())
     }
 
-    fn drive(&mut self, _wait: Option<Duration>, done: &mut Vec<Done>) {
+    fn drive_of(&mut self, core: usize, wait: Option<Duration>, done: &mut Vec<Done>) {
+        let before = done.len();
         let haste = self.haste.max(1);
-        let count = (0..self.flying.len()).filter(|_| self.random.chance(haste)).count();
+        let flying = self.ring(core).flights.len();
+        let count = (0..flying).filter(|_| self.random.chance(haste)).count();
         for _ in 0..count {
-            if self.flying.is_empty() {
+            let flying = self.rings[core].flights.len();
+            if flying == 0 {
                 break; // a cancelled one was the last
             }
-            let index = self.random.below(self.flying.len() as u64) as usize;
-            let (submitted, tag, op) = self.flying.swap_remove(index);
+            let index = self.random.below(flying as u64) as usize;
+            let flight = self.rings[core].flights.swap_remove(index);
+            flight.check();
+            let Flight { submitted, tag, op, sum } = flight;
             let outcome = match op {
                 Op::Cancel { tag } => {
-                    done.extend(self.cancel(tag));
+                    done.extend(self.cancel(core, tag));
                     Ok(Outcome::Nothing)
                 }
                 Op::Send { socket, pieces } => match self.deliver(socket, &pieces) {
                     Some(outcome) => outcome,
                     None => {
-                        self.flying.push((submitted, tag, Op::Send { socket, pieces }));
+                        let op = Op::Send { socket, pieces };
+                        self.rings[core].flights.push(Flight { submitted, tag, op, sum });
                         continue;
                     }
                 },
@@ -640,11 +799,74 @@ impl Io for Sim {
             };
             done.push(Done { tag, more: false, outcome });
         }
-        self.serve(done);
+        self.serve(core, done);
+        let wait_ms = wait.map_or(u64::MAX, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        let now_ms = self.now_ms;
+        let ring = &mut self.rings[core];
+        let came = std::mem::take(&mut ring.woken) || done.len() > before;
+        // What came gives the loop something to do, after which it may wait for something else.
+        ring.until_ms = if came { now_ms } else { now_ms.saturating_add(wait_ms) };
+        ring.idle = if came || wait_ms > 0 { 0 } else { ring.idle + 1 };
+    }
+}
+
+/// For a single core that is alone with the kernel. It is never woken.
+impl Io for Sim {
+    fn submit(&mut self, tag: Tag, op: Op) -> Result<(), Op> {
+        self.submit_of(0, tag, op)
     }
 
-    /// Nothing: it never waits.
+    fn drive(&mut self, wait: Option<Duration>, done: &mut Vec<Done>) {
+        self.drive_of(0, wait, done);
+    }
+
     fn wake(&mut self, _core: usize) {}
+}
+
+/// One core's side of a simulated kernel that serves several.
+///
+/// A drive says when it would have returned; whoever turns the cores asks [`Sim::is_due`] whether it has.
+#[derive(Clone, Debug)]
+pub struct Side {
+    sim: Rc<RefCell<Sim>>,
+    core: usize,
+}
+
+impl Side {
+    /// The side of core `core`.
+    pub fn new(sim: &Rc<RefCell<Sim>>, core: usize) -> Side {
+        sim.borrow_mut().ring(core);
+        Side { sim: Rc::clone(sim), core }
+    }
+}
+
+impl Io for Side {
+    fn submit(&mut self, tag: Tag, op: Op) -> Result<(), Op> {
+        self.sim.borrow_mut().submit_of(self.core, tag, op)
+    }
+
+    fn drive(&mut self, wait: Option<Duration>, done: &mut Vec<Done>) {
+        self.sim.borrow_mut().drive_of(self.core, wait, done);
+    }
+
+    fn wake(&mut self, core: usize) {
+        self.sim.borrow_mut().ring(core).woken = true;
+    }
+}
+
+impl Socket {
+    fn has_news(&self) -> bool {
+        !self.inbox.is_empty() || self.hung_up || self.shut
+    }
+}
+
+impl Flight {
+    /// Memory that the kernel has belongs to the kernel.
+    fn check(&self) {
+        if let Op::Write { bytes, at, .. } = &self.op {
+            assert_eq!(crc32c::crc32c(bytes), self.sum, "the memory of a write at {at} was changed under way");
+        }
+    }
 }
 
 impl Change {
