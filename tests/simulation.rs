@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use engine::buffer::Region;
 use engine::error::AppendError;
-use engine::format::{Position, QueueKey};
-use engine::io::{Done, Io, Op, Tag};
+use engine::format::{BLOCK_BYTES, Position, QueueKey};
+use engine::io::{Done, Fault, Io, Op, OpenHow, Outcome, Tag};
 use engine::limits::{Flush, LogConfig};
 use engine::message::{Description, Draft, Keys, Stamp, Stored};
 use engine::partition::{Effect, Partition, Pull, PullLimits};
@@ -27,7 +27,8 @@ const IDLE_TURNS_MAX: usize = 50;
 
 #[test]
 fn power_cuts_and_kills_lose_nothing_promised() {
-    repeat(0..200, |seed| Plan { rounds: 4, ..Plan::new(seed) });
+    let seen = repeat(0..200, |seed| Plan { rounds: 4, ..Plan::new(seed) });
+    assert!(seen.taken_over > 50 && seen.runs > 1000, "{seen:?}");
 }
 
 #[test]
@@ -41,12 +42,19 @@ fn failing_disks_lose_nothing_promised() {
 
 #[test]
 fn segments_roll_and_come_back_clean() {
-    repeat(0..40, |seed| Plan { large: true, retain: Some(20 * MIB), rounds: 3, ..Plan::new(seed) });
+    let seen = repeat(0..40, |seed| Plan { large: true, retain: Some(20 * MIB), rounds: 3, ..Plan::new(seed) });
+    assert!(seen.retired > 40 && seen.taken_over > 20, "{seen:?}");
 }
 
 #[test]
 fn full_disks_refuse_and_resume() {
     repeat(0..24, |seed| Plan { large: true, space: Some((33 + seed % 40) * MIB), rounds: 2, ..Plan::new(seed) });
+}
+
+#[test]
+fn what_is_derived_is_made_again_when_it_is_damaged_or_gone() {
+    let seen = repeat(0..150, |seed| Plan { large: seed % 3 == 0, harm: true, rounds: 4, ..Plan::new(seed) });
+    assert!(seen.harmed > 100 && seen.taken_over > 20 && seen.reread > 0, "{seen:?}");
 }
 
 #[test]
@@ -57,21 +65,57 @@ fn one_seed_twice_is_the_same_run() {
     }
 }
 
+/// What the runs of a plan came across, to see that they do.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// Openings that took over a checkpoint.
+    taken_over: u64,
+    /// Runs there were when everything was looked at, added up.
+    runs: u64,
+    /// Segments that were gone when everything was looked at, added up.
+    retired: u64,
+    /// Files that were damaged or removed.
+    harmed: u64,
+    /// Turns that a reader waited because damage was found while the partition was open.
+    reread: u64,
+}
+
+impl Seen {
+    /// The whole of a test's seeds; all of them, if fewer are asked for.
+    const ENOUGH: Seen =
+        Seen { taken_over: 1 << 40, runs: 1 << 40, retired: 1 << 40, harmed: 1 << 40, reread: 1 << 40 };
+}
+
 /// Runs a plan for each seed; a failure names the seed.
-fn repeat(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan) {
+fn repeat(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan) -> Seen {
+    let mut all = Seen { taken_over: 0, runs: 0, retired: 0, harmed: 0, reread: 0 };
+    let whole = seeds.clone();
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match (number("SEED"), number("SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
         (None, Some(count)) => 0..count,
         (None, None) => seeds,
     };
-    for seed in seeds {
-        if let Err(cause) = catch_unwind(AssertUnwindSafe(|| World::new(plan(seed)).run())) {
+    for seed in seeds.clone() {
+        let run = catch_unwind(AssertUnwindSafe(|| {
+            let mut world = World::new(plan(seed));
+            world.run();
+            world.seen
+        }));
+        if let Ok(seen) = run {
+            all.taken_over += seen.taken_over;
+            all.runs += seen.runs;
+            all.retired += seen.retired;
+            all.harmed += seen.harmed;
+            all.reread += seen.reread;
+        }
+        if let Err(cause) = run {
             let text = cause.downcast_ref::<String>().cloned();
             let text = text.or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             panic!("SEED={seed}: {}", text.unwrap_or_default());
         }
     }
+    if whole.end <= seeds.end && seeds.start == 0 { all } else { Seen::ENOUGH }
 }
 
 /// What a run is like, beside what its seed chooses.
@@ -86,11 +130,13 @@ struct Plan {
     retain: Option<u64>,
     /// Bytes of the disk.
     space: Option<u64>,
+    /// Files that are derived are damaged or removed between two lives.
+    harm: bool,
 }
 
 impl Plan {
     fn new(seed: u64) -> Plan {
-        Plan { seed, rounds: 1, faults: Faults::default(), large: false, retain: None, space: None }
+        Plan { seed, rounds: 1, faults: Faults::default(), large: false, retain: None, space: None, harm: false }
     }
 }
 
@@ -168,6 +214,7 @@ struct World {
     /// Where a consumer that is told of new messages stands.
     cursors: BTreeMap<QueueKey, u64>,
     trace: u64,
+    seen: Seen,
 }
 
 impl World {
@@ -228,11 +275,17 @@ impl World {
             taken: BTreeMap::new(),
             cursors: BTreeMap::new(),
             trace: 0,
+            seen: Seen { taken_over: 0, runs: 0, retired: 0, harmed: 0, reread: 0 },
         }
     }
 
+    /// Whether a log may be closed for a while.
+    fn may_fail(&self) -> bool {
+        self.plan.faults != Faults::default() || self.plan.harm
+    }
+
     /// The whole run. Returns a number that depends on all that happened.
-    fn run(mut self) -> u64 {
+    fn run(&mut self) -> u64 {
         for _ in 0..self.plan.rounds {
             self.sim.faults = self.plan.faults;
             self.wait_open();
@@ -433,7 +486,55 @@ impl World {
         } else {
             self.sim = self.sim.kill();
         }
+        if self.plan.harm && self.random.chance(600) {
+            self.harm();
+        }
         self.start();
+    }
+
+    /// Damages or removes one of the files that are derived from the log.
+    fn harm(&mut self) {
+        let Ok(Outcome::Names(files)) = self.operate(Op::List { path: self.config.directory.clone() }) else { return };
+        let is_derived =
+            |(name, length): &&(String, u64)| name.starts_with("run-") || name == "checkpoint" && *length > 0;
+        let files: Vec<_> = files.iter().filter(is_derived).collect();
+        if files.is_empty() {
+            return;
+        }
+        let (name, length) = files[self.random.below(files.len() as u64) as usize];
+        let path = self.config.directory.join(name);
+        self.seen.harmed += 1;
+        if *length == 0 || self.random.chance(300) {
+            self.operate(Op::Remove { path }).unwrap();
+            self.operate(Op::SyncDirectory { path: self.config.directory.clone() }).unwrap();
+            return;
+        }
+        let Ok(Outcome::Opened(file)) = self.operate(Op::Open { path, how: OpenHow::default() }) else {
+            panic!("{name}")
+        };
+        let at = self.random.below(*length / BLOCK_BYTES) * BLOCK_BYTES;
+        let Ok(Outcome::Read(block)) = self.operate(Op::Read { file, at, length: BLOCK_BYTES as u32 }) else {
+            panic!()
+        };
+        let mut block = block.to_vec();
+        // What is used lies in front.
+        let bits = [64, 800, 8 * BLOCK_BYTES][self.random.below(3) as usize];
+        let bit = self.random.below(bits) as usize;
+        block[bit / 8] ^= 1 << (bit % 8);
+        self.operate(Op::Write { file, at, bytes: block.into(), durable: true }).unwrap();
+        self.operate(Op::Close { handle: file }).unwrap();
+    }
+
+    /// Does one operation on the disk of a process that is dead.
+    fn operate(&mut self, op: Op) -> Result<Outcome, Fault> {
+        let faults = std::mem::take(&mut self.sim.faults);
+        self.sim.submit(Tag(0), op).unwrap();
+        let mut done = Vec::new();
+        while done.is_empty() {
+            self.sim.drive(None, &mut done);
+        }
+        self.sim.faults = faults;
+        done.remove(0).outcome
     }
 
     // -- what a broker might want --------------------------------------------------------------------
@@ -547,7 +648,7 @@ impl World {
             AppendError::Busy => {}
             AppendError::Full => assert!(self.plan.space.is_some() || self.plan.faults.name > 0, "the disk has room"),
             AppendError::Opening | AppendError::Closed(_) => {
-                assert_ne!(self.plan.faults, Faults::default(), "nothing failed: {error}");
+                assert!(self.may_fail(), "nothing failed: {error}");
             }
         }
     }
@@ -604,6 +705,9 @@ impl World {
             Pull::Empty => assert_eq!(offset, span.max),
             Pull::Loading(_) => {}
             Pull::Opening => assert!(!self.partition.is_open()),
+            Pull::Damaged(_) if self.plan.harm => {}
+            // The oldest offset may be found out late.
+            Pull::OutOfRange if self.partition.span(queue).min > offset => {}
             other => panic!("{other:?} at {offset} in {span:?}"),
         }
     }
@@ -631,6 +735,7 @@ impl World {
                 }
                 (Pull::OutOfRange, span) if offset != span.min => span.min,
                 (Pull::Empty | Pull::Loading(_) | Pull::Opening | Pull::OutOfRange, _) => return,
+                (Pull::Damaged(_), _) if self.plan.harm => return,
                 other => panic!("{other:?} in {queue:?} at {offset}"),
             };
             self.cursors.insert(queue, next);
@@ -737,6 +842,10 @@ impl World {
         self.closed = None;
         let faults = std::mem::take(&mut self.sim.faults);
         self.check_facts();
+        let stats = self.partition.stats();
+        self.seen.taken_over += u64::from(self.restarted && stats.checkpointed > 0);
+        self.seen.runs += stats.runs.0;
+        self.seen.retired += stats.floor / SEGMENT_BYTES;
         self.audit();
         self.sim.faults = faults;
         (self.ended, self.audited, self.restarted) = (Ended::Written, true, false);
@@ -779,6 +888,8 @@ impl World {
         let mut found = BTreeSet::new();
         // What is delivered while we look may be in a queue that we looked at already.
         let seen: Vec<bool> = self.sent.iter().map(|sent| sent.place.is_some()).collect();
+        // So is what is promised meanwhile.
+        let promised: Vec<bool> = self.sent.iter().map(|sent| sent.promised).collect();
         for topic in self.topics.clone() {
             for queue in 0..QUEUES as u32 {
                 let queue = QueueKey { topic, queue };
@@ -806,7 +917,7 @@ impl World {
         let mut batches: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
         for (id, sent) in self.sent.iter_mut().enumerate() {
             let (byte, there) = match (sent.due_ms, sent.place) {
-                (None, _) => (sent.stored.position.byte(), sent.promised || seen[id]),
+                (None, _) => (sent.stored.position.byte(), promised[id] || seen[id]),
                 (Some(_), Some((_, position))) if seen[id] => (position.byte(), true),
                 (Some(_), _) => continue,
             };
@@ -825,7 +936,8 @@ impl World {
             }
             assert!(!(is_found && sent.gone), "message {id} came back from the dead: {sent:?}");
             assert!(is_found || !there || !certain || sent.gone, "message {id} is lost ({:?}): {sent:?}", self.ended);
-            let flying = self.answers.iter().any(|(ticket, _)| ticket.0 == sent.batch);
+            let answered = sent.promised && !promised[id];
+            let flying = answered || self.answers.iter().any(|(ticket, _)| ticket.0 == sent.batch);
             if !is_found && !flying {
                 // It may never be seen again. A delayed one may be delivered again.
                 (sent.gone, sent.place) = (sent.due_ms.is_none(), None);
@@ -860,8 +972,11 @@ impl World {
                 Pull::OutOfRange if self.plan.retain.is_some() || self.plan.space.is_some() => {
                     offset = self.partition.span(queue).min;
                 }
+                // It will be found by reading the log again.
+                Pull::Damaged(_) if self.plan.harm => self.turn(),
                 Pull::Opening => {
-                    assert_ne!(self.plan.faults, Faults::default(), "nothing failed");
+                    assert!(self.may_fail(), "nothing failed");
+                    self.seen.reread += u64::from(self.plan.harm);
                     self.turn();
                 }
                 other => panic!("{other:?} in {queue:?} at {offset}"),
