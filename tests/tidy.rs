@@ -151,3 +151,10 @@ fn nothing_is_unfinished_or_switched_off() {
         }
     }
 }
+
+#[test]
+fn planted_mistakes_can_still_be_planted() {
+    // That the simulations find them takes an hour: `tests/run --planted`.
+    let check = std::process::Command::new(root().join("tests/planted/run")).arg("--check").output().expect("bash");
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+}
