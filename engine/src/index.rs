@@ -254,14 +254,18 @@ impl Queue {
 
     /// The message at an offset, if it is here.
     pub fn entry(&self, offset: u64) -> Option<Entry> {
-        let index = offset.checked_sub(self.first).filter(|index| *index < self.len)?;
-        let front = self.blocks.front()?.len() as u64;
+        self.entries_from(offset).first().copied()
+    }
+
+    /// The messages from an offset on that lie side by side in memory; none, if it is not here.
+    pub fn entries_from(&self, offset: u64) -> &[Entry] {
+        let Some(index) = offset.checked_sub(self.first).filter(|index| *index < self.len) else { return &[] };
+        let front = self.blocks.front().map_or(0, |block| block.len() as u64);
         if index < front {
-            return self.blocks[0].get(index as usize).copied();
+            return &self.blocks[0][index as usize..];
         }
         let behind = index - front;
-        let block = 1 + (behind / BLOCK_ENTRIES as u64) as usize;
-        self.blocks[block].get((behind % BLOCK_ENTRIES as u64) as usize).copied()
+        &self.blocks[1 + (behind / BLOCK_ENTRIES as u64) as usize][(behind % BLOCK_ENTRIES as u64) as usize..]
     }
 
     fn drop_below(&mut self, cold: u64) {

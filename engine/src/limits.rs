@@ -45,9 +45,13 @@ pub const LOAD_BYTES: u32 = 256 << 10;
 /// Smallest and largest stretch of log that becomes one run: 64 KiB; 128 MiB, so that a run is removed at once.
 pub const STRETCH_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=128 << 20;
 
-/// Stretches of log that wait for their runs, beyond which no message is taken. 4: what is in memory of the
-/// index is at most that of six stretches, with the one that grows and the one whose run was just written.
-pub const STRETCHES_MAX: usize = 4;
+/// Log that waits for its runs, in stretches, beyond which no message is taken. 16, a gigabyte by default: as
+/// long as the disk is merely busy, writing runs falls behind by some hundred megabytes.
+pub const STRETCHES_MAX: u64 = 16;
+/// Messages and keys in it, beyond which no message is taken: 4 Mi, 24 and 16 bytes each.
+pub const STRETCH_ITEMS_MAX: u64 = 4 << 20;
+/// Stretches that become one run when runs fall behind. 4: what a run takes stays small enough to be removed.
+pub const STRETCHES_JOINED: u64 = 4;
 
 /// Blocks of runs kept in memory, in one partition: 1024, 4 MiB.
 pub const RUN_BLOCKS_MAX: usize = 1024;

@@ -1,8 +1,11 @@
 //! Stretches: the parts of the log that have no run yet. The newest one grows; it is *frozen* when it is long
 //! enough or the log enters another segment, so that each run's messages lie in one segment. A frozen stretch
 //! is nothing but two log bytes: its messages stay where they are in the index until its run is durable.
+//!
+//! While a run is written, the stretches that wait behind it grow together: the further the writing of runs is
+//! behind, the larger is the next run, and the less of it is files made and synced.
 
-use crate::limits::STRETCHES_MAX;
+use crate::limits::{STRETCH_ITEMS_MAX, STRETCHES_JOINED, STRETCHES_MAX};
 use crate::log::End;
 use std::collections::VecDeque;
 
@@ -28,13 +31,15 @@ pub struct Stretches {
     /// The log byte where the newest one's messages begin, and where their segment ends.
     begin: u64,
     segment_end: u64,
+    /// The newest frozen one lies in the same segment as the one that grows.
+    joinable: bool,
 }
 
 impl Stretches {
     /// The log up to `end` has its runs.
     pub fn new(bytes_wanted: u64, end: End) -> Stretches {
         let live = Stretch { from: end.head, end, entries: 0, keys: 0 };
-        Stretches { bytes_wanted, frozen: VecDeque::new(), live, begin: end.head, segment_end: 0 }
+        Stretches { bytes_wanted, frozen: VecDeque::new(), live, begin: end.head, segment_end: 0, joinable: false }
     }
 
     /// A batch that begins at log byte `base`, in a segment that ends at `segment_end`, is about to be applied.
@@ -44,7 +49,7 @@ impl Stretches {
             return false;
         }
         let froze = self.freeze();
-        (self.begin, self.segment_end) = (base, segment_end);
+        (self.begin, self.segment_end, self.joinable) = (base, segment_end, false);
         froze
     }
 
@@ -63,7 +68,17 @@ impl Stretches {
         if end.head == self.live.from {
             return false;
         }
-        self.frozen.push_back(self.live);
+        let joined = STRETCHES_JOINED * self.bytes_wanted;
+        // The first one may be on its way to the disk.
+        match self.frozen.iter_mut().skip(1).next_back() {
+            Some(last) if self.joinable && end.head - last.from <= joined => {
+                last.end = end;
+                last.entries += self.live.entries;
+                last.keys += self.live.keys;
+            }
+            _ => self.frozen.push_back(self.live),
+        }
+        self.joinable = true;
         self.live = Stretch { from: end.head, end, entries: 0, keys: 0 };
         true
     }
@@ -78,14 +93,19 @@ impl Stretches {
         self.frozen.pop_front().expect("its run was written");
     }
 
-    /// Whether so many wait for their runs that no message is taken any more.
+    /// Whether so much waits for its runs that no message is taken any more.
     pub fn is_full(&self) -> bool {
-        self.frozen.len() >= STRETCHES_MAX
+        self.is_full_below(u64::MAX)
     }
 
     /// Whether so much of the log below `durable` waits for its runs that no more should be read.
     pub fn is_full_below(&self, durable: u64) -> bool {
-        self.frozen.iter().filter(|stretch| stretch.end.head <= durable).count() >= STRETCHES_MAX
+        let (mut bytes, mut items) = (0, 0);
+        for stretch in self.frozen.iter().filter(|stretch| stretch.end.head <= durable) {
+            bytes += stretch.end.head - stretch.from;
+            items += stretch.entries + stretch.keys;
+        }
+        bytes >= STRETCHES_MAX * self.bytes_wanted || items >= STRETCH_ITEMS_MAX
     }
 }
 
@@ -108,10 +128,36 @@ mod tests {
         assert_eq!(stretches.first(), Some(frozen));
         stretches.pop();
         assert_eq!(stretches.first(), Some(Stretch { from: 5096, end: end(5200), entries: 1, keys: 0 }));
-        for number in 16..19 {
-            assert!(!stretches.is_full());
-            assert!(stretches.leave(end(number * 1000), 0, 0), "{number}");
+    }
+
+    #[test]
+    fn stretches_that_wait_grow_together_within_their_segment() {
+        let end = |head| End { head, chain: 0, epoch: 1 };
+        let mut stretches = Stretches::new(1000, end(0));
+        let spans = |stretches: &Stretches| -> Vec<(u64, u64, u64)> {
+            stretches.frozen.iter().map(|stretch| (stretch.from, stretch.end.head, stretch.entries)).collect()
+        };
+        stretches.enter(0, 7000);
+        for number in 1..=7 {
+            assert!(stretches.leave(end(number * 1000), 1, 1));
         }
-        assert!(stretches.is_full() && stretches.is_full_below(18_000) && !stretches.is_full_below(17_999));
+        assert_eq!(
+            spans(&stretches),
+            [(0, 1000, 1), (1000, 5000, 4), (5000, 7000, 2)],
+            "four at most, never the first"
+        );
+        stretches.enter(7000, 1 << 40);
+        assert!(stretches.leave(end(8000), 1, 1));
+        assert_eq!(spans(&stretches).last(), Some(&(7000, 8000, 1)), "another segment");
+        assert!(!stretches.is_full() && stretches.is_full_below(8000) == stretches.is_full());
+        for number in 9..=16 {
+            assert!(!stretches.is_full());
+            stretches.leave(end(number * 1000), 1, 1);
+        }
+        assert!(stretches.is_full() && !stretches.is_full_below(15_999));
+        let mut stretches = Stretches::new(1 << 30, end(0));
+        stretches.enter(0, 1 << 40);
+        stretches.leave(end(1 << 30), STRETCH_ITEMS_MAX - 1, 1);
+        assert!(stretches.is_full(), "many small messages");
     }
 }

@@ -16,8 +16,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::path::Path;
 
-/// Bytes of one write: what a turn of the loop makes at most. 32 KiB: less than 0.3 ms of its time.
-const SLICE_BYTES: usize = 32 << 10;
+/// Bytes of one write: what a turn of the loop makes at most. 128 KiB: some 0.1 ms of its time.
+const SLICE_BYTES: usize = 128 << 10;
+/// Entries that are looked up together.
+const SLICE_ENTRIES: u64 = 512;
 /// The name of a run that is not whole.
 pub const TEMPORARY: &str = "run-next";
 
@@ -204,16 +206,24 @@ impl Writing {
     fn fill_queues(&mut self, index: &mut Index) -> bool {
         while !self.directory.is_full() && !self.entries.is_full() {
             if let Some(current) = &mut self.current {
-                let queue = index.living(current.slot);
-                let entry = queue.and_then(|queue| queue.entry(current.next));
-                let entry = entry.unwrap_or(Entry { byte: 0, store_time_ms: 0, length: 0, tag_hash: 0 });
-                if entry.length > 0 {
-                    self.header.oldest_ms = self.header.oldest_ms.min(entry.store_time_ms);
-                    self.header.newest_ms = self.header.newest_ms.max(entry.store_time_ms);
+                let entries = index.living(current.slot).map_or(&[][..], |queue| queue.entries_from(current.next));
+                let count = (current.end - current.next).min(SLICE_ENTRIES);
+                for at in 0..count {
+                    // Those of a forgotten queue are gone: what stands in their place is never looked at.
+                    let gone = Entry { byte: 0, store_time_ms: 0, length: 0, tag_hash: 0 };
+                    let entry = match entries.get(at as usize) {
+                        Some(entry) => entry,
+                        None if at > 0 && !entries.is_empty() => break,
+                        None => &gone,
+                    };
+                    if entry.length > 0 {
+                        self.header.oldest_ms = self.header.oldest_ms.min(entry.store_time_ms);
+                        self.header.newest_ms = self.header.newest_ms.max(entry.store_time_ms);
+                    }
+                    self.entries.push(entry);
+                    self.header.entries += 1;
+                    current.next += 1;
                 }
-                self.entries.push(&entry);
-                self.header.entries += 1;
-                current.next += 1;
                 if current.next == current.end {
                     self.current = None;
                 }
