@@ -131,7 +131,7 @@ impl World {
             prepare_rate: 64 * MIB,
             retention_ms: u64::MAX,
             retention_bytes: plan.retain.unwrap_or(u64::MAX),
-            read_bytes_per_s: if plan.seed % 4 == 0 { 8 * MIB } else { 0 },
+            read_bytes_per_s: if plan.seed.is_multiple_of(4) { 8 * MIB } else { 0 },
             disk_free_min: MIB,
             describe,
             seed: plan.seed,
