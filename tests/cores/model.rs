@@ -21,6 +21,8 @@ pub struct Topic {
     pub life: u32,
     /// A deletion was asked for, and what became of it is not known.
     pub doubtful: bool,
+    /// While its deletion was asked for, somebody sent to it: that may have made it again before the answer.
+    pub disturbed: bool,
     /// `None`: not known.
     pub exists: Option<bool>,
     /// What is known of it is durable.
@@ -114,7 +116,7 @@ pub struct Model {
 impl Model {
     /// Topics of these names, none of which is there yet.
     pub fn new(names: impl IntoIterator<Item = String>) -> Model {
-        let topic = |name| Topic { name, life: 0, doubtful: false, exists: None, certain: false };
+        let topic = |name| Topic { name, life: 0, doubtful: false, disturbed: false, exists: None, certain: false };
         Model {
             topics: names.into_iter().map(topic).collect(),
             sent: Vec::new(),
@@ -168,6 +170,7 @@ impl Model {
 
     fn add(&mut self, topic: usize, queue: Option<u32>, body: u64, length: usize, due_ms: Option<u64>) {
         let Glimpse { life, doubtful } = self.glimpse(topic);
+        self.topics[topic].disturbed |= doubtful;
         self.sent.push(Sent {
             topic,
             queue,
@@ -302,6 +305,7 @@ impl Model {
             slot.next = slot.values.len();
             slot.late.extend(committing.iter().filter(|(other, _)| other == key).map(|(_, value)| *value));
         }
+        self.topics[topic].disturbed = self.is_sending(topic);
         self.topics[topic].doubtful = true;
         self.topics[topic].exists = None;
         for sent in self.sent.iter_mut().filter(|sent| sent.topic == topic) {
@@ -322,7 +326,7 @@ impl Model {
         let entry = &mut self.topics[topic];
         entry.life += 1;
         (entry.doubtful, entry.certain) = (false, false);
-        entry.exists = (!sending).then_some(false);
+        entry.exists = (!sending && !entry.disturbed).then_some(false);
         self.forget_slots(topic, true);
     }
 
@@ -402,6 +406,12 @@ impl Model {
             if sent.due_ms.is_some() {
                 // It may be lost, or be delivered again.
                 (sent.place, sent.state) = (None, State::Unknown);
+            }
+        }
+        // It is kept; that it was delivered may be lost, and it is delivered again.
+        for sent in self.sent.iter_mut().filter(|sent| sent.certain && sent.due_ms.is_some()) {
+            if let Some(place) = sent.place.take() {
+                self.places.remove(&(sent.topic, sent.life, place.queue, place.offset));
             }
         }
     }
