@@ -14,7 +14,6 @@ use engine::partition::{Effect, Partition, Pull, PullLimits};
 use engine::sim::{Faults, Random, Sim};
 use engine::{KeySearch, LoadId, Ticket};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const MIB: u64 = 1 << 20;
 const SEGMENT_BYTES: u64 = 16 * MIB;
@@ -89,33 +88,18 @@ impl Seen {
 /// Runs a plan for each seed; a failure names the seed.
 fn repeat(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan) -> Seen {
     let mut all = Seen { taken_over: 0, runs: 0, retired: 0, harmed: 0, reread: 0 };
-    let whole = seeds.clone();
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seeds = match (number("SEED"), number("SEEDS")) {
-        (Some(seed), _) => seed..seed + 1,
-        (None, Some(count)) => 0..count,
-        (None, None) => seeds,
-    };
-    for seed in seeds.clone() {
-        let run = catch_unwind(AssertUnwindSafe(|| {
-            let mut world = World::new(plan(seed));
-            world.run();
-            world.seen
-        }));
-        if let Ok(seen) = run {
-            all.taken_over += seen.taken_over;
-            all.runs += seen.runs;
-            all.retired += seen.retired;
-            all.harmed += seen.harmed;
-            all.reread += seen.reread;
-        }
-        if let Err(cause) = run {
-            let text = cause.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            panic!("SEED={seed}: {}", text.unwrap_or_default());
-        }
-    }
-    if whole.end <= seeds.end && seeds.start == 0 { all } else { Seen::ENOUGH }
+    let (whole, mut from, mut to) = (seeds.clone(), u64::MAX, 0);
+    tests::random::repeat(seeds, |seed| {
+        let mut world = World::new(plan(seed));
+        world.run();
+        all.taken_over += world.seen.taken_over;
+        all.runs += world.seen.runs;
+        all.retired += world.seen.retired;
+        all.harmed += world.seen.harmed;
+        all.reread += world.seen.reread;
+        (from, to) = (from.min(seed), seed + 1);
+    });
+    if whole.end <= to && from == 0 { all } else { Seen::ENOUGH }
 }
 
 /// What a run is like, beside what its seed chooses.

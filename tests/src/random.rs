@@ -16,7 +16,7 @@ pub fn seed() -> u64 {
 
 /// Runs a simulation for each seed; a failure names the seed, which repeats it. `SEED=17`: this one only;
 /// `SEEDS=10000`: so many, from the first on.
-pub fn repeat<T>(seeds: Range<u64>, run: impl Fn(u64) -> T) {
+pub fn repeat<T>(seeds: Range<u64>, mut run: impl FnMut(u64) -> T) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match (number("SEED"), number("SEEDS")) {
         (Some(seed), _) => seed..seed + 1,
