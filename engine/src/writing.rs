@@ -207,15 +207,10 @@ impl Writing {
         while !self.directory.is_full() && !self.entries.is_full() {
             if let Some(current) = &mut self.current {
                 let entries = index.living(current.slot).map_or(&[][..], |queue| queue.entries_from(current.next));
-                let count = (current.end - current.next).min(SLICE_ENTRIES);
-                for at in 0..count {
-                    // Those of a forgotten queue are gone: what stands in their place is never looked at.
-                    let gone = Entry { byte: 0, store_time_ms: 0, length: 0, tag_hash: 0 };
-                    let entry = match entries.get(at as usize) {
-                        Some(entry) => entry,
-                        None if at > 0 && !entries.is_empty() => break,
-                        None => &gone,
-                    };
+                let count = (current.end - current.next).min(SLICE_ENTRIES).min(entries.len() as u64) as usize;
+                // Those of a forgotten queue are gone: what stands in their place is never looked at.
+                let gone = [Entry { byte: 0, store_time_ms: 0, length: 0, tag_hash: 0 }];
+                for entry in if count == 0 { &gone } else { &entries[..count] } {
                     if entry.length > 0 {
                         self.header.oldest_ms = self.header.oldest_ms.min(entry.store_time_ms);
                         self.header.newest_ms = self.header.newest_ms.max(entry.store_time_ms);

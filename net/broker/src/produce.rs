@@ -438,9 +438,7 @@ impl Desk {
                 properties::remove(text, name);
             }
         }
-        if !text.is_empty() && !text.ends_with(properties::VALUE_END) {
-            text.push(properties::VALUE_END);
-        }
+        properties::end(text);
         text.push_str(&self.ours);
     }
 

@@ -111,12 +111,17 @@ pub fn get<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     iter(text).filter(|(known, _)| *known == name).last().map(|(_, value)| value)
 }
 
-/// Appends a property, and the separator before it if the text lacks one. The caller has made
-/// sure that it is not there yet, or uses `set`.
-pub fn append(text: &mut String, name: &str, value: &str) {
+/// Appends the separator behind the last property if the text lacks it: another may follow.
+pub fn end(text: &mut String) {
     if !text.is_empty() && !text.ends_with(VALUE_END) {
         text.push(VALUE_END);
     }
+}
+
+/// Appends a property, and the separator before it if the text lacks one. The caller has made
+/// sure that it is not there yet, or uses `set`.
+pub fn append(text: &mut String, name: &str, value: &str) {
+    end(text);
     text.push_str(name);
     text.push(NAME_END);
     text.push_str(value);
