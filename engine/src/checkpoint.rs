@@ -163,7 +163,7 @@ impl Checkpoint {
                 Stage::Timers(from) => {
                     // Those that came later are found in the log.
                     for timer in derived.timers.between(*from, self.end.head).take(SLICE_TIMERS) {
-                        encode_timer(timer.due_ms, timer.byte, timer.length, &mut payload);
+                        encode_timer(timer, &mut payload);
                         *from = timer.byte + 1;
                     }
                     if !payload.is_empty() {

@@ -115,7 +115,10 @@ impl Derived {
                         keys += 1;
                     }
                 }
-                Kind::Delayed => self.timers.insert(Timer { due_ms: header.offset, byte, length: header.length }),
+                Kind::Delayed => {
+                    let (due_ms, length) = (header.offset, header.length);
+                    self.timers.insert(Timer { due_ms, byte, queue: header.queue, length });
+                }
                 Kind::Delivered => self.timers.remove(header.offset),
                 Kind::Facts => {
                     for (key, value) in facts::decode(payload) {
@@ -171,11 +174,12 @@ impl Derived {
     }
 
     /// Takes the completion of an operation that [`Runs::ops`] gave. What it returns is to be told to those
-    /// that wait for it.
+    /// that wait for it. `warm`: from this log byte on, messages stay in the index although a run has them.
     pub fn on_done(
         &mut self,
         number: u64,
         outcome: Result<Outcome, Fault>,
+        warm: u64,
         now_ms: u64,
     ) -> Option<(LoadId, Result<(), Fault>)> {
         if number != WRITE {
@@ -189,7 +193,7 @@ impl Derived {
                 self.end_writing();
                 self.stretches.pop();
                 self.runs.push(stretch.from, stretch.end.head, bytes);
-                self.index.set_cold(stretch.end.head);
+                self.index.set_cold(warm.min(stretch.end.head));
                 self.keys.drop_below(stretch.end.head);
                 self.settled = stretch.end;
                 self.failed = false;

@@ -16,7 +16,7 @@ use std::fmt;
 /// Unit of writing: positions, lengths and memory of `O_DIRECT` writes are multiples of it. Bytes.
 pub const BLOCK_BYTES: u64 = 4096;
 
-/// Version of every layout in this file. A newer one is refused, never guessed at.
+/// Version of every layout in this file, and of a run's. A newer one is refused, never guessed at.
 pub const FORMAT_VERSION: u16 = 1;
 
 /// Bytes of a log that a position can name: 2^48.
@@ -295,7 +295,8 @@ pub enum Kind {
     Message = 1,
     /// A message that is due later; `offset` is the wall clock it is due at, ms since 1970.
     Delayed = 2,
-    /// A delayed message was delivered; `offset` is the log byte of the delayed one's payload.
+    /// A delayed message was delivered or written again, in this batch; `offset` is the log byte of the payload
+    /// that counts no more.
     Delivered = 3,
     /// Small state: entries of key and value, see `facts.rs`.
     Facts = 4,
@@ -318,7 +319,7 @@ pub struct RecordHeader {
     pub crc: u32,
     /// What the payload is.
     pub kind: Kind,
-    /// Whose message it is; zero for other kinds.
+    /// Whose message it is, or was; zero for other kinds.
     pub queue: QueueKey,
     /// See [`Kind`].
     pub offset: u64,

@@ -1,6 +1,7 @@
-//! Where each queue's newest messages lie: those that no sorted run has yet. What is older is in the runs.
+//! Where each queue's newest messages lie: those that no sorted run has yet, and those whose bytes are still in
+//! the tail. What is older is in the runs alone.
 //!
-//! Cost: [`ENTRY_BYTES`] a message that no run has, and about 220 bytes an idle queue.
+//! Cost: [`ENTRY_BYTES`] for each such message, and about 220 bytes an idle queue.
 
 use crate::format::QueueKey;
 use ahash::RandomState;
@@ -46,13 +47,24 @@ pub struct Span {
     pub max: u64,
 }
 
+/// Queues of a topic whose slots lie side by side: who finds one has fetched its neighbours too, and with very
+/// many queues that is what a look-up costs.
+const NEIGHBOURS: usize = 8;
+const NOWHERE: Slot = Slot { index: u32::MAX, age: 0 };
+
+/// The group of neighbours that a queue is in: topic and number; and its place there.
+fn group(key: QueueKey) -> ((u32, u32), usize) {
+    let neighbours = NEIGHBOURS as u32;
+    ((key.topic, key.queue / neighbours), (key.queue % neighbours) as usize)
+}
+
 /// All queues of a partition.
 #[derive(Debug)]
 pub struct Index {
-    slots: HashMap<QueueKey, Slot, RandomState>,
+    slots: HashMap<(u32, u32), [Slot; NEIGHBOURS], RandomState>,
     queues: Vec<Queue>,
     vacant: Vec<u32>,
-    /// What lies below this log byte is in runs, and not here.
+    /// What lies below this log byte is in runs, and nobody wants it here.
     cold: u64,
     /// All queues; sorted up to those that came since [`take_order`](Index::take_order).
     order: Vec<(QueueKey, Slot)>,
@@ -67,8 +79,10 @@ impl Index {
 
     /// The queue's slot; made if the queue is new.
     pub fn slot(&mut self, key: QueueKey) -> Slot {
-        if let Some(&slot) = self.slots.get(&key) {
-            return slot;
+        let (group, place) = group(key);
+        let slots = self.slots.entry(group).or_insert([NOWHERE; NEIGHBOURS]);
+        if slots[place] != NOWHERE {
+            return slots[place];
         }
         let mut queue = Queue { key, age: 0, min: 0, first: 0, next: 0, len: 0, blocks: VecDeque::new() };
         let index = match self.vacant.pop() {
@@ -83,7 +97,7 @@ impl Index {
             }
         };
         let slot = Slot { index, age: self.queues[index as usize].age };
-        self.slots.insert(key, slot);
+        slots[place] = slot;
         self.order.push((key, slot));
         slot
     }
@@ -102,15 +116,24 @@ impl Index {
 
     /// The queue, if it ever had a message.
     pub fn get(&mut self, key: QueueKey) -> Option<&mut Queue> {
-        let slot = *self.slots.get(&key)?;
-        Some(self.at(slot))
+        let (group, place) = group(key);
+        let slot = self.slots.get(&group)?[place];
+        (slot != NOWHERE).then(|| self.at(slot))
     }
 
-    /// What lies below this log byte is in runs. Queues notice when they are next looked at, at the latest
-    /// when the next run is written.
+    /// Gives the next offset of a queue away.
+    pub fn accept(&mut self, slot: Slot) -> u64 {
+        let queue = &mut self.queues[slot.index as usize];
+        assert!(queue.age == slot.age, "the caller just looked the slot up");
+        queue.next += 1;
+        queue.next - 1
+    }
+
+    /// What lies below this log byte is in runs, and goes. Queues notice when they are next looked at, at the
+    /// latest when the next run is written. Cost there: what stays of a block is moved, so this is not for every
+    /// batch.
     pub fn set_cold(&mut self, byte: u64) {
-        assert!(byte >= self.cold, "runs come in log order");
-        self.cold = byte;
+        self.cold = self.cold.max(byte);
     }
 
     /// A queue of which the newest run says that offsets below `next` were given away.
@@ -138,9 +161,9 @@ impl Index {
     /// Drops the queues of topics that are not wanted.
     pub fn retain_topics(&mut self, keep: &dyn Fn(u32) -> bool) {
         let (queues, vacant) = (&mut self.queues, &mut self.vacant);
-        self.slots.retain(|key, slot| {
-            let kept = keep(key.topic);
-            if !kept {
+        self.slots.retain(|(topic, _), slots| {
+            let kept = keep(*topic);
+            for slot in slots.iter().filter(|slot| !kept && **slot != NOWHERE) {
                 let queue = &mut queues[slot.index as usize];
                 queue.blocks = VecDeque::new();
                 queue.len = 0;
@@ -153,12 +176,13 @@ impl Index {
 
     /// Every queue's key and the offset that its next message gets, in no particular order.
     pub fn nexts(&self) -> impl Iterator<Item = (QueueKey, u64)> {
-        self.slots.iter().map(|(&key, slot)| (key, self.queues[slot.index as usize].next))
+        let slots = self.slots.values().flatten().filter(|slot| **slot != NOWHERE);
+        slots.map(|slot| &self.queues[slot.index as usize]).map(|queue| (queue.key, queue.next))
     }
 
     /// How many queues there are.
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.queues.len() - self.vacant.len()
     }
 }
 
@@ -170,7 +194,7 @@ pub struct Queue {
     age: u32,
     /// Offsets below it are gone: perhaps not all that are.
     min: u64,
-    /// Offset of the first entry. Those between `min` and it are in runs.
+    /// Offset of the first entry. Those between `min` and it are in runs alone.
     first: u64,
     /// Offset that the next accepted message gets.
     next: u64,
@@ -201,25 +225,22 @@ impl Queue {
         self.min = self.first;
     }
 
-    /// The offset of the first message that is here, and how many of those here lie below a log byte.
-    pub fn below(&self, byte: u64) -> (u64, u64) {
-        let mut count = 0;
-        for block in &self.blocks {
-            // Mostly all of a block is below, or nothing.
-            if block.last().is_some_and(|entry| entry.byte < byte) {
-                count += block.len() as u64;
-                continue;
-            }
-            count += block.partition_point(|entry| entry.byte < byte) as u64;
-            break;
-        }
-        (self.first, count)
+    /// The offset of the first message that lies at or above the log byte `from`, below which everything is in
+    /// runs, and how many from there on lie below `to`.
+    pub fn between(&self, from: u64, to: u64) -> (u64, u64) {
+        let first = self.below(from);
+        (self.first + first, self.below(to) - first)
     }
 
-    /// Gives the next offset away.
-    pub fn accept(&mut self) -> u64 {
-        self.next += 1;
-        self.next - 1
+    /// How many of those here lie below a log byte.
+    fn below(&self, byte: u64) -> u64 {
+        let index = self.blocks.partition_point(|block| block.last().is_some_and(|entry| entry.byte < byte));
+        let Some(block) = self.blocks.get(index) else { return self.len };
+        let before = match index {
+            0 => 0,
+            _ => self.blocks[0].len() + (index - 1) * BLOCK_ENTRIES,
+        };
+        (before + block.partition_point(|entry| entry.byte < byte)) as u64
     }
 
     /// Makes the message with this offset visible. They come in order.
@@ -227,7 +248,13 @@ impl Queue {
         assert_eq!(offset, self.first + self.len, "queue {:?} grows without holes", self.key);
         match self.blocks.back_mut() {
             Some(block) if block.len() < BLOCK_ENTRIES => block.push(entry),
-            _ => self.blocks.push_back(vec![entry]),
+            _ => {
+                // The first one grows: most queues are slow.
+                let capacity = if self.blocks.is_empty() { KEPT_ENTRIES } else { BLOCK_ENTRIES };
+                let mut block = Vec::with_capacity(capacity);
+                block.push(entry);
+                self.blocks.push_back(block);
+            }
         }
         self.len += 1;
         self.next = self.next.max(offset + 1);
@@ -306,17 +333,20 @@ mod tests {
         let slot = index.slot(key);
         let count = 3 * BLOCK_ENTRIES as u64 + 5;
         for offset in 0..count {
-            assert_eq!(index.at(slot).accept(), offset);
+            assert_eq!(index.accept(slot), offset);
             index.at(slot).show(offset, entry(offset * 100));
         }
         for cold in [0, 1, 99, 100, 101, 102_400, 102_401, 204_900, (count - 1) * 100, count * 100] {
             let first = cold.div_ceil(100);
-            let before = index.at(slot).below(cold);
-            assert_eq!(before.0 + before.1, first, "below {cold}");
+            let queue = index.at(slot);
+            for (from, to) in [(0, cold), (cold, cold), (cold, cold + 100), (cold, u64::MAX), (cold / 2, cold)] {
+                let here = |byte: u64| byte.div_ceil(100).clamp(queue.first, count);
+                assert_eq!(queue.between(from, to), (here(from), here(to) - here(from)), "{from}..{to}");
+            }
             index.set_cold(cold);
             let queue = index.at(slot);
             assert_eq!(queue.span(), Span { min: 0, max: count });
-            assert_eq!(queue.below(u64::MAX), (first, count - first));
+            assert_eq!(queue.between(cold, u64::MAX), (first, count - first));
             for offset in 0..count + 2 {
                 let wanted = (first..count).contains(&offset).then(|| entry(offset * 100));
                 assert_eq!(queue.entry(offset), wanted, "offset {offset} cold {cold}");
@@ -326,7 +356,7 @@ mod tests {
         assert_eq!(index.at(slot).span(), Span { min: 7, max: count });
         index.at(slot).raise_min(u64::MAX);
         assert_eq!(index.at(slot).span(), Span { min: count, max: count });
-        assert_eq!(index.at(slot).accept(), count, "an offset is never used twice");
+        assert_eq!(index.accept(slot), count, "an offset is never used twice");
         index.at(slot).show(count, entry(count * 100));
         assert_eq!(index.at(slot).entry(count), Some(entry(count * 100)));
     }
@@ -362,14 +392,14 @@ mod tests {
         assert!(index.living(old).is_none(), "what was under way for the forgotten queue is not shown in the new one");
         index.at(slot).resume_at(40);
         assert_eq!(index.at(slot).span(), Span { min: 40, max: 40 });
-        assert_eq!(index.at(slot).accept(), 40);
+        assert_eq!(index.accept(slot), 40);
         index.at(slot).restore(40, entry(1));
         index.at(slot).restore(41, entry(2));
         index.at(slot).resume_at(50);
         assert_eq!(index.at(slot).span(), Span { min: 40, max: 42 }, "it has messages, and knows better");
         index.at(slot).restore(0, entry(3));
         assert_eq!(index.at(slot).span(), Span { min: 0, max: 1 }, "found behind a forgotten topic's messages");
-        assert_eq!(index.at(slot).accept(), 1);
+        assert_eq!(index.accept(slot), 1);
     }
 
     #[test]
@@ -383,6 +413,6 @@ mod tests {
         index.at(slot).resume_at(90);
         index.at(slot).restore(12, entry(600));
         assert_eq!(index.at(slot).span(), Span { min: 0, max: 13 });
-        assert_eq!(index.at(slot).accept(), 13);
+        assert_eq!(index.accept(slot), 13);
     }
 }

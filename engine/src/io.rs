@@ -2,6 +2,7 @@
 //! as completions. [`Ring`](crate::ring::Ring) is the kernel's side of it, `Sim` the simulator's.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,7 +40,7 @@ pub enum Op {
     Receive { socket: Handle },
     /// Sends all pieces, in order, or fails: [`Outcome::Nothing`] means all. At most [`PIECES_MAX`] pieces
     /// that are not empty (`EMSGSIZE`).
-    Send { socket: Handle, pieces: Vec<Bytes> },
+    Send { socket: Handle, pieces: Pieces },
     /// Ends both directions, so that a pending receive and send complete. The handle stays open.
     Shutdown { socket: Handle },
     /// Closes a file or a socket. Nothing may be submitted on it afterwards.
@@ -73,6 +74,9 @@ pub enum Op {
     /// How much disk space is available to us (`f_bavail`), and the size of the file system.
     Space { path: PathBuf },
 }
+
+/// What one send carries. A single piece needs no memory for a list.
+pub type Pieces = SmallVec<[Bytes; 1]>;
 
 /// Most pieces of one send: the kernel's `UIO_MAXIOV`.
 pub const PIECES_MAX: usize = 1024;

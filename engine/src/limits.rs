@@ -27,7 +27,7 @@ pub const BATCH_BYTES_WANTED: std::ops::RangeInclusive<u32> = 64 << 10..=4 << 20
 /// Most keys of one message that are indexed: its unique key and this many others less one.
 pub const KEYS_MAX: usize = 16;
 
-/// Most messages that wait for their time in one partition: 4 Mi, 32 bytes each.
+/// Most messages that wait for their time in one partition: 4 Mi, some 100 bytes each.
 pub const TIMERS_MAX: usize = 4 << 20;
 
 /// Most bytes of live facts in one partition: 256 MiB. Beyond it changes are refused.
@@ -36,11 +36,25 @@ pub const FACTS_BYTES_MAX: usize = 256 << 20;
 /// Most bytes of one fact's key and value.
 pub const FACT_BYTES_MAX: usize = 1 << 20;
 
-/// Cold reads under way at once in one partition; and the read-ahead buffers kept of them.
+/// Cold reads under way at once in one partition.
 pub const LOADS_MAX: usize = 16;
+/// Those of them beyond which none begins that nobody waits for yet.
+pub const AHEAD_LOADS_MAX: usize = 8;
 
-/// Bytes that a cold read fetches ahead: 256 KiB.
+/// Bytes that a cold read fetches: 256 KiB.
 pub const LOAD_BYTES: u32 = 256 << 10;
+
+/// Bytes read from disk that are kept, in one partition: 32 MiB, so that consumers of several queues need not keep
+/// in step. [`LOADS_MAX`] reads are kept even if they are of larger messages.
+pub const LOADED_BYTES_MAX: u64 = 32 << 20;
+
+/// Most bytes read ahead of one who reads along the log: 2 MiB.
+pub const AHEAD_BYTES_MAX: u64 = 2 << 20;
+
+/// Places in one partition's log where somebody may be reading along it.
+pub const STREAMS_MAX: usize = 16;
+/// Reads after which a place where nobody read on is forgotten.
+pub const STREAM_LOADS_MAX: u64 = 256;
 
 /// Smallest and largest stretch of log that becomes one run: 64 KiB; 128 MiB, so that a run is removed at once.
 pub const STRETCH_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=128 << 20;

@@ -127,9 +127,15 @@ pub struct Partition {
     /// Noted facts that are in the log and not durable yet, with the log byte of their record.
     notes: VecDeque<(u64, Vec<u8>)>,
     notes_at_ms: u64,
-    delivery: Option<LoadId>,
+    /// What is being read of a delayed message that is due, and of one that is to be written again.
+    delivery: Option<(LoadId, Timer)>,
+    rolling: Option<LoadId>,
+    /// They cannot go on before.
     deliver_again_ms: u64,
-    /// Marks of deliveries that are not durable yet, each with the log byte of the delayed message.
+    roll_again_ms: u64,
+    /// The log byte behind what was written again last.
+    rolled: u64,
+    /// Marks that end delayed messages and are not durable yet, each with the log byte of the message.
     delivering: VecDeque<(u64, u64)>,
     delayed_offset: u64,
     /// The checkpoint that is being written, and the log byte up to which there is one.
@@ -188,7 +194,10 @@ impl Partition {
             notes: VecDeque::new(),
             notes_at_ms: 0,
             delivery: None,
+            rolling: None,
             deliver_again_ms: 0,
+            roll_again_ms: 0,
+            rolled: 0,
             delivering: VecDeque::new(),
             delayed_offset: 0,
             checkpoint: None,
@@ -273,7 +282,7 @@ impl Partition {
             draft.stamp.write(out, offset, Position::pack(partition, byte), now_ms);
         });
         self.delayed_offset += 1;
-        self.derived.timers.insert(Timer { due_ms, byte, length: draft.length as u32 });
+        self.derived.timers.insert(Timer { due_ms, byte, queue: draft.queue, length: draft.length as u32 });
         if let Some(ticket) = ticket {
             self.log.promise().tickets.push(ticket);
         }
@@ -327,9 +336,10 @@ impl Partition {
         self.derived.facts.with_prefix(prefix)
     }
 
-    /// Forgets the messages of topics that are gone; their bytes go with their segments.
+    /// Forgets the messages of topics that are gone, also those that wait; their bytes go with their segments.
     pub fn retain_topics(&mut self, keep: &dyn Fn(u32) -> bool) {
         self.derived.index.retain_topics(keep);
+        self.derived.timers.retain_topics(keep);
     }
 
     /// Deletes every fact whose key starts with `prefix`.
@@ -418,7 +428,11 @@ impl Partition {
             // Nobody goes on with files that are derived.
             purpose::RUN | purpose::CHECKPOINT if matches!(self.state, State::Shut | State::Broken) => {}
             purpose::RUN => {
-                let told = self.working().on_done(number, outcome, now_ms);
+                let warm = match self.state {
+                    State::Opening(_) => u64::MAX,
+                    _ => self.log.tail().floor(),
+                };
+                let told = self.working().on_done(number, outcome, warm, now_ms);
                 self.effects.extend(told.map(|(load, result)| Effect::Loaded(load, result)));
                 self.want_runs();
             }
@@ -575,7 +589,7 @@ impl Partition {
     /// Puts a message into the batch that was reserved.
     fn store(&mut self, draft: &mut Draft<'_>, now_ms: u64) -> Stored {
         let slot = self.derived.index.slot(draft.queue);
-        let offset = self.derived.index.at(slot).accept();
+        let offset = self.derived.index.accept(slot);
         let partition = self.config.partition;
         let byte = self.log.record(Kind::Message, draft.queue, offset, draft.length, |byte, out| {
             (draft.fill)(out);
@@ -648,18 +662,26 @@ impl Partition {
         let due = old || content > self.config.retention_bytes || scarce;
         let free = self.derived.snapshot.is_some_and(|snapshot| snapshot >= end) && self.log.durable() >= end;
         self.retirement_waits = due && free && self.checkpointed < end;
-        if !due || !free || self.retirement_waits || self.loads.reads_below(end) {
+        if !due || !free || self.retirement_waits {
             return;
         }
-        // A delayed message is needed until it is delivered, and that is durable.
-        let waiting = self.derived.timers.lowest_byte().is_some_and(|byte| byte < end);
-        if waiting || self.delivering.iter().any(|(_, byte)| *byte < end) {
+        if self.derived.timers.lowest().is_some_and(|timer| timer.byte < end) {
+            // While at most half of the log waits, writing that again frees as much, at least.
+            if self.derived.timers.bytes() <= content / 2 {
+                self.roll_forward(end, now_ms);
+            }
+            return;
+        }
+        // A delayed message is needed until it is delivered or written again, and that is durable.
+        if self.loads.reads_below(end) || self.delivering.iter().any(|(_, byte)| *byte < end) {
             return;
         }
         let mut chores = std::mem::take(&mut self.chores);
         if self.segments.retire_oldest(&mut chores) {
             let floor = self.floor();
             self.derived.runs.retire(floor);
+            // Messages whose bytes were in the tail may still stand there.
+            self.derived.index.set_cold(floor);
             self.loads.drop_below(floor);
         }
         self.chores = chores;

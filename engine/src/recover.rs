@@ -11,13 +11,15 @@ use crate::io::{Fault, Handle, Op, OpenHow, Outcome};
 use crate::limits::{BATCH_BYTES_MAX, LogConfig};
 use crate::log::End;
 use crate::segment::{Segment, name};
+use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 static ZEROS: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
-/// Bytes of one read.
-const READ_BYTES: u64 = 4 << 20;
+/// Bytes of one read, and of the first: each may be twice the one before. Behind a checkpoint there is often little.
+const READ_BYTES_MAX: u64 = 4 << 20;
+const READ_BYTES_MIN: u64 = 256 << 10;
 
 /// Why a partition does not open. It names the file, so that a person can decide.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,12 +78,7 @@ impl fmt::Display for OpenError {
                 write!(f, "{}: its segment header is damaged or another partition's", path.display())
             }
             OpenError::Version { path, version } => {
-                write!(
-                    f,
-                    "{}: written in format version {version}; this RingMQ reads up to {}",
-                    path.display(),
-                    crate::format::FORMAT_VERSION
-                )
+                write!(f, "{}: written in format version {version}, by a newer RingMQ", path.display())
             }
         }
     }
@@ -153,7 +150,31 @@ enum Try {
 #[derive(Debug, Default)]
 struct Window {
     from: u64,
-    bytes: Vec<u8>,
+    bytes: Bytes,
+}
+
+impl Window {
+    fn end(&self) -> u64 {
+        self.from + self.bytes.len() as u64
+    }
+
+    /// It is empty, and goes on at another place.
+    fn clear(&mut self, from: u64) {
+        self.from = from;
+        self.bytes.clear();
+    }
+
+    /// Drops the blocks before this log byte, which it holds.
+    fn skip_to(&mut self, byte: u64) {
+        let gone = byte - byte % BLOCK_BYTES - self.from;
+        self.bytes.advance(gone as usize);
+        self.from += gone;
+    }
+
+    /// More bytes behind those it holds. Copies only if it holds some.
+    fn add(&mut self, bytes: Bytes) {
+        self.bytes = if self.bytes.is_empty() { bytes } else { [&self.bytes[..], &bytes[..]].concat().into() };
+    }
 }
 
 /// The reading of one partition's directory.
@@ -173,8 +194,12 @@ pub struct Recovery {
     chain: Option<u32>,
     epoch: u64,
     durable: u64,
-    /// Log bytes behind the end that are searched for headers: from, to.
+    /// Log bytes behind the end that are still to be searched for headers: from, to.
     searches: VecDeque<(u64, u64)>,
+    /// The highest durable watermark that a header there names.
+    named: u64,
+    /// Bytes of the next read.
+    read_bytes: u64,
     read: u64,
 }
 
@@ -210,6 +235,8 @@ impl Recovery {
             epoch: 0,
             durable: 0,
             searches: VecDeque::new(),
+            named: 0,
+            read_bytes: READ_BYTES_MIN,
             read: 0,
         }
     }
@@ -294,11 +321,11 @@ impl Recovery {
             }
             (Stage::Remove { index }, _) => Ok(self.after_file(index + 1)),
             (Stage::Scan, Ok(Outcome::Read(bytes))) => {
-                self.take(&bytes)?;
+                self.take(bytes)?;
                 self.scan(batch)
             }
             (Stage::Search, Ok(Outcome::Read(bytes))) => {
-                self.take(&bytes)?;
+                self.take(bytes)?;
                 self.search()
             }
             (stage, Ok(outcome)) => unreachable!("{outcome:?} is no answer to {stage:?}"),
@@ -436,7 +463,6 @@ impl Recovery {
             let from = self.head.max(segment.base + SEGMENT_HEADER_BYTES);
             self.searches.push_back((from, segment.end().min(upto.next_multiple_of(BLOCK_BYTES))));
         }
-        self.window = Window::default();
         self.search()
     }
 
@@ -472,20 +498,25 @@ impl Recovery {
     /// Looks for intact headers behind the end.
     fn search(&mut self) -> Result<Next, OpenError> {
         while let Some(&(from, to)) = self.searches.front() {
-            let start = from - from % BLOCK_BYTES;
-            if self.window.bytes.is_empty() {
-                self.window = Window { from: start, bytes: Vec::new() };
-                return Ok(Next::Do(self.read_op(start)));
+            if from < to {
+                let start = from - from % BLOCK_BYTES;
+                if !(self.window.from..self.window.end()).contains(&start) {
+                    self.window.clear(start);
+                    return Ok(Next::Do(self.read_op(start)));
+                }
+                let left = self.look_for_names(from, to);
+                self.searches[0].0 = left;
+                if left < to {
+                    self.window.skip_to(left);
+                    return Ok(Next::Do(self.read_op(self.window.end())));
+                }
+                continue;
             }
-            let got = self.window.from + self.window.bytes.len() as u64;
-            if got < to {
-                return Ok(Next::Do(self.read_op(got)));
-            }
-            if let Some(durable) = self.highest_named(from).filter(|durable| *durable > self.head) {
+            if self.named > self.head {
+                let durable = self.named;
                 return Err(OpenError::Inside { path: self.segment_path(self.head), byte: self.head, durable });
             }
             self.searches.pop_front();
-            self.window = Window::default();
         }
         if self.durable > self.head {
             // The checkpoint was told so.
@@ -497,63 +528,73 @@ impl Recovery {
         Ok(Next::Finished(Found { live, spares, direct: self.direct, end, durable: self.durable }))
     }
 
-    /// The highest durable watermark that an intact header in the window, from `from` on, names.
-    fn highest_named(&self, from: u64) -> Option<u64> {
-        let bytes = &self.window.bytes;
-        let mut highest = None;
-        let mut at = (from - self.window.from) as usize;
-        while at + BATCH_HEADER_BYTES <= bytes.len() {
+    /// Takes the durable watermarks that intact headers in the window name, of log bytes `from` to `to`. Returns where
+    /// to go on, once there is more in the window unless it is `to`, or the window's end.
+    fn look_for_names(&mut self, from: u64, to: u64) -> u64 {
+        let window = &self.window;
+        let bytes = &window.bytes;
+        let is_last = window.end() >= to;
+        let mut at = (from - window.from) as usize;
+        while at < bytes.len() {
             // Most of what lies there is zero.
             if at.is_multiple_of(ZEROS.len()) && bytes[at..].starts_with(&ZEROS) {
                 at += ZEROS.len();
                 continue;
             }
+            if bytes[at] == b'R' {
+                if bytes.len() - at < BATCH_HEADER_BYTES {
+                    break;
+                }
+                let place = window.from + at as u64;
+                if let Ok(header) = BatchHeader::peek(&bytes[at..])
+                    && header.base == place
+                    && header.partition == self.partition
+                    && header.durable <= header.base
+                {
+                    if header.length as usize > bytes.len() - at && !is_last {
+                        break;
+                    }
+                    if Batch::open_headers(&bytes[at..]).is_ok() {
+                        self.named = self.named.max(header.durable);
+                    }
+                }
+            }
             at += 1;
-            if bytes[at - 1] != b'R' {
-                continue;
-            }
-            let at = at - 1;
-            let Ok(header) = BatchHeader::peek(&bytes[at..]) else { continue };
-            let place = self.window.from + at as u64;
-            let ours = header.base == place && header.partition == self.partition && header.durable <= header.base;
-            if ours && Batch::open_headers(&bytes[at..]).is_ok() {
-                highest = highest.max(Some(header.durable));
-            }
         }
-        highest
+        if is_last { to } else { window.from + at as u64 }
     }
 
     /// `length` bytes of the log at `at`; `Err` is where to read on.
     fn window_at(&mut self, at: u64, length: usize) -> Result<&[u8], u64> {
         let window = &mut self.window;
-        let end = window.from + window.bytes.len() as u64;
+        let end = window.end();
         if at < window.from || at >= end {
             let from = at - at % BLOCK_BYTES;
-            *window = Window { from, bytes: Vec::new() };
+            window.clear(from);
             return Err(from);
         }
         let skip = (at - window.from) as usize;
         if window.bytes.len() - skip >= length {
             return Ok(&self.window.bytes[skip..skip + length]);
         }
-        let gone = skip - skip % BLOCK_BYTES as usize;
-        window.bytes.drain(..gone);
-        window.from += gone as u64;
+        window.skip_to(at);
         Err(end)
     }
 
-    fn read_op(&self, from: u64) -> Op {
+    fn read_op(&mut self, from: u64) -> Op {
         let segment = self.holding(from).expect("reads stay within a segment");
-        let length = (segment.end() - from).min(READ_BYTES);
-        Op::Read { file: segment.handle, at: from - segment.base, length: length as u32 }
+        let length = (segment.end() - from).min(self.read_bytes);
+        let op = Op::Read { file: segment.handle, at: from - segment.base, length: length as u32 };
+        self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
+        op
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Result<(), OpenError> {
+    fn take(&mut self, bytes: Bytes) -> Result<(), OpenError> {
         if bytes.is_empty() {
             return Err(OpenError::Io { path: self.segment_path(self.window.from), fault: Fault(libc::EIO) });
         }
-        self.window.bytes.extend_from_slice(bytes);
         self.read += bytes.len() as u64;
+        self.window.add(bytes);
         Ok(())
     }
 

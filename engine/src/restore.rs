@@ -6,14 +6,14 @@ use crate::checkpoint;
 use crate::derived::Derived;
 use crate::facts;
 use crate::format::derived::{
-    Closing, Item, Piece, PieceKind, RunHeader, Slot, decode_begin, decode_segments, decode_timers, is_whole,
+    CHECKPOINT_VERSION, Closing, Item, Piece, PieceKind, RunHeader, Slot, decode_begin, decode_segments, decode_timers,
+    is_whole,
 };
 use crate::format::{BLOCK_BYTES, FormatError};
 use crate::io::{Fault, Handle, Op, OpenHow, Outcome};
 use crate::limits::LogConfig;
 use crate::log::End;
 use crate::recover::OpenError;
-use crate::timers::Timer;
 use crate::writing::{self, name};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -235,6 +235,9 @@ impl Restore {
                 Ok(piece) if piece.number == self.pieces && piece.partition == self.config.partition => {
                     self.take_piece(piece)?;
                 }
+                Err(FormatError::Version(version)) if version < CHECKPOINT_VERSION => {
+                    return Err(self.checkpoint("an older RingMQ wrote it"));
+                }
                 Err(FormatError::Version(version)) => {
                     return Err(Unfit::Version(self.config.directory.join(checkpoint::NAME), version));
                 }
@@ -261,9 +264,7 @@ impl Restore {
                 facts::decode(piece.payload).for_each(|(key, value)| start.derived.facts.set(key, value));
             }
             PieceKind::Timers => {
-                for (due_ms, byte, length) in decode_timers(piece.payload) {
-                    start.derived.timers.insert(Timer { due_ms, byte, length });
-                }
+                decode_timers(piece.payload).for_each(|timer| start.derived.timers.insert(timer));
             }
             PieceKind::Segments => start.segments.extend(decode_segments(piece.payload)),
             PieceKind::End => {

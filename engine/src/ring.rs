@@ -8,7 +8,7 @@
 #![allow(unsafe_code, reason = "the wall to the kernel: operations own their memory, see above")]
 
 use crate::buffer::{Aligned, GROUP, ReceiveBuffers, Region};
-use crate::io::{Done, Fault, Handle, Io, Op, OpenHow, Outcome, PIECES_MAX, Tag};
+use crate::io::{Done, Fault, Handle, Io, Op, OpenHow, Outcome, PIECES_MAX, Pieces, Tag};
 use crate::kernel::{self, explain};
 use crate::wake::Waker;
 use bytes::{Buf, Bytes};
@@ -192,7 +192,7 @@ enum Held {
 /// What `sendmsg` reads: a header, which points to vectors, which point into the pieces. It is boxed,
 /// so none of the three moves.
 struct Message {
-    pieces: Vec<Bytes>,
+    pieces: Pieces,
     vectors: Vec<libc::iovec>,
     header: libc::msghdr,
 }
@@ -679,7 +679,7 @@ impl OpenHow {
 
 impl Message {
     /// `pieces`: none of them empty.
-    fn new(pieces: Vec<Bytes>) -> Box<Message> {
+    fn new(pieces: Pieces) -> Box<Message> {
         // SAFETY: a message header of zeros is a valid one: no name, no vectors, no control data.
         let header = unsafe { std::mem::zeroed() };
         let vectors = Vec::with_capacity(pieces.len());
@@ -799,7 +799,7 @@ mod tests {
 
     #[test]
     fn a_message_forgets_what_was_sent() {
-        let pieces = || vec![Bytes::from_static(b"abc"), Bytes::from_static(b"de"), Bytes::from_static(b"f")];
+        let pieces = || [&b"abc"[..], b"de", b"f"].map(Bytes::from_static).into_iter().collect();
         for sent in 0..6 {
             let mut message = Message::new(pieces());
             message.advance(sent);

@@ -276,6 +276,21 @@ impl Runs {
         Ok(gone.map(Located::Gone))
     }
 
+    /// A walk along a queue has come to an offset: what it needs of the runs soon is read before it is asked for.
+    pub fn read_ahead(&mut self, Cursor { from, slot }: Cursor, offset: u64) {
+        let Some(index) = self.index_of(from).filter(|_| self.pending.len() < RUN_READS_MAX / 2) else { return };
+        let ahead = u64::from(ENTRIES_AHEAD / 2) * Entry::PER_BLOCK as u64;
+        // Whatever is on its way, or fails, is noticed when it is needed.
+        if slot.has(offset + ahead) {
+            _ = self.entry(index, slot, offset + ahead);
+        } else if index + 1 < self.list.len()
+            && let Ok(Some(slot)) = self.slot(index + 1, slot.queue)
+            && slot.count > 0
+        {
+            _ = self.entry(index + 1, slot, slot.first);
+        }
+    }
+
     /// Finds messages with a key, from the newest run to the oldest.
     pub fn find(&mut self, search: &mut KeySearch) -> Result<(), Miss> {
         while search.found.len() < search.count {

@@ -17,9 +17,11 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 /// Bytes of one zero-filling write.
 const ZERO_BYTES: usize = 1 << 20;
+static ZEROS: LazyLock<Bytes> = LazyLock::new(|| Chunk::standalone(ZERO_BYTES).split_to(ZERO_BYTES));
 /// Zero-filling stays this far ahead of a log that is being written.
 const ZERO_MARGIN_BYTES: u64 = 16 << 20;
 /// Spare files kept; more are shrunk and removed.
@@ -124,7 +126,6 @@ pub struct Segments {
     make_again_ms: Option<u64>,
     retiring: Retiring,
     retire_again_ms: Option<u64>,
-    zeros: Bytes,
     zeroing: Option<Range<u64>>,
     zero_at_ms: u64,
     asking: bool,
@@ -144,7 +145,6 @@ impl Segments {
         live: VecDeque<Segment>,
         spares: Vec<(PathBuf, Handle, u64)>,
     ) -> Segments {
-        let zeros = Chunk::standalone(ZERO_BYTES).split_to(ZERO_BYTES);
         Segments {
             directory: config.directory.clone(),
             partition: config.partition,
@@ -161,7 +161,6 @@ impl Segments {
             make_again_ms: None,
             retiring: Retiring::Rest,
             retire_again_ms: None,
-            zeros,
             zeroing: None,
             zero_at_ms: 0,
             asking: false,
@@ -479,7 +478,7 @@ impl Segments {
         let range = from..segment.end().min(from + ZERO_BYTES as u64);
         // What lies between was or will be written by the log itself.
         segment.zeroed_to = from;
-        let bytes = self.zeros.slice(..(range.end - range.start) as usize);
+        let bytes = ZEROS.slice(..(range.end - range.start) as usize);
         wanted.push((Chore::Zero, Op::Write { file: segment.handle, at: from - segment.base, bytes, durable: true }));
         if busy {
             self.zero_at_ms = now_ms + (range.end - range.start) * 1000 / self.prepare_rate.max(1);

@@ -17,19 +17,21 @@
 
 use crate::format::BLOCK_BYTES;
 use crate::io::{Done, Fault, Handle, Io, Op, OpenHow, Outcome, Tag};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// What a disk writes whole or not at all. Bytes.
 const SECTOR_BYTES: usize = 512;
 const PAGE_BYTES: usize = BLOCK_BYTES as usize;
 static ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+/// What most reads of a recovery give. Nobody writes to it, so it takes no memory.
+static BLANK: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(vec![0; 4 << 20]));
 /// Operations of one core taken and not completed; more are given back, as the ring does.
 const SLOTS: usize = 256;
 /// Bytes sent and not received by the client, beyond which a send waits.
@@ -137,8 +139,8 @@ enum Object {
 struct Socket {
     receive: Option<(usize, Tag)>,
     /// From the client, and to it.
-    inbox: VecDeque<u8>,
-    outbox: VecDeque<u8>,
+    inbox: BytesMut,
+    outbox: BytesMut,
     hung_up: bool,
     /// The connection broke: there is no orderly end behind what was received.
     broken: bool,
@@ -396,16 +398,16 @@ impl Sim {
     /// The client sends. What it sends on a closed connection is lost.
     pub fn send(&mut self, client: Handle, bytes: &[u8]) {
         if let Some(Object::Socket(socket)) = self.objects.get_mut(&client) {
-            socket.inbox.extend(bytes);
+            socket.inbox.extend_from_slice(bytes);
         }
     }
 
     /// The client takes what was sent to it so far, at most so many bytes; `None` once the connection is closed
     /// and nothing is left.
-    pub fn take(&mut self, client: Handle, bytes_max: usize) -> Option<Vec<u8>> {
+    pub fn take(&mut self, client: Handle, bytes_max: usize) -> Option<Bytes> {
         let Some(Object::Socket(socket)) = self.objects.get_mut(&client) else { return None };
         let count = socket.outbox.len().min(bytes_max);
-        (!socket.shut || !socket.outbox.is_empty()).then(|| socket.outbox.drain(..count).collect())
+        (!socket.shut || !socket.outbox.is_empty()).then(|| socket.outbox.split_to(count).freeze())
     }
 
     /// The client closes its end, behind all that it has sent.
@@ -617,9 +619,14 @@ impl Sim {
         if how.direct && !(at.is_multiple_of(BLOCK_BYTES) && u64::from(length).is_multiple_of(BLOCK_BYTES)) {
             return Err(Fault(libc::EINVAL));
         }
-        let end = file.length.min(at + u64::from(length));
-        let mut out = vec![0; end.saturating_sub(at) as usize];
-        for (page, version) in file.pages.range(at / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES).max(at / BLOCK_BYTES)) {
+        let end = file.length.min(at + u64::from(length)).max(at);
+        let mut held = file.pages.range(at / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES)).peekable();
+        while held.next_if(|(_, version)| version.is_none()).is_some() {}
+        if held.peek().is_none() && end - at <= BLANK.len() as u64 {
+            return Ok(Outcome::Read(BLANK.slice(..(end - at) as usize)));
+        }
+        let mut out = vec![0; (end - at) as usize];
+        for (page, version) in held {
             let Some(version) = version else { continue };
             let (from, to) = ((page * BLOCK_BYTES).max(at), (page * BLOCK_BYTES + BLOCK_BYTES).min(end));
             let inside = &version[(from - page * BLOCK_BYTES) as usize..(to - page * BLOCK_BYTES) as usize];
@@ -672,12 +679,12 @@ impl Sim {
                         continue;
                     }
                     let count = socket.inbox.len().min(1 + random.below(16 << 10) as usize);
-                    let piece: Vec<u8> = socket.inbox.drain(..count).collect();
+                    let piece = socket.inbox.split_to(count).freeze();
                     let more = !piece.is_empty();
                     if !more {
                         socket.receive = None;
                     }
-                    done.push(Done { tag, more, outcome: Ok(Outcome::Received(piece.into())) });
+                    done.push(Done { tag, more, outcome: Ok(Outcome::Received(piece)) });
                 }
                 Object::Listener { .. } | Object::File { .. } => {}
             }
@@ -699,7 +706,7 @@ impl Sim {
         if socket.outbox.len() >= WINDOW_BYTES {
             return None;
         }
-        pieces.iter().for_each(|piece| socket.outbox.extend(piece));
+        pieces.iter().for_each(|piece| socket.outbox.extend_from_slice(piece));
         Some(Ok(Outcome::Nothing))
     }
 
@@ -895,6 +902,7 @@ fn pack(bytes: &[u8]) -> Page {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::Pieces;
 
     /// Submits one operation and waits for it.
     fn run(sim: &mut Sim, op: Op) -> Result<Outcome, Fault> {
@@ -1036,7 +1044,7 @@ mod tests {
             }
         }
         assert_eq!(received, sent);
-        let pieces = vec![Bytes::from_static(b"late")];
+        let pieces = Pieces::from_elem(Bytes::from_static(b"late"), 1);
         assert!(matches!(run(&mut sim, Op::Send { socket, pieces }), Err(Fault(libc::EPIPE))));
     }
 }

@@ -21,6 +21,11 @@ impl Tail {
         self.batches.push_back((base, bytes));
     }
 
+    /// The log byte from which on everything accepted since is here; `u64::MAX`, if nothing is.
+    pub fn floor(&self) -> u64 {
+        self.batches.front().map_or(u64::MAX, |(base, _)| *base)
+    }
+
     /// Bytes of all batches.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -66,9 +71,9 @@ mod tests {
         for (byte, length, wanted) in table {
             assert_eq!(tail.slice(byte, length).as_deref(), wanted, "{length} bytes at {byte}");
         }
-        assert_eq!(tail.bytes(), 10);
+        assert_eq!((tail.bytes(), tail.floor()), (10, 100));
         assert_eq!(tail.pop().as_deref(), Some(&b"hello"[..]));
-        assert_eq!(tail.bytes(), 5);
+        assert_eq!((tail.bytes(), tail.floor()), (5, 110));
         assert_eq!(tail.slice(100, 5), None);
         assert_eq!(tail.slice(110, 1).as_deref(), Some(&b"w"[..]));
     }

@@ -229,7 +229,8 @@ impl Writing {
                 self.entries.end();
                 return false;
             };
-            let (first, count) = index.living(slot).map_or((0, 0), |queue| queue.below(self.header.to));
+            let (from, to) = (self.header.from, self.header.to);
+            let (first, count) = index.living(slot).map_or((0, 0), |queue| queue.between(from, to));
             if self.order_at.is_multiple_of(Slot::PER_BLOCK) {
                 self.fences.push(&Fence(pack(queue)));
             }

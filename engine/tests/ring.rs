@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use engine::buffer::{BLOCK, Chunk, Region};
-use engine::io::{Done, Fault, Handle, Io, Op, OpenHow, Outcome, Tag};
+use engine::io::{Done, Fault, Handle, Io, Op, OpenHow, Outcome, Pieces, Tag};
 use engine::ring::{Ring, RingConfig};
 use std::collections::{HashMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
@@ -135,7 +135,7 @@ impl Echo {
     }
 
     fn send(&self, ring: &mut Ring, socket: Handle) {
-        let pieces = vec![self.waiting[&socket.0][0].clone()];
+        let pieces = Pieces::from_elem(self.waiting[&socket.0][0].clone(), 1);
         let tag = Tag(Echo::SEND | socket.0 as u64);
         ring.submit(tag, Op::Send { socket, pieces }).unwrap();
     }
@@ -173,7 +173,7 @@ fn sends_many_pieces_to_a_slow_reader() {
     let all = pattern(8 << 20, 7);
     let mut pieces: Vec<Bytes> = all.chunks(8 << 10).map(Bytes::copy_from_slice).collect();
     let tail = pieces.split_off(1000);
-    ring.submit(Tag(1), Op::Send { socket, pieces }).unwrap();
+    ring.submit(Tag(1), Op::Send { socket, pieces: pieces.into() }).unwrap();
     let reader = thread::spawn(move || {
         let (mut read, mut buffer) = (Vec::new(), [0; 5000]);
         while let Ok(count @ 1..) = peer.read(&mut buffer) {
@@ -186,12 +186,12 @@ fn sends_many_pieces_to_a_slow_reader() {
     // An empty piece is fine, and so is nothing at all; more than the kernel takes is not.
     let mut pieces = vec![Bytes::new()];
     pieces.extend(tail);
-    let sent = once(&mut ring, Op::Send { socket, pieces });
+    let sent = once(&mut ring, Op::Send { socket, pieces: pieces.into() });
     assert!(matches!(sent, Ok(Outcome::Nothing)), "{sent:?}");
-    let sent = once(&mut ring, Op::Send { socket, pieces: vec![] });
+    let sent = once(&mut ring, Op::Send { socket, pieces: Pieces::new() });
     assert!(matches!(sent, Ok(Outcome::Nothing)), "{sent:?}");
     let pieces = vec![Bytes::from_static(b"x"); 1025];
-    let sent = once(&mut ring, Op::Send { socket, pieces });
+    let sent = once(&mut ring, Op::Send { socket, pieces: pieces.into() });
     assert!(matches!(sent, Err(Fault(libc::EMSGSIZE))), "{sent:?}");
     once(&mut ring, Op::Shutdown { socket }).unwrap();
     once(&mut ring, Op::Close { handle: socket }).unwrap();
@@ -207,7 +207,7 @@ fn a_send_to_a_peer_that_left_fails_without_a_signal() {
     let done = collect(&mut ring, 1);
     assert!(matches!(&done[0].outcome, Ok(Outcome::Received(end)) if end.is_empty()), "{done:?}");
     let pieces = vec![Bytes::from(vec![1; 100_000])];
-    let send = || Op::Send { socket, pieces: pieces.clone() };
+    let send = || Op::Send { socket, pieces: pieces.clone().into() };
     let failed = (0..10).find_map(|_| once(&mut ring, send()).err());
     assert!(matches!(failed, Some(Fault(libc::EPIPE | libc::ECONNRESET))), "{failed:?}");
 }
@@ -371,7 +371,7 @@ fn what_is_cancelled_ends() {
     ring.submit(Tag(2), Op::Accept { listener }).unwrap();
     // More than the socket's buffers hold: it waits for a reader.
     let pieces = vec![Bytes::from(vec![5; 32 << 20]); 2];
-    ring.submit(Tag(3), Op::Send { socket, pieces }).unwrap();
+    ring.submit(Tag(3), Op::Send { socket, pieces: pieces.into() }).unwrap();
     peer.write_all(b"hello").unwrap();
     let done = collect(&mut ring, 1);
     assert!(matches!(&done[..], [Done { tag: Tag(1), more: true, outcome: Ok(Outcome::Received(_)) }]), "{done:?}");
@@ -573,7 +573,7 @@ fn dropping_a_busy_ring_lets_go_of_its_memory() {
             ring.submit(Tag(3), Op::Read { file, at: 0, length: 8 * CHUNK as u32 }).unwrap();
         }
         pieces = pieces.iter().cycle().take(160).cloned().collect();
-        ring.submit(Tag(4), Op::Send { socket, pieces }).unwrap();
+        ring.submit(Tag(4), Op::Send { socket, pieces: pieces.into() }).unwrap();
         ring.drive(Some(Duration::ZERO), &mut Vec::new());
         let reader = thread::spawn(move || {
             let mut received = Vec::new();
@@ -598,7 +598,7 @@ fn a_ring_dropped_elsewhere_keeps_what_the_kernel_holds() {
     let Some(mut ring) = ring(RingConfig::default()) else { return };
     let (socket, _peer) = pair(&ring);
     let pieces = vec![Bytes::from(vec![0; 32 << 20]), region.take().unwrap().split_to(BLOCK)];
-    ring.submit(Tag(1), Op::Send { socket, pieces }).unwrap();
+    ring.submit(Tag(1), Op::Send { socket, pieces: pieces.into() }).unwrap();
     ring.drive(Some(Duration::ZERO), &mut Vec::new());
     thread::spawn(move || drop(ring)).join().unwrap();
     assert_eq!(region.free(), 0);

@@ -10,6 +10,7 @@
 use super::{BLOCK_BYTES, FORMAT_VERSION, FormatError, QueueKey, u16_at, u32_at, u64_at};
 use crate::index::Entry;
 use crate::log::End;
+use crate::timers::Timer;
 
 const SUM_AT: usize = BLOCK_BYTES as usize - 4;
 
@@ -269,6 +270,10 @@ pub fn pack(queue: QueueKey) -> u64 {
 // ---------------------------------------------------------------------------------------------
 // A checkpoint
 
+/// Version of a checkpoint's layout. One of an older version is made again from the log; 1 did not name the queue
+/// of a delayed message.
+pub const CHECKPOINT_VERSION: u16 = 2;
+
 const PIECE_MAGIC: u64 = u64::from_be_bytes(*b"RingMQcp");
 /// Bytes of a piece's header.
 pub const PIECE_HEADER_BYTES: usize = 32;
@@ -284,9 +289,9 @@ pub enum PieceKind {
     Begin = 1,
     /// Facts, as in the log.
     Facts = 2,
-    /// Delayed messages that wait: [`PendingTimer`]s.
+    /// Delayed messages that wait: see [`encode_timer`].
     Timers = 3,
-    /// Segments and when each was written last: [`SegmentTime`]s.
+    /// Segments and when each was written last: see [`encode_segment`].
     Segments = 4,
     /// The last one: what must be durable for all of this to be true.
     End = 5,
@@ -316,7 +321,7 @@ impl<'a> Piece<'a> {
         let start = out.len();
         let length = u32::try_from(self.payload.len()).expect("at most PIECE_BYTES_MAX");
         out.extend_from_slice(&PIECE_MAGIC.to_be_bytes());
-        out.extend_from_slice(&FORMAT_VERSION.to_be_bytes());
+        out.extend_from_slice(&CHECKPOINT_VERSION.to_be_bytes());
         out.extend_from_slice(&self.partition.to_be_bytes());
         out.extend_from_slice(&length.to_be_bytes());
         out.extend_from_slice(&[0; 4]);
@@ -336,7 +341,8 @@ impl<'a> Piece<'a> {
         fits.then(|| (PIECE_HEADER_BYTES + length).next_multiple_of(BLOCK_BYTES as usize))
     }
 
-    /// Reads a piece back. `Damaged` if a bit of header or payload changed.
+    /// Reads a piece back. `Damaged` if a bit of header or payload changed; `Version` if an older or a newer
+    /// RingMQ wrote it.
     pub fn decode(bytes: &'a [u8]) -> Result<Piece<'a>, FormatError> {
         let header = bytes.first_chunk::<PIECE_HEADER_BYTES>().ok_or(FormatError::Damaged)?;
         let length = u32_at(header, 12) as usize;
@@ -349,7 +355,7 @@ impl<'a> Piece<'a> {
             return Err(FormatError::Damaged);
         }
         let version = u16_at(header, 8);
-        if version > FORMAT_VERSION {
+        if version != CHECKPOINT_VERSION {
             return Err(FormatError::Version(version));
         }
         let kind = match header[24] {
@@ -418,19 +424,24 @@ impl Closing {
     }
 }
 
-/// A delayed message of a checkpoint: `| 0 due_ms u64 | 8 byte u64 | 16 length u32 |`.
-pub const TIMER_BYTES: usize = 20;
+/// A delayed message of a checkpoint: `| 0 due_ms u64 | 8 byte u64 | 16 topic u32 | 20 queue u32 | 24 length u32 |`.
+pub const TIMER_BYTES: usize = 28;
+const _: () = assert!(8 + 8 + 4 + 4 + 4 == TIMER_BYTES, "the fields fill it");
 
 /// Appends a delayed message.
-pub fn encode_timer(due_ms: u64, byte: u64, length: u32, out: &mut Vec<u8>) {
-    out.extend_from_slice(&due_ms.to_be_bytes());
-    out.extend_from_slice(&byte.to_be_bytes());
-    out.extend_from_slice(&length.to_be_bytes());
+pub fn encode_timer(timer: Timer, out: &mut Vec<u8>) {
+    out.extend_from_slice(&timer.due_ms.to_be_bytes());
+    out.extend_from_slice(&timer.byte.to_be_bytes());
+    out.extend_from_slice(&pack(timer.queue).to_be_bytes());
+    out.extend_from_slice(&timer.length.to_be_bytes());
 }
 
-/// The delayed messages of a payload: when each is due, its log byte, its length.
-pub fn decode_timers(payload: &[u8]) -> impl Iterator<Item = (u64, u64, u32)> {
-    payload.chunks_exact(TIMER_BYTES).map(|bytes| (u64_at(bytes, 0), u64_at(bytes, 8), u32_at(bytes, 16)))
+/// The delayed messages of a payload.
+pub fn decode_timers(payload: &[u8]) -> impl Iterator<Item = Timer> {
+    payload.chunks_exact(TIMER_BYTES).map(|bytes| {
+        let queue = QueueKey { topic: u32_at(bytes, 16), queue: u32_at(bytes, 20) };
+        Timer { due_ms: u64_at(bytes, 0), byte: u64_at(bytes, 8), queue, length: u32_at(bytes, 24) }
+    })
 }
 
 /// Appends a segment: the log byte where it begins and when it was written last: `| 0 base u64 | 8 newest_ms u64 |`.
@@ -517,7 +528,7 @@ mod tests {
         let used = PIECE_HEADER_BYTES + 7;
         assert_eq!(
             hex(&bytes[..used]),
-            "52696e674d5163700001000100000007850646160000000202000000000000007061796c6f6164"
+            "52696e674d5163700002000100000007bbcb850d0000000202000000000000007061796c6f6164"
         );
         assert_eq!(Piece::bytes(&bytes), Some(4096));
         assert_eq!(Piece::decode(&bytes), Ok(piece));
@@ -528,6 +539,13 @@ mod tests {
         }
         for length in 0..used {
             assert!(Piece::decode(&bytes[..length]).is_err(), "cut at {length}");
+        }
+        for version in [1, 3] {
+            bytes[9] = version;
+            bytes[16..20].fill(0);
+            let crc = crc32c::crc32c(&bytes[..used]);
+            bytes[16..20].copy_from_slice(&crc.to_be_bytes());
+            assert_eq!(Piece::decode(&bytes), Err(FormatError::Version(version.into())));
         }
     }
 
@@ -542,9 +560,11 @@ mod tests {
             assert_eq!(Closing::decode(&closing.encode()), Some(closing));
         }
         let mut out = Vec::new();
-        encode_timer(1, 2, 3, &mut out);
-        encode_timer(4, 5, 6, &mut out);
-        assert_eq!(decode_timers(&out).collect::<Vec<_>>(), [(1, 2, 3), (4, 5, 6)]);
+        let timer = Timer { due_ms: 1, byte: 2, queue: QueueKey { topic: 3, queue: 4 }, length: 5 };
+        let timers = [timer, Timer { due_ms: u64::MAX, byte: 6, ..timer }];
+        timers.iter().for_each(|timer| encode_timer(*timer, &mut out));
+        assert_eq!(hex(&out[..TIMER_BYTES]), "00000000000000010000000000000002000000030000000400000005");
+        assert_eq!(decode_timers(&out).collect::<Vec<_>>(), timers);
         out.clear();
         encode_segment(1, 2, &mut out);
         assert_eq!(decode_segments(&out).collect::<Vec<_>>(), [(1, 2)]);

@@ -3,8 +3,10 @@
 
 use super::{Damage, list};
 use crate::checkpoint;
-use crate::format::derived::{Closing, PIECE_HEADER_BYTES, Piece, PieceKind, RunHeader, decode_begin, is_whole};
-use crate::format::{BLOCK_BYTES, FORMAT_VERSION, FormatError};
+use crate::format::derived::{
+    CHECKPOINT_VERSION, Closing, PIECE_HEADER_BYTES, Piece, PieceKind, RunHeader, decode_begin, is_whole,
+};
+use crate::format::{BLOCK_BYTES, FormatError};
 use crate::writing;
 use std::fs::File;
 use std::io;
@@ -130,6 +132,8 @@ pub(super) fn read_checkpoint(directory: &Path, partition: u16) -> Result<Option
         file.read_exact_at(&mut bytes, at).map_err(broken)?;
         let piece = match Piece::decode(&bytes) {
             Ok(piece) if piece.partition == partition && piece.number == number => piece,
+            // An opening passes it over and makes its own.
+            Err(FormatError::Version(version)) if version < CHECKPOINT_VERSION => return Ok(None),
             Err(FormatError::Version(version)) => return Err(damage(at, newer(version))),
             Ok(_) | Err(FormatError::Damaged) => return Err(wrong()),
         };
@@ -148,7 +152,7 @@ pub(super) fn read_checkpoint(directory: &Path, partition: u16) -> Result<Option
 }
 
 fn newer(version: u16) -> String {
-    format!("written in format version {version}; this RingMQ reads up to {FORMAT_VERSION}")
+    format!("written in format version {version}, by a newer RingMQ")
 }
 
 #[cfg(test)]

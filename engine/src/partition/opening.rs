@@ -99,6 +99,8 @@ impl Partition {
         self.derived = Derived::new(&self.config, End::default(), true);
         self.derived.facts = facts;
         self.segments = Segments::new(&self.config, true, Default::default(), Vec::new());
+        // What was written and did not survive is written again, differently.
+        self.loads.drop_below(u64::MAX);
         (self.checkpoint, self.checkpointed) = (None, 0);
         self.state = State::Opening(Box::new(Opening {
             recovery,
@@ -171,6 +173,7 @@ impl Partition {
         self.snapshot = None;
         self.snapshot_ending = None;
         self.delivering.clear();
+        self.rolled = 0;
         let mut facts = std::mem::replace(&mut self.derived, derived).facts;
         let upto = found.live.partition_point(|segment| segment.base <= found.end.head);
         // All that may have been in the kernel at the end, or waited for a sync.

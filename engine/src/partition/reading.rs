@@ -1,15 +1,19 @@
 //! What a partition shows: messages by queue offset, by position, by key and by time. What is in memory is
 //! given at once; for the rest a cold read starts, and whoever asked asks again.
 
-use super::{Effect, Partition, RETRY_MS, State, local, purpose};
+use super::{Effect, Partition, State, local, purpose};
 use crate::format::{BLOCK_BYTES, Kind, Position, QueueKey, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES};
 use crate::index::{Entry, Span};
 use crate::io::{Fault, Op, Outcome};
 use crate::limits::LOAD_BYTES;
-use crate::loads::{LoadId, Loads};
+use crate::loads::{LoadId, Loads, Missing};
 use crate::runs::{KeySearch, Located, Miss};
 use crate::tail::Tail;
 use bytes::Bytes;
+use std::ops::Range;
+
+/// A pull that asks for more messages than this begins with memory for so many: clients ask for 32.
+const PULL_CAPACITY: u32 = 32;
 
 /// How much a pull may give.
 #[derive(Clone, Copy, Debug)]
@@ -72,9 +76,9 @@ impl Partition {
         if offset == span.max {
             return (Pull::Empty, span);
         }
-        let mut messages = Vec::new();
+        let mut messages = Vec::with_capacity(limits.messages.min(PULL_CAPACITY) as usize);
         let mut bytes = 0;
-        let mut next = offset;
+        let (mut next, mut used) = (offset, None);
         let stop = span.max.min(offset + u64::from(limits.scan.max(1)));
         let (mut cold, mut cursor) = (None, None);
         while next < stop && messages.len() < limits.messages as usize {
@@ -108,6 +112,7 @@ impl Partition {
                 match fetch(self.log.tail(), &self.loads, entry.byte, entry.length) {
                     Fetched::Here(message) => {
                         bytes += message.len();
+                        used = Some(entry.byte);
                         messages.push(message);
                     }
                     // What is here already goes out; the rest is asked for again.
@@ -123,12 +128,18 @@ impl Partition {
             }
             next += 1;
         }
+        if let Some(cursor) = cursor {
+            self.derived.runs.read_ahead(cursor, next);
+        }
         self.want_runs();
         if let Some(entry) = cold {
             return match self.load(entry.byte, entry.length) {
                 Some(load) => (Pull::Loading(load), span),
                 None => (Pull::Damaged(Position::pack(self.config.partition, entry.byte)), span),
             };
+        }
+        if let Some(byte) = used {
+            self.read_ahead(byte);
         }
         if messages.is_empty() { (Pull::NoMatch { next }, span) } else { (Pull::Found { messages, next }, span) }
     }
@@ -241,25 +252,50 @@ impl Partition {
     /// Starts to read the record whose payload is at a log byte, and some way ahead. `None` if it is gone.
     pub(super) fn load(&mut self, byte: u64, length: u32) -> Option<LoadId> {
         let record_at = byte - RECORD_HEADER_BYTES as u64;
-        let record_bytes = RECORD_HEADER_BYTES + length as usize;
-        if let Some(load) = self.loads.under_way(record_at, record_bytes) {
-            return Some(load);
-        }
-        if !self.loads.has_room() {
-            return self.loads.oldest();
-        }
-        let segment = self.segments.holding(record_at)?;
-        let from = record_at - record_at % BLOCK_BYTES;
-        let wanted = (record_at + record_bytes as u64 - from).max(u64::from(LOAD_BYTES)).next_multiple_of(BLOCK_BYTES);
-        let bytes = wanted.min(segment.end() - from);
+        let record_end = byte + u64::from(length);
+        let from = match self.loads.missing(record_at, RECORD_HEADER_BYTES + length as usize)? {
+            Missing::Coming(load) => return Some(load),
+            Missing::From(_) if !self.loads.has_room() => return self.loads.oldest(),
+            Missing::From(from) => from,
+        };
+        let block = from - from % BLOCK_BYTES;
+        let (load, part) = self.start_load(from, record_end.max(block + u64::from(LOAD_BYTES)))?;
+        self.loads.note(&part);
+        self.read_ahead(record_at);
+        Some(load)
+    }
+
+    /// Starts to read log bytes, as far as they are in one file and nowhere else. `None` if none of them is written.
+    fn start_load(&mut self, from: u64, to: u64) -> Option<(LoadId, Range<u64>)> {
+        let segment = self.segments.holding(from)?;
+        let block = from - from % BLOCK_BYTES;
+        let to = to.min(segment.end()).min(self.loads.next_part(from));
         // What is not written yet would be believed to be damaged once it is.
-        let valid = bytes.min(self.log.written().saturating_sub(from));
-        let (file, at) = (segment.handle, from - segment.base);
-        let load = self.loads.start(from, valid, Op::Read { file, at, length: bytes as u32 }, bytes);
+        let part = from..to.min(self.log.written());
+        if part.is_empty() {
+            return None;
+        }
+        // No more than that: its buffer is kept as a whole.
+        let bytes = (part.end - block).next_multiple_of(BLOCK_BYTES);
+        let op = Op::Read { file: segment.handle, at: block - segment.base, length: bytes as u32 };
+        let load = self.loads.start(part.clone(), op, bytes);
         if self.config.read_bytes_per_s == 0 {
             self.begin_loads(None);
         }
-        Some(load)
+        Some((load, part))
+    }
+
+    /// Whoever used what lies at a log byte may read along the log: reads on before it is asked for.
+    fn read_ahead(&mut self, byte: u64) {
+        while let Some(from) = self.loads.ahead(byte) {
+            let to = from + u64::from(LOAD_BYTES);
+            if to > self.log.written()
+                || self.log.tail().slice(from, 1).is_some()
+                || self.start_load(from, to).is_none()
+            {
+                return;
+            }
+        }
     }
 
     /// Begins the cold reads that may begin now; all of them, if no time is told.
@@ -276,10 +312,7 @@ impl Partition {
             Err(fault) => Err(fault),
         };
         let result = self.loads.finish(load, outcome);
-        if self.delivery.take_if(|delivery| *delivery == load).is_some() && result.is_err() {
-            tracing::error!(partition = self.config.partition, "a delayed message could not be read; trying again");
-            self.deliver_again_ms = now_ms + RETRY_MS;
-        }
+        self.on_recalled(load, result.is_ok(), now_ms);
         self.effects.push(Effect::Loaded(load, result));
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use engine::io::Pieces;
 use protocol::codes::response;
 use protocol::{Fields, Header, frame};
 
@@ -54,7 +55,7 @@ pub struct Reply {
     /// Where its first bytes are: see [`Replies::head`].
     head: Range<usize>,
     /// What follows them.
-    pub body: Vec<Bytes>,
+    pub body: Pieces,
 }
 
 /// The frames that one turn of a core makes. Their first bytes lie in one buffer that is used again.
@@ -95,7 +96,7 @@ impl Replies {
     }
 
     /// Sends the header with this body. One-way requests get nothing.
-    pub fn send(&mut self, to: &ReplyTo, body: Vec<Bytes>) {
+    pub fn send(&mut self, to: &ReplyTo, body: Pieces) {
         if to.oneway {
             return;
         }
@@ -109,7 +110,7 @@ impl Replies {
     /// Sends a code without fields, and why.
     pub fn refuse(&mut self, to: &ReplyTo, code: i32, remark: &str) {
         self.header(to, code).remark.push_str(remark);
-        self.send(to, Vec::new());
+        self.send(to, Pieces::new());
     }
 
     /// Sends an answer.
@@ -117,8 +118,8 @@ impl Replies {
         let header = self.header(to, answer.code);
         header.remark.push_str(&answer.remark);
         header.fields.extend(answer.fields.iter());
-        let body = if answer.body.is_empty() { Vec::new() } else { vec![answer.body] };
-        self.send(to, body);
+        let body = if answer.body.is_empty() { None } else { Some(answer.body) };
+        self.send(to, body.into_iter().collect());
     }
 
     /// Sends a frame that was encoded before.
@@ -132,7 +133,7 @@ impl Replies {
     pub fn write(&mut self, connection: ConnectionId, settles: bool, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.bytes.len();
         write(&mut self.bytes);
-        self.list.push(Reply { connection, settles, head: start..self.bytes.len(), body: Vec::new() });
+        self.list.push(Reply { connection, settles, head: start..self.bytes.len(), body: Pieces::new() });
     }
 
     /// Takes the frames out, in order. Their heads stay readable until `clear`.
@@ -191,7 +192,7 @@ mod tests {
             let mut replies = Replies::default();
             let to = ReplyTo { serialize, ..to(77) };
             replies.header(&to, 0).fields.push("nextBeginOffset", "3");
-            replies.send(&to, vec![Bytes::from(vec![7; 100_000])]);
+            replies.send(&to, Pieces::from_elem(Bytes::from(vec![7; 100_000]), 1));
             let list = replies.take();
             let refusal = Command::decode(flow_control(replies.head(&list[0])).into()).unwrap();
             let header = &refusal.header;

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
-use engine::io::{Handle, PIECES_MAX};
+use engine::io::{Handle, PIECES_MAX, Pieces};
 use protocol::frame::{self, FrameError};
 
 use crate::mail::ConnectionId;
@@ -249,7 +249,7 @@ impl Connection {
     }
 
     /// What the next send carries, if none is in the ring and there is something to send.
-    pub fn next_send(&mut self, now_ms: u64) -> Option<Vec<Bytes>> {
+    pub fn next_send(&mut self, now_ms: u64) -> Option<Pieces> {
         if self.sending || self.closing.is_some() || self.unsent_bytes == 0 {
             return None;
         }
@@ -263,8 +263,7 @@ impl Connection {
             count += 1;
             bytes += piece.len();
         }
-        let behind = self.pieces.split_off(count);
-        let pieces = std::mem::replace(&mut self.pieces, behind);
+        let pieces = self.pieces.drain(..count).collect();
         self.sending = true;
         self.sending_bytes = bytes;
         // Pieces that leave together are let go of together; which of them were shared is not worth a list.
@@ -530,11 +529,11 @@ mod tests {
         connection.push_piece(Bytes::from_static(b"body"), &LIMITS);
         connection.push(b"next");
         let pieces = connection.next_send(0).unwrap();
-        assert_eq!(pieces, [&b"head"[..], b"body", b"next"]);
+        assert_eq!(pieces[..], [&b"head"[..], b"body", b"next"]);
         connection.push(b"later");
         assert!(connection.next_send(0).is_none(), "one send at a time keeps the order");
         connection.sent(1);
-        assert_eq!(connection.next_send(1).unwrap(), [&b"later"[..]]);
+        assert_eq!(connection.next_send(1).unwrap()[..], [&b"later"[..]]);
         connection.sent(2);
         assert_eq!((connection.unsent_bytes, connection.pinned_bytes), (0, 0));
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use engine::Span;
 use engine::error::AppendError;
 use engine::format::QueueKey;
+use engine::io::Pieces;
 use engine::partition::{Pull as Pulled, PullLimits};
 use protocol::Header;
 use protocol::bodies::{MessageModel, SubscriptionData};
@@ -195,7 +196,7 @@ impl Desk {
         };
         self.note_offset(local, &topic, key.queue, asked.consumer_group, offset);
         self.replies.header(&call.reply, response::SUCCESS);
-        self.replies.send(&call.reply, Vec::new());
+        self.replies.send(&call.reply, Pieces::new());
     }
 
     /// SEARCH_OFFSET_BY_TIMESTAMP (29).
@@ -258,7 +259,7 @@ impl Desk {
         let timestamp = time.map_or(-1, u64::cast_signed);
         let header = self.replies.header(&call.reply, response::SUCCESS);
         TimestampAnswer { timestamp }.push(&mut header.fields);
-        self.replies.send(&call.reply, Vec::new());
+        self.replies.send(&call.reply, Pieces::new());
     }
 
     /// VIEW_MESSAGE_BY_ID (33).
@@ -271,7 +272,7 @@ impl Desk {
         match found {
             Some((_, Ok(Some(record)))) => {
                 self.replies.header(&call.reply, response::SUCCESS);
-                self.replies.send(&call.reply, vec![record]);
+                self.replies.send(&call.reply, Pieces::from_elem(record, 1));
             }
             Some((local, Err(load))) => self.wait_for(local, load, Cold::Request(call.to_request())),
             Some((_, Ok(None))) | None => {
@@ -354,7 +355,7 @@ impl Desk {
         let header = self.replies.header(reply, response::NO_PERMISSION);
         header.remark.push_str(remark);
         header.fields.push_int("forbiddenType", why as i32);
-        self.replies.send(reply, Vec::new());
+        self.replies.send(reply, Pieces::new());
     }
 
     fn park(&mut self, pull: Pull) {
@@ -380,13 +381,13 @@ impl Desk {
         let header = self.replies.header(reply, code);
         header.remark.push_str(status);
         push_pull(header, next, span);
-        self.replies.send(reply, Vec::new());
+        self.replies.send(reply, Pieces::new());
     }
 
     fn answer_offset(&mut self, reply: &ReplyTo, offset: u64) {
         let header = self.replies.header(reply, response::SUCCESS);
         OffsetAnswer { offset: offset.cast_signed() }.push(&mut header.fields);
-        self.replies.send(reply, Vec::new());
+        self.replies.send(reply, Pieces::new());
     }
 
     fn note_offset(&mut self, local: usize, topic: &Topic, queue: u32, group: &str, offset: u64) {
@@ -425,10 +426,10 @@ fn push_pull(header: &mut Header, next: u64, span: Span) {
 }
 
 /// The body of a pull's answer: records one behind the other, small ones in one copy.
-fn gather(messages: &[Bytes]) -> Vec<Bytes> {
+fn gather(messages: &[Bytes]) -> Pieces {
     let is_small = |message: &&Bytes| message.len() < SHARE_BYTES_MIN;
     let mut small_bytes = messages.iter().filter(is_small).map(Bytes::len).sum();
-    let mut pieces = Vec::new();
+    let mut pieces = Pieces::new();
     let mut copy = Vec::with_capacity(small_bytes);
     for message in messages {
         if is_small(&message) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::io::{Done, Handle, Io, Op, Tag};
+use engine::io::{Done, Handle, Io, Op, Pieces, Tag};
 use engine::partition::{Effect, Partition};
 use protocol::{Header, Shapes};
 
@@ -317,7 +317,7 @@ impl<I: Io> Core<I> {
         self.more = true;
     }
 
-    fn on_answer(&mut self, id: ConnectionId, pieces: Vec<Bytes>, settles: bool) {
+    fn on_answer(&mut self, id: ConnectionId, pieces: Pieces, settles: bool) {
         let mut pieces = pieces.into_iter();
         let head = pieces.next().expect("an answer has a header");
         self.mailboxes.carried(self.desk.index, pieces.as_slice().iter().map(Bytes::len).sum());
@@ -367,7 +367,7 @@ impl<I: Io> Core<I> {
             let head = self.desk.replies.head(reply);
             if usize::from(id.core) != self.desk.index {
                 let bytes = reply.body.iter().map(Bytes::len).sum();
-                let mut pieces = Vec::with_capacity(1 + reply.body.len());
+                let mut pieces = Pieces::with_capacity(1 + reply.body.len());
                 if bytes == 0 || self.mailboxes.may_carry(usize::from(id.core), bytes) {
                     pieces.push(Bytes::copy_from_slice(head));
                     pieces.append(&mut reply.body);

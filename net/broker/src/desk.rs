@@ -7,6 +7,7 @@ use ahash::RandomState;
 use bytes::Bytes;
 use engine::error::AppendError;
 use engine::format::{Position, QueueKey};
+use engine::io::Pieces;
 use engine::message::Stored;
 use engine::partition::{Effect, Partition};
 use engine::{LoadId, Ticket};
@@ -296,7 +297,7 @@ impl Desk {
             push_region(header, &self.settings);
             self.traffic.put_failures += 1;
         }
-        self.replies.send(to, Vec::new());
+        self.replies.send(to, Pieces::new());
     }
 
     /// Refuses a request whose fields are missing or malformed, as Java does when it trips over them.

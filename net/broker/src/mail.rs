@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
-use engine::io::Handle;
+use engine::io::{Handle, Pieces};
 use protocol::{Header, Language, Serialize};
 
 use crate::admin::{Part, Question};
@@ -156,7 +156,7 @@ pub enum Mail {
         /// The connection.
         connection: ConnectionId,
         /// The frame. Empty: the request is over and has no answer.
-        pieces: Vec<Bytes>,
+        pieces: Pieces,
         /// It answers a request (and does not push): one fewer is outstanding.
         settles: bool,
     },

@@ -195,8 +195,9 @@ impl Desk {
         let store_host = self.store_host();
         let pieces: Vec<Piece<'_>> = entries
             .iter()
-            .map(|entry| Piece {
-                message: StoredMessage {
+            .map(|entry| {
+                let said = Said::read(send.topic, entry.properties);
+                let message = StoredMessage {
                     queue_id: target.queue.cast_signed(),
                     flag: entry.flag,
                     queue_offset: 0,
@@ -211,9 +212,8 @@ impl Desk {
                     body: entry.body,
                     topic: send.topic,
                     properties: entry.properties,
-                },
-                tag_hash: message::tag_hash_of(entry.properties),
-                keys: collect(message::key_hashes(send.topic, entry.properties)),
+                };
+                Piece { message, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys }
             })
             .collect();
         self.append(&pieces, &target, None, said.unique, &call.reply, now_ms);

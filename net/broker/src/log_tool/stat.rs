@@ -148,7 +148,10 @@ pub(super) fn stat(mut store: Store, out: &mut dyn Write) -> Done {
         };
         let (messages, delayed, delivered) =
             (sum(|segment| segment.messages), sum(|segment| segment.delayed), sum(|segment| segment.delivered));
-        writeln!(out, "\npartition {partition}: {messages} messages, {delayed} delayed, {delivered} delivered late")?;
+        writeln!(
+            out,
+            "\npartition {partition}: {messages} messages, {delayed} delayed, {delivered} delivered late or written again"
+        )?;
         writeln!(out, "  {}", describe(ending))?;
         let spare_bytes = log.spares().iter().map(|(_, bytes)| bytes).sum();
         writeln!(

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use engine::format::QueueKey;
+use engine::io::Pieces;
 use protocol::StoredMessage;
 use protocol::codes::response;
 use protocol::headers::{SendBack, SendMessage};
@@ -38,7 +39,7 @@ impl Desk {
         }
         if group.retry_queues() == 0 {
             self.replies.header(&call.reply, response::SUCCESS);
-            return self.replies.send(&call.reply, Vec::new());
+            return self.replies.send(&call.reply, Pieces::new());
         }
         let retry_topic = names::retry_topic(back.group);
         if self.catalog.topic(&retry_topic).is_some_and(|topic| !topic.is_writable()) {
