@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use engine::format::Position;
 use protocol::StoredMessage;
+use tests::random::noise;
 
 /// Queues of every topic here, to read from and at most to write to.
 pub const QUEUES: u32 = 4;
@@ -234,7 +235,7 @@ impl Model {
         let id = self.backs.get(&(topic, body)).copied().unwrap_or(body as usize);
         let sent = self.sent.get(id).unwrap_or_else(|| panic!("message {id} of {name} was never sent"));
         assert_eq!((message.topic, sent.topic), (name.as_str(), topic), "message {id} is in another topic");
-        assert!(message.body == body_of(body, sent.length), "message {id} has another body");
+        assert!(is_body_of(message.body, body, sent.length), "message {id} has another body");
         assert_eq!(message.flag, FLAG, "message {id} has another flag");
         let tag = TAGS[body as usize % TAGS.len()];
         assert_eq!(message.property("TAGS").unwrap_or(""), tag, "message {id} has another tag");
@@ -258,9 +259,17 @@ impl Model {
         id
     }
 
-    /// The end of a queue was shown: nobody gets a lower offset from now on.
-    pub fn saw_end(&mut self, topic: usize, queue: u32, end: u64, then: Glimpse) {
+    /// Where a queue of the topic that there is now ends at least, as far as was shown.
+    pub fn end(&self, topic: usize, queue: u32) -> u64 {
+        self.ends.get(&(topic, self.topics[topic].life, queue)).copied().unwrap_or(0)
+    }
+
+    /// The end of a queue was shown to somebody who asked when it was known to be `least` at least: nobody gets a
+    /// lower offset from now on.
+    pub fn saw_end(&mut self, topic: usize, queue: u32, end: u64, least: u64, then: Glimpse) {
         if self.is_same(topic, then) {
+            let name = &self.topics[topic].name;
+            assert!(end >= least, "queue {queue} of {name} is said to end at {end}, and ended at {least}");
             let known = self.ends.entry((topic, then.life, queue)).or_default();
             *known = (*known).max(end);
         }
@@ -460,8 +469,9 @@ impl Model {
             let older = |sent: &Sent| sent.topic == topic && sent.sure && sent.life == life && !sent.gone;
             if !found.iter().any(|id| older(&self.sent[*id])) {
                 self.topics[topic].life += 1;
-                // Without a message that would have to be there, nobody knows.
-                let known = self.sent.iter().any(|sent| older(sent) && sent.place.is_some());
+                // Without a message that would have to be there, nobody knows: retention takes some.
+                let stays = |sent: &Sent| sent.place.is_some_and(|place| !retired(place.position));
+                let known = self.sent.iter().any(|sent| older(sent) && stays(sent));
                 self.forget_slots(topic, known);
                 for sent in self.sent.iter_mut().filter(|sent| !known && sent.topic == topic && sent.life == life) {
                     sent.sure = false;
@@ -524,14 +534,16 @@ impl Model {
 pub const FLAG: i32 = 17;
 
 fn body_of(id: u64, length: usize) -> Vec<u8> {
-    let mut body = Vec::with_capacity(length + 8);
+    let mut body = Vec::with_capacity(length);
     body.extend_from_slice(&id.to_be_bytes());
     body.extend_from_slice(&(length as u32).to_be_bytes());
-    let mut word = (id + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    while body.len() < length {
-        word = word.rotate_left(23).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        body.extend_from_slice(&word.to_be_bytes());
-    }
-    body.truncate(length);
+    body.extend_from_slice(noise(id, length - BODY_BYTES_MIN));
     body
+}
+
+fn is_body_of(body: &[u8], id: u64, length: usize) -> bool {
+    body.len() == length
+        && body[..8] == id.to_be_bytes()
+        && body[8..BODY_BYTES_MIN] == (length as u32).to_be_bytes()
+        && body[BODY_BYTES_MIN..] == *noise(id, length - BODY_BYTES_MIN)
 }

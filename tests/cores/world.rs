@@ -1,8 +1,9 @@
 //! A broker and its world: cores on one simulated kernel, from the first start through all deaths to the end.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
@@ -27,8 +28,12 @@ const SEGMENT_BYTES: u64 = 16 * MIB;
 pub const TOPICS: usize = 3;
 /// Turns within which anything that is waited for must happen.
 const TURNS_MAX: usize = 200_000;
+/// Turns within which a start ends that has room on the disk.
+const HELD_TURNS_MAX: usize = 20_000;
 /// Drives in a row that a loop may ask for without having anything to do.
 const IDLE_MAX: u32 = 5_000;
+/// Bits that rot at once.
+const ROTTEN_MAX: u64 = 4;
 /// Messages go from one client to another one within so many ms when nothing is in their way.
 pub const PROMPT_MS: u64 = 500;
 
@@ -79,6 +84,8 @@ pub struct World {
     opened: usize,
     named: bool,
     closed: Option<String>,
+    /// Why each partition closed last, since the start.
+    reasons: BTreeMap<u16, String>,
     /// The last life ended by a power cut: what was not synced may be lost.
     lossy: bool,
     /// The most that was ever accepted, by partition.
@@ -155,6 +162,7 @@ impl World {
             opened: 0,
             named: false,
             closed: None,
+            reasons: BTreeMap::new(),
             lossy: false,
             longest: vec![0; usize::from(partitions)],
             trace: 0,
@@ -169,6 +177,7 @@ impl World {
     /// The whole run. Returns a number that depends on all that happened.
     pub fn run(mut self) -> u64 {
         for round in 0..self.plan.rounds {
+            self.stumble();
             self.start(self.plan.faults);
             self.audit(None);
             if round == 0 {
@@ -185,21 +194,18 @@ impl World {
                 for _ in 0..1 + self.random.below(4) {
                     self.turn();
                 }
+                // What a log promises while it is opened again is forgotten by who dies then.
+                if !self.is_all_open() && self.random.chance(20) {
+                    break;
+                }
             }
             if self.random.chance(400) {
                 self.be_calm();
                 self.quiesce();
             }
             self.end();
-            while self.random.chance(300) {
-                // Anywhere in the recovery.
-                self.boot();
-                for _ in 0..self.random.below(60) {
-                    self.turn();
-                }
-                self.die();
-            }
         }
+        self.stumble();
         self.start(Faults::default());
         self.be_calm();
         let last_ms = self.model.last_due_ms();
@@ -252,6 +258,7 @@ impl World {
         self.reports = Arc::default();
         self.listener = self.sim.borrow_mut().listen();
         (self.opened, self.named, self.closed) = (0, false, None);
+        self.reasons.clear();
         for index in 0..cores {
             let of_core = (0..partitions).filter(|partition| usize::from(*partition) % cores == index);
             let open = |partition: u16| {
@@ -279,12 +286,27 @@ impl World {
         self.tell(|| format!("a start with {cores} cores, {partitions} partitions, {:?}", self.flush));
     }
 
+    /// Lives that end anywhere in the start.
+    fn stumble(&mut self) {
+        while self.random.chance(300) {
+            self.boot();
+            for _ in 0..self.random.below(60) {
+                self.turn();
+            }
+            self.die();
+        }
+    }
+
     /// Starts until it serves.
     fn start(&mut self, faults: Faults) {
         self.sim.borrow_mut().faults = faults;
         self.boot();
-        for _ in 0..TURNS_MAX {
+        for turn in 0..TURNS_MAX {
             self.turn();
+            if turn == HELD_TURNS_MAX && self.plan.space.is_some() {
+                // There is no room for the next segment, or for the runs of what was read: somebody makes some.
+                self.sim.borrow_mut().space = 1 << 40;
+            }
             if let Some(reason) = self.closed.take() {
                 // A failing disk at the opening: somebody starts it again, on a better one.
                 let is_fault = reason.contains("os error");
@@ -415,6 +437,7 @@ impl World {
                 let failing = !self.calm && (self.plan.faults != Faults::default() || self.plan.space.is_some());
                 let starting = self.opened < self.cores.len();
                 assert!(failing || starting || self.rotten, "partition {partition} closed: {reason}");
+                self.reasons.insert(partition, reason.clone());
                 self.closed = starting.then_some(reason);
             }
             Report::Topics(catalog) => {
@@ -430,8 +453,7 @@ impl World {
     pub fn quiesce(&mut self) {
         // Room and a disk that works are there again: so are the logs.
         for _ in 0..TURNS_MAX {
-            let all = (0..self.settings.partitions).all(|partition| self.is_open(partition));
-            if all {
+            if self.is_all_open() {
                 break;
             }
             self.turn();
@@ -458,6 +480,11 @@ impl World {
         panic!("not everything is answered and at rest: {waiting:?}");
     }
 
+    /// Whether all partitions take appends.
+    pub fn is_all_open(&self) -> bool {
+        (0..self.settings.partitions).all(|partition| self.is_open(partition))
+    }
+
     fn is_open(&self, partition: u16) -> bool {
         let (core, place) = (usize::from(partition) % self.cores.len(), usize::from(partition) / self.cores.len());
         self.cores[core].partitions()[place].is_open()
@@ -469,7 +496,7 @@ impl World {
         let space = std::mem::replace(&mut self.sim.borrow_mut().space, 1 << 40);
         for _ in 0..TURNS_MAX {
             // A disk that failed at the end of the opening.
-            if (0..self.settings.partitions).all(|partition| self.is_open(partition)) {
+            if self.is_all_open() {
                 break;
             }
             self.turn();
@@ -522,10 +549,9 @@ impl World {
         let mut before = sim;
         let twin = before.twin();
         self.sim = Rc::new(RefCell::new(twin));
-        let seed = self.random.bits();
-        // One place: a log and its derived files that have both rotted close a partition for good, but only once
-        // somebody reads there.
-        let places: Vec<_> = self.sim.borrow_mut().rot(seed).into_iter().collect();
+        let count = 1 + self.random.below(ROTTEN_MAX);
+        let seeds: Vec<u64> = (0..count).map(|_| self.random.bits()).collect();
+        let places: Vec<_> = seeds.into_iter().filter_map(|seed| self.sim.borrow_mut().rot(seed)).collect();
         self.rotten = true;
         self.model.ended(false);
         self.boot();
@@ -541,8 +567,10 @@ impl World {
                 break;
             }
         }
-        let reason = self.closed.take().unwrap_or_default();
-        self.note(reason.len() as u64);
+        if let Some(reason) = self.closed.take() {
+            assert!(names(&reason, &places), "it does not open: {reason}; rot at {places:?}");
+            self.note(reason.len() as u64);
+        }
         self.rotten = false;
         self.cores.clear();
         (0..self.clients.len()).for_each(|index| self.lose(index));
@@ -552,19 +580,36 @@ impl World {
         self.start(Faults::default());
     }
 
-    fn audit_rotten(&mut self, places: &[(std::path::PathBuf, u64)]) {
+    /// What is not there is damaged and named, or in a partition that closed for good and says why: a log and its
+    /// derived files have both rotted. The other partitions go on.
+    fn audit_rotten(&mut self, places: &[(PathBuf, u64)]) {
         for topic in 0..self.model.topics.len() {
-            let (mut found, mut damaged) = (BTreeSet::new(), 0);
+            let (mut found, mut damaged, mut shut) = (BTreeSet::new(), 0, false);
             if self.look_up(topic) {
                 for queue in 0..self.queues_of(topic) {
-                    damaged += self.read_damaged(topic, queue, &mut found);
+                    let scan = self.scan(topic, queue, &mut found);
+                    (damaged, shut) = (damaged + scan.damaged, shut | scan.shut);
                 }
             }
+            let closed: BTreeSet<u16> =
+                (0..self.settings.partitions).filter(|partition| !self.is_open(*partition)).collect();
+            assert!(!shut || !closed.is_empty(), "a queue cannot be read, and all partitions are open");
+            for partition in &closed {
+                let reason = self.reasons.get(partition).map_or("", String::as_str);
+                assert!(names(reason, places), "partition {partition} is closed: {reason}; rot at {places:?}");
+            }
             let lost = (0..self.model.sent.len()).filter(|id| {
-                self.model.sent[*id].topic == topic && self.model.must_be_there(*id) && !found.contains(id)
+                let sent = &self.model.sent[*id];
+                let away = sent.place.is_some_and(|place| closed.contains(&place.position.partition()));
+                sent.topic == topic && self.model.must_be_there(*id) && !found.contains(id) && !away
             });
             let lost: Vec<usize> = lost.collect();
             assert!(lost.len() <= damaged, "messages {lost:?} are lost, {damaged} are named; rot at {places:?}");
         }
     }
+}
+
+/// Whether a reason names a file or a directory where something has rotted.
+fn names(reason: &str, places: &[(PathBuf, u64)]) -> bool {
+    places.iter().any(|(path, _)| path.parent().is_some_and(|above| reason.contains(&*above.to_string_lossy())))
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
 
 pub use engine::sim::Random;
 
@@ -12,6 +13,23 @@ pub fn seed() -> u64 {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.expect("the clock is behind 1970").as_nanos() as u64
     })
+}
+
+/// The longest [`noise`]. Bytes.
+pub const NOISE_BYTES_MAX: usize = 512 << 10;
+/// How many numbers have noise of their own.
+const NOISES: usize = 64 << 10;
+
+static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut noise = vec![0; NOISE_BYTES_MAX + NOISES];
+    Random::new(0x5eed).fill(&mut noise);
+    noise
+});
+
+/// `length` bytes that follow from a number: another number's are others. Costs nothing.
+pub fn noise(number: u64, length: usize) -> &'static [u8] {
+    let from = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize % NOISES;
+    &NOISE[from..from + length]
 }
 
 /// Runs a simulation for each seed; a failure names the seed, which repeats it. `SEED=17`: this one only;
