@@ -25,8 +25,8 @@ const WINDOW: usize = 32;
 const PULLED: u32 = 32;
 
 /// Most that a message may cost: measured, and some percent more.
-const SEND_ALLOCATIONS: f64 = 0.062;
-const PULL_ALLOCATIONS: f64 = 0.23;
+const SEND_ALLOCATIONS: f64 = 0.012;
+const PULL_ALLOCATIONS: f64 = 0.1;
 /// On the real ring receives and sends have owners too. A faster server sends fewer answers at once, so this one
 /// has more room.
 const RING_ALLOCATIONS: f64 = 0.2;
