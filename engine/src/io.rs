@@ -71,7 +71,7 @@ pub enum Op {
     SyncDirectory { path: PathBuf },
     /// Names and lengths of the regular files in a directory, sorted by name.
     List { path: PathBuf },
-    /// How much disk space is available to us (`f_bavail`), and the size of the file system.
+    /// How much disk space is available to us (`f_bavail`), and how much that is with what is used.
     Space { path: PathBuf },
 }
 

@@ -310,7 +310,10 @@ impl Ring {
                 return Err(made.map_err(Fault::from));
             }
             Op::List { path } => return Err(kernel::list(&path).map(Outcome::Names).map_err(Fault::from)),
-            Op::Space { path } => return Err(space(&path)),
+            Op::Space { path } => {
+                let space = |Disk { available, total }| Outcome::Space { available, total };
+                return Err(Disk::of(&path).map(space).map_err(Fault::from));
+            }
         };
         Ok(held)
     }
@@ -782,15 +785,34 @@ fn truncate(file: Handle, length: u64) -> Result<Outcome, Fault> {
     }
 }
 
-fn space(path: &Path) -> Result<Outcome, Fault> {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return Err(Fault(libc::EINVAL)) };
-    // SAFETY: a record of numbers, for which zeros are valid.
-    let mut answer: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: a path that ends in zero, and a record of the right type to fill; both outlive the call.
-    if unsafe { libc::statvfs(path.as_ptr(), &raw mut answer) } != 0 {
-        return Err(Fault::from(io::Error::last_os_error()));
+/// A file system's space, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// Available to us.
+    pub available: u64,
+    /// That and what is used. As `df` and the Java broker count it: what is kept for root or for the host is
+    /// neither, and may be most of a disk.
+    pub total: u64,
+}
+
+impl Disk {
+    /// Asks the file system that `path` is on (`statvfs`).
+    pub fn of(path: &Path) -> io::Result<Disk> {
+        let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        // SAFETY: a record of numbers, for which zeros are valid.
+        let mut answer: libc::statvfs = unsafe { std::mem::zeroed() };
+        // SAFETY: a path that ends in zero, and a record of the right type to fill; both outlive the call.
+        match unsafe { libc::statvfs(path.as_ptr(), &raw mut answer) } {
+            0 => Ok(Disk::counted(&answer)),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
-    Ok(Outcome::Space { available: answer.f_bavail * answer.f_frsize, total: answer.f_blocks * answer.f_frsize })
+
+    fn counted(answer: &libc::statvfs) -> Disk {
+        let bytes = |blocks: u64| blocks.saturating_mul(answer.f_frsize);
+        let used = answer.f_blocks.saturating_sub(answer.f_bfree);
+        Disk { available: bytes(answer.f_bavail), total: bytes(used.saturating_add(answer.f_bavail)) }
+    }
 }
 
 #[cfg(test)]
@@ -809,6 +831,14 @@ mod tests {
             assert_eq!(message.vectors[0].iov_base.cast_const().cast(), message.pieces[0].as_ptr());
             assert_eq!(message.vectors[0].iov_len, message.pieces[0].len());
         }
+    }
+
+    #[test]
+    fn what_is_kept_for_others_is_no_part_of_the_disk() {
+        // SAFETY: a record of numbers, for which zeros are valid.
+        let mut answer: libc::statvfs = unsafe { std::mem::zeroed() };
+        (answer.f_frsize, answer.f_blocks, answer.f_bfree, answer.f_bavail) = (4096, 1000, 900, 300);
+        assert_eq!(Disk::counted(&answer), Disk { available: 300 * 4096, total: 400 * 4096 });
     }
 
     #[test]

@@ -12,7 +12,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock, statvfs};
+use engine::ring::Disk;
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -41,15 +42,6 @@ pub struct Home {
 struct Store {
     format: u32,
     partitions: u16,
-}
-
-/// A file system, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Disk {
-    /// Available to us.
-    pub available: u64,
-    /// In all.
-    pub total: u64,
 }
 
 impl Home {
@@ -119,9 +111,7 @@ impl Home {
 
     /// Its file system's space.
     pub fn disk(&self) -> io::Result<Disk> {
-        let space = statvfs(&self.path)?;
-        let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
-        Ok(Disk { available: bytes(space.f_bavail), total: bytes(space.f_blocks) })
+        Disk::of(&self.path)
     }
 }
 

@@ -158,7 +158,7 @@ pub const KEYS: &[Key] = &[
     number("log.read_bytes_per_s", Bytes, 0, 0, 64 * GIB, "Per log: how fast messages that are no longer in memory are read for consumers, so that one that catches up leaves the disk to the producers. 0: no limit."),
     number("log.retention_hours", Hours, 72, 1, 876_000, "Age at which a segment may go (fileReservedTime)."),
     number("log.retention_bytes", Bytes, PIB, 32 * MIB, PIB, "The logs together are larger than this: the oldest segments go before their age. By default the disk alone decides."),
-    number("log.disk_clean_percent", Percent, 75, 1, 99, "The logs fill more of the disk than this: the oldest segments go before their age (diskMaxUsedSpaceRatio)."),
+    number("log.disk_clean_percent", Percent, 75, 1, 99, "The logs fill more of the disk than this, reserved space not counted: the oldest segments go before their age (diskMaxUsedSpaceRatio)."),
     number("log.disk_free_percent_min", Percent, 5, 0, 90, "Less of the disk is left than this: sends are refused with code 14, reads go on."),
     number("log.disk_free_bytes_min", Bytes, 256 * MIB, 64 * MIB, 1024 * GIB, "The same in bytes; the larger one counts."),
 

@@ -108,6 +108,8 @@ public final class Rig {
                 "log.dir = \"" + dir + "/data\"",
                 // Some of these run beside each other: small files are ready soon.
                 "log.segment_bytes = \"64MiB\"",
+                // How full the machine's disk is does not concern them.
+                "log.disk_free_percent_min = 0",
                 "log.prepare_bytes = \"64MiB\"")));
     }
 
