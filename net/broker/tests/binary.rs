@@ -46,7 +46,14 @@ impl Running {
     fn dev(dir: &Path, more: &[&str]) -> Running {
         let data = dir.join("data");
         let base = ["dev", "--data", data.to_str().unwrap(), "--namesrv-port", "0", "--broker-port", "0"];
-        let small = ["--set", "log.segment_bytes=16MiB", "--set", "log.prepare_bytes=16MiB"];
+        let small = [
+            "--set",
+            "log.segment_bytes=16MiB",
+            "--set",
+            "log.prepare_bytes=16MiB",
+            "--set",
+            "log.disk_free_percent_min=0",
+        ];
         let arguments: Vec<&str> = base.into_iter().chain(small).chain(more.iter().copied()).collect();
         Running::start(&arguments, &dir.join("log"))
     }
