@@ -8,6 +8,7 @@ use bench::{quiet, store};
 use broker::mail::{Mail, Mailboxes};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use engine::buffer::Region;
+use engine::format::crc32c;
 use engine::format::{BATCH_HEADER_BYTES, Batch, BatchHeader, Kind, QueueKey, RECORD_HEADER_BYTES, RecordHeader};
 use engine::message::{Draft, Stamp};
 use engine::partition::{Effect, Partition, Pull, PullLimits};

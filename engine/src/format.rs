@@ -9,6 +9,7 @@
 //! a record          | record header 32 | payload |
 //! ```
 
+pub mod crc32c;
 pub mod derived;
 
 use std::fmt;

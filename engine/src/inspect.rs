@@ -12,6 +12,7 @@ pub use derived::{Checkpoint, Derived, Run};
 use crate::buffer::{Chunk, Region};
 use crate::derived::own_key;
 use crate::facts;
+use crate::format::crc32c;
 use crate::format::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, Batch, BatchHeader, FORMAT_VERSION, FormatError, Kind, PARTITIONS_MAX, QueueKey,
     RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader,

@@ -5,8 +5,11 @@
 
 use crate::buffer::{Chunk, Region, blocks_up};
 use crate::error::AppendError;
-use crate::format::SEGMENT_HEADER_BYTES;
-use crate::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, Kind, QueueKey, RECORD_HEADER_BYTES, RecordHeader};
+use crate::format::crc32c;
+use crate::format::{
+    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, Kind, QueueKey, RECORD_HEADER_BYTES, RecordHeader,
+    SEGMENT_HEADER_BYTES,
+};
 use crate::index::{Entry, Slot};
 use crate::io::{Fault, Handle, Op, Outcome};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Flush, IDLE_MS, LogConfig};

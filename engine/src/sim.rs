@@ -15,7 +15,7 @@
 //! One kernel may serve several cores: each has a [`Side`] of it, whose completions, wake-ups and deadline
 //! are its own.
 
-use crate::format::BLOCK_BYTES;
+use crate::format::{BLOCK_BYTES, crc32c};
 use crate::io::{Done, Fault, Handle, Io, Op, OpenHow, Outcome, Tag};
 use bytes::{Bytes, BytesMut};
 use std::cell::RefCell;

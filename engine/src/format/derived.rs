@@ -7,6 +7,7 @@
 //! a checkpoint  | piece | piece | ... | piece "end" |   each in whole blocks, up to 128 KiB
 //! ```
 
+use super::crc32c;
 use super::{BLOCK_BYTES, FORMAT_VERSION, FormatError, QueueKey, u16_at, u32_at, u64_at};
 use crate::index::Entry;
 use crate::log::End;

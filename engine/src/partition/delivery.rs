@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use crate::buffer::Region;
     use crate::error::AppendError;
-    use crate::format::{BLOCK_BYTES, QueueKey};
+    use crate::format::{BLOCK_BYTES, QueueKey, crc32c};
     use crate::io::{Fault, Handle, Io, Op, OpenHow, Outcome, Tag};
     use crate::limits::{Flush, LogConfig};
     use crate::message::{Description, Keys, Stamp};

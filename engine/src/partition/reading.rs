@@ -2,6 +2,7 @@
 //! given at once; for the rest a cold read starts, and whoever asked asks again.
 
 use super::{Effect, Partition, State, local, purpose};
+use crate::format::crc32c;
 use crate::format::{BLOCK_BYTES, Kind, Position, QueueKey, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES};
 use crate::index::{Entry, Span};
 use crate::io::{Fault, Op, Outcome};

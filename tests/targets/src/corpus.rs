@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use engine::format::BLOCK_BYTES;
+use engine::format::{BLOCK_BYTES, crc32c};
 use engine::inspect::Fact;
 use protocol::codes::{request, response};
 use protocol::headers::{PullMessage, SendMessage};
