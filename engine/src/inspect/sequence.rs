@@ -1,0 +1,63 @@
+//! What a log must have, record for record: each queue's offsets, one after the other.
+
+use crate::derived::own_key;
+use crate::facts;
+use crate::format::{QueueKey, RecordHeader};
+use std::collections::HashMap;
+
+/// An entry of a [`Facts`](crate::format::Kind::Facts) record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fact<'a> {
+    /// The offset that a queue's next message gets, as a snapshot saw it.
+    Next(QueueKey, u64),
+    /// The broker's: key, and value or that it is deleted.
+    Put(&'a [u8], Option<&'a [u8]>),
+}
+
+/// The entries of a `Facts` record's payload.
+pub fn facts(payload: &[u8]) -> impl Iterator<Item = Fact<'_>> {
+    facts::decode(payload).map(|(key, value)| match own_key(key) {
+        None => Fact::Put(key, value),
+        Some(queue) => {
+            let next = value.and_then(|value| Some(u64::from_be_bytes(*value.first_chunk()?)));
+            Fact::Next(queue, next.unwrap_or(0))
+        }
+    })
+}
+
+/// What offset each queue's next message must have.
+#[derive(Debug, Default)]
+pub struct Sequence {
+    next: HashMap<QueueKey, u64>,
+}
+
+impl Sequence {
+    /// Takes the next message of its queue. `Some`: offsets are missing before it, or it comes again.
+    pub fn message(&mut self, record: &RecordHeader) -> Option<String> {
+        let (queue, offset) = (record.queue, record.offset);
+        let next = self.next.insert(queue, offset.saturating_add(1)).filter(|next| *next != offset)?;
+        Some(if next < offset { missing(queue, next, offset) } else { format!("{} comes again", at(queue, offset)) })
+    }
+
+    /// Takes what a snapshot says. `Some`: it counts messages that are not there.
+    pub fn facts(&mut self, payload: &[u8]) -> Option<String> {
+        let mut hole = None;
+        for fact in facts(payload) {
+            let Fact::Next(queue, offset) = fact else { continue };
+            let next = self.next.entry(queue).or_insert(offset);
+            if *next < offset {
+                hole = Some(missing(queue, *next, offset));
+                *next = offset;
+            }
+        }
+        hole
+    }
+}
+
+fn at(queue: QueueKey, offset: u64) -> String {
+    format!("offset {offset} of topic id {}, queue {}", queue.topic, queue.queue)
+}
+
+fn missing(queue: QueueKey, from: u64, to: u64) -> String {
+    format!("before {}, {} offsets from {from} on are missing", at(queue, to), to - from)
+}
