@@ -143,6 +143,29 @@ pub struct LogConfig {
 }
 
 impl LogConfig {
+    /// The settings of a small log that keeps everything: segments of 16 MiB, nothing prepared ahead, batches of
+    /// 1 MiB of which four are in the kernel, a send answered when it is durable, reads as fast as they come.
+    pub fn new(directory: impl Into<PathBuf>, partition: u16, memory: Arc<Region>, describe: Describe) -> LogConfig {
+        LogConfig {
+            directory: directory.into(),
+            partition,
+            segment_bytes: *SEGMENT_BYTES.start(),
+            batch_bytes: 1 << 20,
+            inflight_batches: 4,
+            flush: Flush::Sync,
+            memory,
+            prepare_bytes: 0,
+            prepare_rate: 1 << 20,
+            stretch_bytes: 64 << 20,
+            retention_ms: u64::MAX,
+            retention_bytes: u64::MAX,
+            read_bytes_per_s: 0,
+            disk_free_min: 0,
+            describe,
+            seed: 0,
+        }
+    }
+
     /// Checks ranges and relations. `Err` names the field and its range.
     pub fn check(&self) -> Result<(), String> {
         let within = |name: &str, value: u64, least: u64, most: u64| {

@@ -573,24 +573,7 @@ mod tests {
 
     #[test]
     fn a_log_goes_on_behind_its_end_in_a_new_epoch() {
-        let config = LogConfig {
-            directory: "/p".into(),
-            partition: 3,
-            segment_bytes: 16 << 20,
-            batch_bytes: 1 << 20,
-            inflight_batches: 2,
-            stretch_bytes: 64 << 20,
-            flush: Flush::Sync,
-            memory: Region::new(2, 1 << 20).unwrap(),
-            prepare_bytes: 0,
-            prepare_rate: 1,
-            retention_ms: 0,
-            retention_bytes: 0,
-            read_bytes_per_s: 0,
-            disk_free_min: 0,
-            describe: |_| None,
-            seed: 1,
-        };
+        let config = LogConfig::new("/p", 3, Region::new(2, 1 << 20).unwrap(), |_| None);
         let segment = Segment { base: 0, bytes: 16 << 20, handle: Handle(3), newest_ms: 0, zeroed_to: 4096 };
         let mut segments = Segments::new(&config, true, VecDeque::from([segment]), Vec::new());
         let mut log = Log::new(&config, End { head: 5000, chain: 77, epoch: 8 });

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 
 use engine::buffer::Region;
 use engine::io::{Io, Tag};
-use engine::limits::{Flush, LogConfig};
+use engine::limits::LogConfig;
 use engine::partition::{Effect, Partition};
 use engine::sim::Sim;
 
@@ -28,25 +28,8 @@ fn turn(sim: &mut Sim, partition: &mut Partition) {
 
 #[test]
 fn a_new_log_on_a_full_disk_says_so_until_there_is_room() {
-    let mut partition = Partition::new(LogConfig {
-        directory: "/data/0".into(),
-        partition: 0,
-        segment_bytes: 16 << 20,
-        batch_bytes: 1 << 20,
-        inflight_batches: 4,
-        stretch_bytes: 64 << 20,
-        flush: Flush::Sync,
-        memory: Region::new(64, 1 << 20).unwrap(),
-        prepare_bytes: 0,
-        prepare_rate: 1 << 20,
-        retention_ms: 1 << 40,
-        retention_bytes: 1 << 40,
-        read_bytes_per_s: 0,
-        disk_free_min: 0,
-        describe: |_| None,
-        seed: 7,
-    })
-    .unwrap();
+    let memory = Region::new(64, 1 << 20).unwrap();
+    let mut partition = Partition::new(LogConfig::new("/data/0", 0, memory, |_| None)).unwrap();
     let mut sim = Sim::new(1);
     sim.space = 1 << 20;
     assert!(partition.obstacle().is_none(), "nothing was tried yet");

@@ -4,10 +4,9 @@ use super::segments::{Piece, base};
 use crate::buffer::Region;
 use crate::format::{BLOCK_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::io::{Fault, Handle, Op, Outcome};
-use crate::limits::{BATCH_BYTES_MAX, Flush, INFLIGHT_BATCHES, LogConfig, SEGMENT_BYTES, STRETCH_BYTES};
+use crate::limits::{INFLIGHT_BATCHES, LogConfig};
 use crate::segment::name;
 use bytes::Bytes;
-use std::path::PathBuf;
 
 /// Segments without a gap, beginning at a batch.
 pub struct View<'a> {
@@ -17,25 +16,11 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    /// What recovery is told. Only the directory's name and the partition matter to it.
+    /// What recovery is told: the partition, and to look behind the end as far as any log needs it.
     pub fn config(&self) -> LogConfig {
         LogConfig {
-            directory: PathBuf::from("."),
-            partition: self.partition,
-            segment_bytes: *SEGMENT_BYTES.start(),
-            batch_bytes: BATCH_BYTES_MAX,
             inflight_batches: *INFLIGHT_BATCHES.end(),
-            stretch_bytes: *STRETCH_BYTES.end(),
-            flush: Flush::Sync,
-            memory: Region::new(1, BLOCK_BYTES as usize).expect("one page"),
-            prepare_bytes: 0,
-            prepare_rate: 0,
-            retention_ms: u64::MAX,
-            retention_bytes: u64::MAX,
-            read_bytes_per_s: 0,
-            disk_free_min: 0,
-            describe: |_| None,
-            seed: 0,
+            ..LogConfig::new(".", self.partition, Region::new(1, BLOCK_BYTES as usize).expect("one page"), |_| None)
         }
     }
 

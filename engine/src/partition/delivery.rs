@@ -160,7 +160,7 @@ mod tests {
     use crate::error::AppendError;
     use crate::format::{BLOCK_BYTES, QueueKey, crc32c};
     use crate::io::{Fault, Handle, Io, Op, OpenHow, Outcome, Tag};
-    use crate::limits::{Flush, LogConfig};
+    use crate::limits::LogConfig;
     use crate::message::{Description, Keys, Stamp};
     use crate::partition::{Effect, Pull, PullLimits};
     use crate::sim::Sim;
@@ -190,22 +190,11 @@ mod tests {
     impl World {
         fn new(sim: Sim, retention_bytes: u64) -> World {
             let config = LogConfig {
-                directory: "/p".into(),
-                partition: 5,
-                segment_bytes: 16 * MIB,
                 batch_bytes: 64 << 10,
                 inflight_batches: 2,
                 stretch_bytes: 64 << 10,
-                flush: Flush::Sync,
-                memory: Region::new(4, 1 << 20).unwrap(),
-                prepare_bytes: 0,
-                prepare_rate: 1 << 20,
-                retention_ms: u64::MAX,
                 retention_bytes,
-                read_bytes_per_s: 0,
-                disk_free_min: 0,
-                describe,
-                seed: 1,
+                ..LogConfig::new("/p", 5, Region::new(4, 1 << 20).unwrap(), describe)
             };
             World { sim, partition: Partition::new(config.clone()).unwrap(), config, closed: None, unreadable: None }
         }

@@ -292,7 +292,7 @@ mod tests {
 
     use engine::buffer::Region;
     use engine::io::{Io, Tag};
-    use engine::limits::{Flush, LogConfig};
+    use engine::limits::LogConfig;
     use engine::message::{Draft, Stamp};
     use engine::partition::Effect;
     use engine::sim::Sim;
@@ -314,24 +314,7 @@ mod tests {
     }
 
     fn partition(number: u16, memory: &Arc<Region>) -> Partition {
-        let config = LogConfig {
-            directory: format!("/data/{number}").into(),
-            partition: number,
-            segment_bytes: 16 << 20,
-            batch_bytes: 1 << 20,
-            inflight_batches: 4,
-            stretch_bytes: 64 << 20,
-            flush: Flush::Sync,
-            memory: Arc::clone(memory),
-            prepare_bytes: 0,
-            prepare_rate: 1 << 20,
-            retention_ms: 1 << 40,
-            retention_bytes: 1 << 40,
-            read_bytes_per_s: 0,
-            disk_free_min: 0,
-            describe,
-            seed: 7,
-        };
+        let config = LogConfig::new(format!("/data/{number}"), number, Arc::clone(memory), describe);
         Partition::new(config).unwrap()
     }
 

@@ -15,7 +15,7 @@ use broker::mail::{Mail, Mailboxes};
 use broker::produce::describe;
 use bytes::Bytes;
 use engine::buffer::Region;
-use engine::limits::{Flush, LogConfig};
+use engine::limits::LogConfig;
 use engine::partition::Partition;
 use engine::ring::{Ring, RingConfig};
 use engine::wake::Waker;
@@ -71,24 +71,8 @@ impl Rig {
         for (index, mut ring) in rings.drain(..).enumerate() {
             ring.connect(wakers.clone());
             let partitions = (index..3).step_by(cores).map(|partition| {
-                let config = LogConfig {
-                    directory: directory.join(partition.to_string()),
-                    partition: partition as u16,
-                    segment_bytes: 16 << 20,
-                    batch_bytes: 1 << 20,
-                    inflight_batches: 4,
-                    stretch_bytes: 64 << 20,
-                    flush: Flush::Sync,
-                    memory: memory.clone(),
-                    prepare_bytes: 0,
-                    prepare_rate: 1 << 20,
-                    retention_ms: 1 << 40,
-                    retention_bytes: 1 << 40,
-                    read_bytes_per_s: 0,
-                    disk_free_min: 0,
-                    describe,
-                    seed: 7,
-                };
+                let directory = directory.join(partition.to_string());
+                let config = LogConfig::new(directory, partition as u16, memory.clone(), describe);
                 Partition::new(config).unwrap()
             });
             let tell: Sender<Report> = tell.clone();
