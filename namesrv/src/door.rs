@@ -21,7 +21,7 @@ use protocol::message::body_crc;
 use protocol::names::ORDER_TOPIC_NAMESPACE;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
-use transport::{CloseReason, Handler, Peer};
+use transport::{CloseReason, Handler, Peer, Seldom};
 
 use crate::config::{BROKER_TIMEOUT_MS_MAX, Config, Switches, UpdateError};
 use crate::kv::{KvFile, KvTable};
@@ -46,6 +46,8 @@ pub(crate) struct Door {
     /// Held while a change of the key-value settings goes to disk.
     kv_file: Mutex<KvFile>,
     status: Arc<Status>,
+    /// What peers cause is told through it.
+    seldom: Seldom,
     start: Instant,
 }
 
@@ -66,6 +68,7 @@ impl Door {
             kv: RefCell::new(kv),
             kv_file: Mutex::new(kv_file),
             status,
+            seldom: Seldom::default(),
             start: Instant::now(),
             config,
         }
@@ -74,7 +77,7 @@ impl Door {
     /// Removes brokers that gave no sign of life in time.
     pub(crate) fn expire(&self) {
         let expired = self.routes.borrow_mut().expire(self.now_ms());
-        for address in &expired {
+        for address in expired.iter().filter(|_| self.seldom.may_tell()) {
             warn!(address, "broker expired: no sign of life");
         }
         self.show();
@@ -205,11 +208,13 @@ impl Door {
         let registered = match registered {
             Ok(registered) => registered,
             Err(error) => {
-                warn!(broker = header.broker_name, address = header.broker_addr, %error, "refused");
+                if self.seldom.may_tell() {
+                    warn!(broker = header.broker_name, address = header.broker_addr, %error, "refused");
+                }
                 return Err(Refusal::new(response::SYSTEM_ERROR, error.to_string()));
             }
         };
-        if is_new {
+        if is_new && self.seldom.may_tell() {
             info!(
                 cluster = header.cluster_name,
                 broker = header.broker_name,
@@ -233,7 +238,9 @@ impl Door {
     fn unregister(&self, request: &Command) -> Answer {
         let header = BrokerOf::parse(&request.header.fields)?;
         self.routes.borrow_mut().unregister(header.cluster_name, header.broker_name, header.broker_addr);
-        info!(broker = header.broker_name, address = header.broker_addr, "broker signed off");
+        if self.seldom.may_tell() {
+            info!(broker = header.broker_name, address = header.broker_addr, "broker signed off");
+        }
         Ok(done(request))
     }
 
@@ -338,7 +345,7 @@ impl Handler for Door {
 
     fn closed(&self, peer: Peer, reason: CloseReason) {
         let gone = self.routes.borrow_mut().disconnect(peer.connection);
-        for address in &gone {
+        for address in gone.iter().filter(|_| self.seldom.may_tell()) {
             warn!(address, %reason, "broker gone: its connection closed");
         }
         if !gone.is_empty() {

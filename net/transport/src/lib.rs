@@ -9,9 +9,11 @@ mod client;
 mod counters;
 mod inbox;
 mod runtime;
+mod seldom;
 mod server;
 
 pub use client::{CallError, Client, ClientLimits};
 pub use counters::{CloseReason, Counters};
 pub use runtime::run;
+pub use seldom::Seldom;
 pub use server::{Handler, Peer, Server, ServerLimits, listen};

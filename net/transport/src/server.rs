@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use crate::counters::{CloseReason, Counters};
 use crate::inbox::{IDLE_BYTES, Inbox};
+use crate::seldom::Seldom;
 
 /// Connections that the kernel holds until we accept them. 1,024, as in a stock server.
 const BACKLOG: i32 = 1024;
@@ -159,6 +160,7 @@ impl<H: Handler> Server<H> {
             buffered_bytes: Cell::new(0),
             is_stopping: Cell::new(false),
             has_panicked: Cell::new(false),
+            strangers: Seldom::default(),
             left: Notify::new(),
         };
         Ok(Server { shared: Rc::new(shared), listeners })
@@ -212,6 +214,7 @@ struct Shared<H> {
     buffered_bytes: Cell<usize>,
     is_stopping: Cell<bool>,
     has_panicked: Cell<bool>,
+    strangers: Seldom,
     /// Somebody left: a connection or an accept loop.
     left: Notify,
 }
@@ -366,7 +369,9 @@ impl<H: Handler> Guest<H> {
                 let request = match command {
                     Ok(request) => request,
                     Err(error) => {
-                        info!(address = %connection.peer.address, error, "not our protocol");
+                        if shared.strangers.may_tell() {
+                            info!(address = %connection.peer.address, error, "not our protocol");
+                        }
                         return CloseReason::Garbage;
                     }
                 };
