@@ -25,7 +25,8 @@ use transport::{CloseReason, Handler, Peer, Seldom};
 
 use crate::config::{BROKER_TIMEOUT_MS_MAX, Config, Switches, UpdateError};
 use crate::kv::{KvFile, KvTable};
-use crate::routes::{Queues, Registration, RouteTable};
+use crate::registration::Registration;
+use crate::routes::{Queues, RouteTable};
 use crate::server::Status;
 use crate::views::UnitList;
 

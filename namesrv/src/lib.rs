@@ -7,6 +7,7 @@
 mod config;
 mod door;
 mod kv;
+pub mod registration;
 pub mod routes;
 mod server;
 mod views;

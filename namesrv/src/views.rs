@@ -118,8 +118,9 @@ fn broker_data(name: &str, broker: &Broker) -> BrokerData {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registration::Registration;
+    use crate::routes::RouteLimits;
     use crate::routes::tests::master;
-    use crate::routes::{Registration, RouteLimits};
     use protocol::bodies::encode;
 
     fn table() -> RouteTable {
