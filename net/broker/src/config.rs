@@ -3,12 +3,18 @@
 
 use std::fmt;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
 use crate::keys::{self, KEYS, Key, Kind, Unit};
+
+mod settings;
+mod value;
+
+pub use settings::{Flush, Found, Limits, Settings};
+use value::{Value, range};
 
 /// A configuration file is at most this long. 1 MiB: all keys together need a hundredth of it.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -68,21 +74,9 @@ pub struct Config {
     entries: Vec<(Value, Source)>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Value {
-    Number(u64),
-    Switch(bool),
-    Text(String),
-}
-
 impl Default for Config {
     fn default() -> Config {
-        let value = |key: &Key| match key.kind {
-            Kind::Number { default, .. } => Value::Number(default),
-            Kind::Switch { default } => Value::Switch(default),
-            Kind::Choice { default, .. } | Kind::Text { default, .. } => Value::Text(default.into()),
-        };
-        Config { entries: KEYS.iter().map(|key| (value(key), Source::Default)).collect() }
+        Config { entries: KEYS.iter().map(|key| (Value::default_of(key), Source::Default)).collect() }
     }
 }
 
@@ -115,7 +109,7 @@ impl Config {
     pub fn set(&mut self, name: &str, text: &str, source: Source) -> Result<(), ConfigError> {
         let result = match keys::find(name) {
             None => Err(unknown_key(name)),
-            Some((index, key)) => parse(key, text).map(|value| self.entries[index] = (value, source)),
+            Some((index, key)) => Value::parse(key, text).map(|value| self.entries[index] = (value, source)),
         };
         result.map_err(|text| ConfigError { line: None, text })
     }
@@ -125,7 +119,7 @@ impl Config {
     pub fn suggest(&mut self, name: &str, text: &str) {
         let index = index_of(name);
         if self.entries[index].1 == Source::Default {
-            match parse(&KEYS[index], text) {
+            match Value::parse(&KEYS[index], text) {
                 Ok(value) => self.entries[index] = (value, Source::Dev),
                 Err(error) => panic!("{error}"),
             }
@@ -182,7 +176,7 @@ impl Config {
             if let Some(section) = section {
                 let _ = writeln!(out, "{}[{section}]", if out.is_empty() { "" } else { "\n" });
             }
-            let assignment = format!("{name} = {}", show(&value, &key.kind));
+            let assignment = format!("{name} = {}", value.show(&key.kind));
             let _ = writeln!(out, "{assignment:<44} # {source}");
         }
         out
@@ -195,7 +189,7 @@ impl Config {
             if let Some(section) = section {
                 let _ = writeln!(out, "\n[{section}]");
             }
-            let _ = writeln!(out, "# {} ({})\n#{name} = {}", key.why, range(&key.kind), show(&value, &key.kind));
+            let _ = writeln!(out, "# {} ({})\n#{name} = {}", key.why, range(&key.kind), value.show(&key.kind));
         }
         out
     }
@@ -259,70 +253,6 @@ impl Config {
         self.entries[index_of(name)].1
     }
 
-    /// What handlers need, joined with what is known only once the ports are bound.
-    pub fn settings(&self, found: Found) -> Settings {
-        let levels = self.text("broker.message_delay_level");
-        Settings {
-            cluster: self.text("broker.cluster").into(),
-            broker_name: self.text("broker.name").into(),
-            broker_id: 0,
-            broker_ip1: found.broker_ip1,
-            port: found.port,
-            namesrv: self.servers(),
-            region: self.text("broker.region").into(),
-            permission: self.number("broker.permission") as i32,
-            auto_create_topic: self.switch("broker.auto_create_topic"),
-            auto_create_group: self.switch("broker.auto_create_group"),
-            cluster_topic: self.switch("broker.cluster_topic"),
-            broker_topic: self.switch("broker.broker_topic"),
-            trace_topic: self.switch("broker.trace_topic"),
-            trace_on: self.switch("broker.trace_on"),
-            topic_queues: self.number("broker.topic_queues") as i32,
-            delay_levels: keys::delay_levels(levels).expect("levels were checked when they were set"),
-            delay_levels_text: levels.into(),
-            cores: found.cores,
-            partitions: found.partitions,
-            flush: match self.text("log.flush") {
-                "async" => Flush::Async,
-                _ => Flush::Sync,
-            },
-            flush_interval_ms: self.number("log.flush_interval_ms"),
-            retention_hours: self.number("log.retention_hours"),
-            segment_bytes: self.number("log.segment_bytes"),
-            disk_clean_percent: self.number("log.disk_clean_percent"),
-            data_dir: self.data_dir(),
-            memory_bytes: found.memory_bytes,
-            started_ms: found.started_ms,
-            limits: self.limits(),
-        }
-    }
-
-    fn limits(&self) -> Limits {
-        Limits {
-            message_bytes: self.size("limits.message_bytes"),
-            connections: self.size("limits.connections"),
-            connection_requests: self.size("limits.connection_requests"),
-            connection_unsent_bytes: self.size("limits.connection_unsent_bytes"),
-            idle_timeout_ms: self.number("limits.idle_timeout_ms"),
-            frame_timeout_ms: self.number("limits.frame_timeout_ms"),
-            send_timeout_ms: self.number("limits.send_timeout_ms"),
-            pull_messages: self.number("limits.pull_messages") as u32,
-            pull_bytes: self.number("limits.pull_bytes") as u32,
-            pull_scan: self.number("limits.pull_scan") as u32,
-            parked_pulls: self.size("limits.parked_pulls"),
-            query_messages: self.size("limits.query_messages"),
-            topics: self.size("limits.topics"),
-            topic_queues: self.number("limits.topic_queues") as u32,
-            groups: self.size("limits.groups"),
-            group_clients: self.size("limits.group_clients"),
-            group_subscriptions: self.size("limits.group_subscriptions"),
-            group_locks: self.size("limits.group_locks"),
-            client_timeout_ms: self.number("limits.client_timeout_ms"),
-            lock_timeout_ms: self.number("limits.lock_timeout_ms"),
-            mailbox: self.size("engine.mailbox"),
-        }
-    }
-
     fn value(&self, name: &str) -> &Value {
         &self.entries[index_of(name)].0
     }
@@ -346,7 +276,7 @@ impl Config {
             }
             _ => return Err(wrong()),
         };
-        self.entries[index] = (parse(key, &text)?, Source::File(line));
+        self.entries[index] = (Value::parse(key, &text)?, Source::File(line));
         Ok(())
     }
 
@@ -360,154 +290,6 @@ impl Config {
             (begins, key, name, entry.clone())
         })
     }
-}
-
-/// What is known only at start.
-#[derive(Clone, Copy, Debug)]
-pub struct Found {
-    /// The address that clients are told.
-    pub broker_ip1: Ipv4Addr,
-    /// The port that is really bound.
-    pub port: u16,
-    /// How many cores run.
-    pub cores: usize,
-    /// How many partitions the data directory has.
-    pub partitions: u16,
-    /// The host's physical memory, in bytes.
-    pub memory_bytes: u64,
-    /// When the process started, in ms since 1970.
-    pub started_ms: u64,
-}
-
-/// When a send is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flush {
-    /// When it is on stable storage.
-    Sync,
-    /// When it is written.
-    Async,
-}
-
-/// What handlers need of the configuration. Each field is the key of the same name; see `keys.rs`.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// `broker.cluster`.
-    pub cluster: String,
-    /// `broker.name`.
-    pub broker_name: String,
-    /// 0, a master.
-    pub broker_id: u64,
-    /// The address that clients are told.
-    pub broker_ip1: Ipv4Addr,
-    /// The port that is really bound.
-    pub port: u16,
-    /// `broker.namesrv`.
-    pub namesrv: Vec<String>,
-    /// `broker.region`.
-    pub region: String,
-    /// `broker.permission`: bits 4 read, 2 write, 1 inherit.
-    pub permission: i32,
-    /// `broker.auto_create_topic`.
-    pub auto_create_topic: bool,
-    /// `broker.auto_create_group`.
-    pub auto_create_group: bool,
-    /// `broker.cluster_topic`.
-    pub cluster_topic: bool,
-    /// `broker.broker_topic`.
-    pub broker_topic: bool,
-    /// `broker.trace_topic`.
-    pub trace_topic: bool,
-    /// `broker.trace_on`.
-    pub trace_on: bool,
-    /// `broker.topic_queues`.
-    pub topic_queues: i32,
-    /// Milliseconds of each delay level; level 1 is at index 0. Never empty.
-    pub delay_levels: Vec<u64>,
-    /// `broker.message_delay_level`, as written.
-    pub delay_levels_text: String,
-    /// How many cores run.
-    pub cores: usize,
-    /// How many partitions the data directory has.
-    pub partitions: u16,
-    /// `log.flush`.
-    pub flush: Flush,
-    /// `log.flush_interval_ms`.
-    pub flush_interval_ms: u64,
-    /// `log.retention_hours`.
-    pub retention_hours: u64,
-    /// `log.segment_bytes`.
-    pub segment_bytes: u64,
-    /// `log.disk_clean_percent`.
-    pub disk_clean_percent: u64,
-    /// `log.dir`.
-    pub data_dir: PathBuf,
-    /// The host's physical memory, in bytes.
-    pub memory_bytes: u64,
-    /// When the process started, in ms since 1970.
-    pub started_ms: u64,
-    /// Bounds that face the network.
-    pub limits: Limits,
-}
-
-impl Settings {
-    /// `ip:port` as clients and NameServers know the broker.
-    pub fn address(&self) -> String {
-        format!("{}:{}", self.broker_ip1, self.port)
-    }
-
-    /// How long a delay level is, in ms. Levels above the last mean the last; 0 and below, none.
-    pub fn delay_ms(&self, level: i32) -> Option<u64> {
-        let index = usize::try_from(level).ok()?.checked_sub(1)?;
-        let last = self.delay_levels.len().checked_sub(1)?;
-        self.delay_levels.get(index.min(last)).copied()
-    }
-}
-
-/// Bounds that face the network. Each field is the key `limits.…` of the same name; see `keys.rs`.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Largest body of a message, in bytes.
-    pub message_bytes: usize,
-    /// Connections at once, all cores together.
-    pub connections: usize,
-    /// Unanswered requests of one connection.
-    pub connection_requests: usize,
-    /// Answers that one connection has not taken, in bytes.
-    pub connection_unsent_bytes: usize,
-    /// A connection that is silent so long is closed.
-    pub idle_timeout_ms: u64,
-    /// A frame that began must be whole by then.
-    pub frame_timeout_ms: u64,
-    /// A connection that takes no byte of its answers for so long is closed.
-    pub send_timeout_ms: u64,
-    /// Messages of one pull.
-    pub pull_messages: u32,
-    /// Bytes of one pull, but one message always.
-    pub pull_bytes: u32,
-    /// Index entries that one pull looks at.
-    pub pull_scan: u32,
-    /// Pulls that wait for messages, per core.
-    pub parked_pulls: usize,
-    /// Messages of one query by key.
-    pub query_messages: usize,
-    /// Topics of the broker.
-    pub topics: usize,
-    /// Queues of one topic.
-    pub topic_queues: u32,
-    /// Consumer groups of the broker.
-    pub groups: usize,
-    /// Live clients of one group.
-    pub group_clients: usize,
-    /// Topics that one group subscribes to.
-    pub group_subscriptions: usize,
-    /// Queues that one group holds locked.
-    pub group_locks: usize,
-    /// A client without a heartbeat for so long leaves its groups.
-    pub client_timeout_ms: u64,
-    /// A queue lock that is not renewed for so long is free.
-    pub lock_timeout_ms: u64,
-    /// Letters that wait for a core (`engine.mailbox`).
-    pub mailbox: usize,
 }
 
 fn index_of(name: &str) -> usize {
@@ -548,75 +330,10 @@ fn plain(number: &toml::de::DeInteger<'_>) -> Option<String> {
     Some(number.to_string())
 }
 
-fn parse(key: &Key, text: &str) -> Result<Value, String> {
-    let value = match key.kind {
-        Kind::Number { unit, min, max, .. } => {
-            let number = if unit == Unit::Bytes { bytes(text) } else { text.parse().ok() };
-            number.filter(|number| (min..=max).contains(number)).map(Value::Number)
-        }
-        Kind::Switch { .. } => text.parse().ok().map(Value::Switch),
-        Kind::Choice { of, .. } => of.contains(&text).then(|| Value::Text(text.into())),
-        Kind::Text { is_valid, .. } => is_valid(text).then(|| Value::Text(text.into())),
-    };
-    value.ok_or_else(|| format!("{} = {text:?} must be {}", key.name, range(&key.kind)))
-}
-
-/// `4096`, `64KiB`, `64 MiB`, `1GiB`.
-fn bytes(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let unit: u64 = match text[digits..].trim() {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return None,
-    };
-    text[..digits].parse::<u64>().ok()?.checked_mul(unit)
-}
-
-fn range(kind: &Kind) -> String {
-    match *kind {
-        Kind::Number { unit, min, max, .. } => {
-            let (min, max) = (amount(min, unit), amount(max, unit));
-            match unit {
-                Unit::Count | Unit::Bytes => format!("{min} to {max}"),
-                Unit::Milliseconds => format!("{min} to {max} ms"),
-                Unit::Hours => format!("{min} to {max} hours"),
-                Unit::Percent => format!("{min} to {max} percent"),
-            }
-        }
-        Kind::Switch { .. } => "true or false".into(),
-        Kind::Choice { of, .. } => of.join(" or "),
-        Kind::Text { what, .. } => what.into(),
-    }
-}
-
-/// Bytes in the largest unit that divides them.
-fn amount(number: u64, unit: Unit) -> String {
-    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    let fits = |(unit, _): &&(u64, &str)| number >= *unit && number.is_multiple_of(*unit);
-    match units.iter().find(fits) {
-        Some((size, name)) if unit == Unit::Bytes => format!("{}{name}", number / size),
-        _ => number.to_string(),
-    }
-}
-
-fn show(value: &Value, kind: &Kind) -> String {
-    match (value, kind) {
-        (Value::Number(number), Kind::Number { unit, .. }) => {
-            let text = amount(*number, *unit);
-            let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
-            if is_plain { text } else { format!("{text:?}") }
-        }
-        (Value::Number(number), _) => number.to_string(),
-        (Value::Switch(switch), _) => switch.to_string(),
-        (Value::Text(text), _) => toml::Value::String(text.clone()).to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn found() -> Found {
