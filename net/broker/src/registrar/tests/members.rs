@@ -1,0 +1,277 @@
+//! Groups, their members, and the queues that they lock.
+
+use super::*;
+
+/// Client `c` of group `g` locks queue 1 of topic `T`.
+fn lock() -> LockBatch {
+    LockBatch {
+        client_id: "c".to_owned(),
+        consumer_group: "g".to_owned(),
+        mq_set: vec![MessageQueue { broker_name: "broker-a".to_owned(), queue_id: 1, topic: "T".to_owned() }],
+        only_this_broker: false,
+    }
+}
+
+#[test]
+fn a_first_heartbeat_makes_group_and_retry_topic() {
+    let mut world = World::new();
+    let answer = world.heartbeat(1, "c1", vec![consumer("g", &[("T", 1), ("%RETRY%g", 1)])]);
+    let flags = (answer.fields.get("IS_SUPPORT_HEART_BEAT_V2"), answer.fields.get("IS_SUB_CHANGE"));
+    assert_eq!((answer.code, flags), (0, (Some("true"), Some("true"))));
+    let wanted =
+        ["put n/", "put g/g", "put t/%RETRY%g", "publish", "register", "answer 1: 0", "push 1 g"].map(str::to_owned);
+    assert_eq!(world.logged(), wanted);
+    let retry = world.topic("%RETRY%g").unwrap();
+    assert_eq!((retry.queues(), retry.config.perm, retry.is_ordered()), (1, 6, false));
+    let live = world.registrar.catalog().subscriptions("g").unwrap();
+    assert_eq!((live.model, live.topics.len(), live.topic("T").unwrap().version), (MessageModel::Clustering, 2, 1));
+    // The same again is answered at once.
+    world.heartbeat(1, "c1", vec![consumer("g", &[("T", 1), ("%RETRY%g", 1)])]);
+    assert_eq!(world.logged(), ["answer 2: 0"]);
+    // A newer version is published, quietly; an older one is not.
+    world.heartbeat(1, "c1", vec![consumer("g", &[("T", 5), ("%RETRY%g", 1)])]);
+    assert_eq!(world.logged(), ["publish", "answer 3: 0"]);
+    world.heartbeat(1, "c1", vec![consumer("g", &[("T", 4), ("%RETRY%g", 1)])]);
+    assert_eq!(world.logged(), ["answer 4: 0"]);
+    let other = SubscriptionData { sub_version: 5, ..SubscriptionData::from_expression("T", "TagA").unwrap() };
+    let mut same = consumer("g", &[("%RETRY%g", 1)]);
+    same.subscription_data_set.push(other);
+    world.heartbeat(1, "c1", vec![same]);
+    assert_eq!(world.logged(), ["answer 5: 0"], "one version has one meaning");
+    // Another client, another topic: everyone is told.
+    world.heartbeat(2, "c2", vec![consumer("g", &[("T", 5), ("%RETRY%g", 1)])]);
+    assert_eq!(world.logged(), ["answer 6: 0", "push 1 g", "push 2 g"]);
+    world.heartbeat(2, "c2", vec![consumer("g", &[("T", 5)])]);
+    assert_eq!(world.logged(), ["publish", "answer 7: 0", "push 1 g", "push 2 g"]);
+    // An order topic makes the retry topic one; a unit's client marks a new one.
+    let order: Vec<_> = topic_fields("O", "1").iter().chain(&[("order", "true")]).copied().collect();
+    world.ask(0, 17, &order, Vec::new());
+    world.heartbeat(1, "c1", vec![consumer("g", &[("O", 1)])]);
+    assert!(world.topic("%RETRY%g").unwrap().is_ordered());
+    world.heartbeat(3, "c3", vec![ConsumerData { unit_mode: true, ..consumer("u", &[("T", 1)]) }]);
+    assert_eq!(world.topic("%RETRY%u").unwrap().config.topic_sys_flag, 2);
+}
+
+#[test]
+fn members_are_told_of_one_another_unless_they_should_not() {
+    // Message model, whether the group wants to be told, whether it is.
+    let rows = [
+        (MessageModel::Clustering, true, true),
+        (MessageModel::Clustering, false, false),
+        (MessageModel::Broadcasting, true, false),
+    ];
+    for (message_model, notify, told) in rows {
+        let mut world = World::new();
+        let config =
+            SubscriptionGroupConfig { notify_consumer_ids_changed_enable: notify, ..SubscriptionGroupConfig::new("g") };
+        assert_eq!(world.ask(0, 200, &[], bodies::encode(&config)).code, 0);
+        let consumer = ConsumerData { message_model, ..consumer("g", &[("T", 1)]) };
+        for (slot, client) in [(1, "c1"), (2, "c2"), (3, "c3"), (4, "c4")] {
+            world.heartbeat(slot, client, vec![consumer.clone()]);
+        }
+        let live = world.registrar.catalog().subscriptions("g").unwrap();
+        assert_eq!(live.model, message_model);
+        world.logged();
+        // One is closed, one says goodbye, one falls silent.
+        world.act(|registrar, now_ms, wanted| registrar.on_closed(connection(1), now_ms, wanted));
+        world.run();
+        let pushes = |world: &mut World| {
+            let log = world.logged();
+            log.into_iter().filter(|line| line.starts_with("push")).collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(pushes(&mut world), if told { "push 2 g,push 3 g,push 4 g" } else { "" });
+        world.ask(2, 35, &[("clientID", "c2"), ("consumerGroup", "g")], Vec::new());
+        assert_eq!(pushes(&mut world), if told { "push 3 g,push 4 g" } else { "" });
+        world.tick(119_000);
+        world.heartbeat(4, "c4", vec![consumer]);
+        assert_eq!(pushes(&mut world), "");
+        world.tick(10_001);
+        assert_eq!(pushes(&mut world), if told { "push 4 g" } else { "" });
+        assert!(world.registrar.catalog().subscriptions("g").is_some());
+        // The last one takes the subscriptions along.
+        world.act(|registrar, now_ms, wanted| registrar.on_closed(connection(4), now_ms, wanted));
+        world.run();
+        assert_eq!(world.logged(), ["publish"]);
+        assert!(world.registrar.catalog().subscriptions("g").is_none());
+    }
+}
+
+#[test]
+fn heartbeats_of_version_5_may_leave_subscriptions_out() {
+    let mut world = World::new();
+    let mut beat = |fingerprint, without_sub, topics: &[(&str, i64)]| {
+        let data = HeartbeatData {
+            client_id: "c".to_owned(),
+            consumer_data_set: vec![consumer("g", topics)],
+            heartbeat_fingerprint: fingerprint,
+            without_sub,
+            ..HeartbeatData::default()
+        };
+        let answer = world.ask(1, 34, &[], bodies::encode(&data));
+        let topics = world.registrar.catalog().subscriptions("g").map_or(0, |live| live.topics.len());
+        (answer.fields.get("IS_SUB_CHANGE") == Some("true"), topics)
+    };
+    // We know nothing of it (a restart): it is to say all.
+    assert_eq!(beat(7, true, &[]), (true, 0));
+    assert_eq!(beat(7, false, &[("T", 1)]), (false, 1));
+    assert_eq!(beat(7, true, &[]), (false, 1));
+    assert_eq!(beat(8, false, &[("T", 1), ("U", 1)]), (true, 2));
+    assert_eq!(beat(8, true, &[]), (false, 2));
+    // A classic one always says so.
+    assert_eq!(beat(0, false, &[("T", 1)]), (true, 1));
+    assert_eq!(beat(8, false, &[("T", 1)]), (true, 1));
+}
+
+#[test]
+fn members_are_listed() {
+    let mut world = World::new();
+    let group = [("consumerGroup", "g")];
+    let answer = world.ask(1, 38, &group, Vec::new());
+    assert_eq!((answer.code, answer.remark.as_str()), (1, "no consumer for this group, g"));
+    let answer = world.ask(1, 203, &group, Vec::new());
+    assert_eq!((answer.code, answer.remark.as_str()), (206, "the consumer group[g] not online"));
+    let answer = world.ask(1, 204, &[("producerGroup", "p")], Vec::new());
+    assert_eq!((answer.code, answer.remark.as_str()), (1, "the producer group[p] not exist"));
+
+    world.heartbeat(2, "b", vec![consumer("g", &[("T", 1)])]);
+    // A client whose old connection is not yet closed is there once.
+    world.heartbeat(1, "a", vec![consumer("g", &[("T", 1)])]);
+    world.heartbeat(3, "a", vec![consumer("g", &[("T", 1)])]);
+    let data = HeartbeatData {
+        client_id: "b".to_owned(),
+        producer_data_set: vec![ProducerData { group_name: "p".to_owned() }],
+        ..HeartbeatData::default()
+    };
+    world.ask(2, 34, &[], bodies::encode(&data));
+    let answer = world.ask(1, 38, &group, Vec::new());
+    assert_eq!((answer.code, &answer.body[..]), (0, &br#"{"consumerIdList":["a","b"]}"#[..]));
+    let answer = world.ask(1, 203, &group, Vec::new());
+    let connections: ConsumerConnection = bodies::decode(&answer.body).unwrap();
+    assert_eq!(connections.connection_set.len(), 3);
+    let first = &connections.connection_set[0];
+    let seen = (&*first.client_id, &*first.client_addr, &*first.language, first.version);
+    assert_eq!(seen, ("a", "10.0.0.1:500", "GO", 317));
+    assert_eq!(connections.subscription_table["T"].sub_string, "*");
+    let answer = world.ask(1, 204, &[("producerGroup", "p")], Vec::new());
+    let connections: ProducerConnection = bodies::decode(&answer.body).unwrap();
+    assert_eq!(connections.connection_set.len(), 1);
+    world.ask(2, 35, &[("clientID", "b"), ("producerGroup", "p")], Vec::new());
+    assert_eq!(world.ask(1, 204, &[("producerGroup", "p")], Vec::new()).code, 1);
+}
+
+#[test]
+fn bounds_refuse_with_a_reason() {
+    let mut tight = settings();
+    let limits = &mut tight.limits;
+    (limits.topics, limits.groups, limits.group_clients, limits.group_subscriptions) = (14, 10, 2, 2);
+    let mut world = World::with(tight);
+    // Twelve topics and eight groups are the broker's own.
+    assert_eq!(world.heartbeat(1, "c1", vec![consumer("g", &[("T", 1)])]).code, 0);
+    let answer = world.heartbeat(1, "c1", vec![consumer("g", &[("T", 1), ("U", 1), ("V", 1)])]);
+    assert_eq!((answer.code, answer.remark.as_str()), (1, "group g subscribes to more than 2 topics"));
+    assert_eq!(world.heartbeat(2, "c2", vec![consumer("g", &[("T", 1)])]).code, 0);
+    let answer = world.heartbeat(3, "c3", vec![consumer("g", &[("T", 1)])]);
+    assert_eq!((answer.code, answer.remark.as_str()), (1, "group g has 2 clients already"));
+    assert_eq!(world.create("A", "1").code, 0);
+    let answer = world.create("B", "1");
+    assert_eq!((answer.code, answer.remark.as_str()), (1, "this broker has 14 topics, which is its limit"));
+    assert_eq!(world.create("A", "2").code, 0, "a change is not one more");
+    assert_eq!(world.ask(0, 200, &[], bodies::encode(&SubscriptionGroupConfig::new("h"))).code, 0);
+    let answer = world.ask(0, 200, &[], bodies::encode(&SubscriptionGroupConfig::new("i")));
+    assert_eq!((answer.code, answer.remark.as_str()), (1, "this broker has 10 consumer groups, which is its limit"));
+    assert_eq!(world.heartbeat(4, &"x".repeat(513), vec![]).code, 1);
+    assert_eq!(world.heartbeat(4, "", vec![]).code, 1);
+    // A connection is in so many groups, and no more; what is over is not counted.
+    let producers = |count| HeartbeatData {
+        client_id: "c".to_owned(),
+        producer_data_set: (0..count).map(|number| ProducerData { group_name: format!("p{number}") }).collect(),
+        ..HeartbeatData::default()
+    };
+    assert_eq!(world.ask(5, 34, &[], bodies::encode(&producers(1_024))).code, 0);
+    assert_eq!(world.ask(5, 34, &[], bodies::encode(&producers(1_025))).code, 1);
+    assert_eq!(world.ask(0, 99, &[], Vec::new()).remark, " request type 99 not supported");
+}
+
+#[test]
+fn groups_are_configured() {
+    let mut world = World::new();
+    let mut config = SubscriptionGroupConfig { retry_max_times: 3, ..SubscriptionGroupConfig::new("g") };
+    assert_eq!(world.ask(0, 200, &[], bodies::encode(&config)).code, 0);
+    assert_eq!(world.logged(), ["put n/", "put g/g", "publish", "answer 1: 0"]);
+    assert_eq!(world.ask(0, 200, &[], bodies::encode(&config)).code, 0);
+    assert_eq!(world.logged(), ["answer 2: 0"]);
+    config.retry_queue_nums = 2;
+    config.attributes.insert("+a".to_owned(), "b".to_owned());
+    assert_eq!(world.ask(0, 200, &[], bodies::encode(&config)).code, 0);
+    let group = world.registrar.catalog().group("g").unwrap();
+    assert_eq!((group.retries_max(), group.retry_queues()), (3, 2));
+    assert_eq!(group.config.attributes.get("a").map(String::as_str), Some("b"));
+    // Its retry topic follows it.
+    world.heartbeat(1, "c", vec![consumer("g", &[("T", 1)])]);
+    assert_eq!(world.topic("%RETRY%g").unwrap().queues(), 2);
+    for (body, code) in [("{}", 29), ("{\"groupName\":\"a b\"}", 29), ("{", 1), ("", 1), ("{\"groupName\":3}", 1)] {
+        assert_eq!(world.ask(0, 200, &[], body.into()).code, code, "{body}");
+    }
+    let answer = world.ask(0, 201, &[], Vec::new());
+    let table: SubscriptionGroupTable = bodies::decode(&answer.body).unwrap();
+    assert_eq!(table.subscription_group_table["g"].retry_max_times, 3);
+    assert_eq!(table.data_version, world.registrar.catalog().groups_version);
+    let one = world.ask(0, 352, &[("group", "g")], Vec::new());
+    assert_eq!(bodies::decode(&one.body), Ok(table.subscription_group_table["g"].clone()));
+    let answer = world.ask(0, 352, &[("group", "none")], Vec::new());
+    assert_eq!((answer.code, answer.remark.as_str()), (26, "No group in this broker. group: none"));
+    for clean in ["false", "true", "true"] {
+        assert_eq!(world.ask(0, 207, &[("groupName", "g"), ("cleanOffset", clean)], Vec::new()).code, 0);
+    }
+    assert!(world.registrar.catalog().group("g").is_none());
+    // Without auto creation an unknown group is passed over, a built-in one is not.
+    let mut world = World::with(Settings { auto_create_group: false, ..settings() });
+    assert_eq!(world.heartbeat(1, "c", vec![consumer("g", &[("T", 1)])]).code, 0);
+    assert_eq!(world.ask(1, 38, &[("consumerGroup", "g")], Vec::new()).code, 1);
+    assert_eq!(world.heartbeat(1, "c", vec![consumer("TOOLS_CONSUMER", &[("T", 1)])]).code, 0);
+    assert_eq!(world.ask(1, 38, &[("consumerGroup", "TOOLS_CONSUMER")], Vec::new()).code, 0);
+}
+
+#[test]
+fn locks_and_filters_are_answered() {
+    let mut world = World::new();
+    let lock = lock();
+    let other = LockBatch { client_id: "d".to_owned(), ..lock.clone() };
+    // Code, who, queues held afterwards; `None`: no body.
+    let rows = [(41, &lock, Some(1)), (41, &other, Some(0)), (42, &other, None), (41, &other, Some(0))];
+    for (code, body, held) in rows.into_iter().chain([(42, &lock, None), (41, &other, Some(1))]) {
+        let answer = world.ask(1, code, &[], bodies::encode(body));
+        let queues = bodies::decode::<LockAnswer>(&answer.body).ok().map(|answer| answer.queues.len());
+        assert_eq!((answer.code, queues), (0, held));
+    }
+    assert_eq!(world.ask(1, 41, &[], b"{}".to_vec()).code, 1);
+    let rows = [
+        ("", 0),
+        (r#"{"subscriptionData":{"topic":"T","subString":"A"}}"#, 0),
+        (r#"{"subscriptionData":{"topic":"T","subString":"a > 1","expressionType":"SQL92"}}"#, 1),
+        ("x", 1),
+    ];
+    for (body, code) in rows {
+        assert_eq!(world.ask(1, 46, &[], body.into()).code, code, "{body}");
+    }
+}
+
+#[test]
+fn a_retry_learns_whether_its_group_consumes_in_order() {
+    let mut world = World::new();
+    let lock = lock();
+    let timeout_ms = world.registrar.settings.limits.lock_timeout_ms;
+    assert_eq!(world.ask(1, 41, &[], bodies::encode(&lock)).code, 0);
+    // Time that passes, group, what the send learns.
+    for (later_ms, group, orderly) in [(0, "g", true), (timeout_ms, "g", true), (0, "h", false), (1, "g", false)] {
+        world.now_ms += later_ms;
+        let then = Mail::Request(Box::new(world.request(1, 310, &[], Vec::new())));
+        let (topic, how) = (format!("%RETRY%{group}"), Make::Retry { group: group.to_owned() });
+        let ensure = Ensure { topic, how, then, back: 1 };
+        world.logged();
+        world.act(|registrar, now_ms, wanted| registrar.on_ensure(ensure, now_ms, wanted));
+        world.run();
+        let wanted = format!("resume a send on 1, orderly: {orderly}");
+        assert_eq!(world.logged().last(), Some(&wanted), "{group} {later_ms} ms later");
+    }
+}

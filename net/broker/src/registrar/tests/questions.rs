@@ -1,0 +1,158 @@
+//! Questions to the registrar, and those it asks all cores.
+
+use super::*;
+
+#[test]
+fn tables_of_topics_are_whole() {
+    let mut world = World::new();
+    world.create("T", "3");
+    let answer = world.ask(0, 21, &[], Vec::new());
+    let table: TopicConfigTable = bodies::decode(&answer.body).unwrap();
+    assert_eq!(table.topic_config_table.len(), 13);
+    assert_eq!(table.topic_config_table["T"].read_queue_nums, 3);
+    let one = world.ask(0, 351, &[("topic", "T")], Vec::new());
+    assert_eq!(bodies::decode(&one.body), Ok(table.topic_config_table["T"].clone()));
+    let answer = world.ask(0, 351, &[("topic", "none")], Vec::new());
+    assert_eq!((answer.code, answer.remark.as_str()), (17, "No topic in this broker. topic: none"));
+    assert_eq!(table.data_version, world.registrar.catalog().topics_version);
+}
+
+#[test]
+fn all_cores_answer_together() {
+    let mut world = World::new();
+    world.create("T", "2");
+    world.create("U", "1");
+    let id = world.topic("U").unwrap().id;
+    assert_eq!(id, 13, "the answers below count on it");
+    world.tell = |question| match question {
+        Question::Topic { .. } => Part::Topic(vec![QueueStats { queue: 1, min: 2, max: 9, last_ms: 77 }]),
+        Question::TopicsOf { .. } => Part::TopicsOf(BTreeSet::from([13, 999])),
+        Question::Progress { topics, .. } => {
+            let progress = |topic| QueueProgress { topic, queue: 0, broker: 9, consumer: 4, last_ms: 55 };
+            Part::Progress((0..topics.len()).map(progress).collect())
+        }
+        Question::GroupsOf { .. } => Part::GroupsOf(BTreeSet::from(["stored".to_owned()])),
+        Question::Messages { count, .. } => {
+            Part::Messages((0..*count as u64).map(|time| (time, Bytes::from(vec![time as u8]))).collect())
+        }
+        question => nothing(question),
+    };
+    let answer = world.ask(0, 202, &[("topic", "T")], Vec::new());
+    let stats: TopicStatsTable = bodies::decode(&answer.body).unwrap();
+    let queue =
+        |topic: &str, queue_id| MessageQueue { broker_name: "broker-a".to_owned(), queue_id, topic: topic.to_owned() };
+    let offset = stats.offset_table[&queue("T", 1)];
+    assert_eq!((offset.min_offset, offset.max_offset, offset.last_update_timestamp), (2, 9, 77));
+    assert_eq!(world.ask(0, 202, &[("topic", "none")], Vec::new()).code, 17);
+
+    // Without a topic, by topic, and by list; topics that are not there do not count.
+    for topic in [("topic", ""), ("topic", "U"), ("topicList", "none;U;")] {
+        let answer = world.ask(0, 208, &[("consumerGroup", "g"), topic], Vec::new());
+        let stats: ConsumeStats = bodies::decode(&answer.body).unwrap();
+        let offset = stats.offset_table[&queue("U", 0)];
+        let seen = (offset.broker_offset, offset.consumer_offset, offset.pull_offset, offset.last_timestamp);
+        assert_eq!((seen, stats.offset_table.len()), ((9, 4, 4, 55), 1));
+    }
+    // A live group's offsets in topics that it left do not count.
+    world.heartbeat(1, "c", vec![consumer("live", &[("T", 1)])]);
+    for (topic, rows) in [("T", 1), ("U", 0), ("", 0)] {
+        let answer = world.ask(0, 208, &[("consumerGroup", "live"), ("topic", topic)], Vec::new());
+        let stats: ConsumeStats = bodies::decode(&answer.body).unwrap();
+        assert_eq!((answer.code, stats.offset_table.len()), (0, rows), "{topic}");
+    }
+    let answer = world.ask(0, 300, &[("topic", "T")], Vec::new());
+    assert_eq!(&answer.body[..], br#"{"groupList":["live","stored"]}"#);
+
+    let query = |max, unique| {
+        let times = [("beginTimestamp", "0"), ("endTimestamp", "9223372036854775807")];
+        let what = [("topic", "T"), ("key", "k"), ("maxNum", max), ("_UNIQUE_KEY_QUERY", unique)];
+        [what.as_slice(), times.as_slice()].concat()
+    };
+    // Both cores have so many; the newest of all count.
+    let answer = world.ask(0, 12, &query("3", "false"), Vec::new());
+    assert_eq!((answer.code, &answer.body[..]), (0, &[2u8, 2, 1][..]));
+    assert_eq!(answer.fields.get("indexLastUpdateTimestamp"), Some("2"));
+    assert_eq!(world.ask(0, 12, &query("3", "true"), Vec::new()).body.len(), 32);
+    assert_eq!(world.ask(0, 12, &query("999", "false"), Vec::new()).body.len(), 64);
+    let answer = world.ask(0, 12, &query("0", "false"), Vec::new());
+    assert_eq!((answer.code, answer.body.len()), (22, 0));
+    assert_eq!(answer.fields.get("indexLastUpdatePhyoffset"), Some("0"));
+}
+
+#[test]
+fn the_broker_tells_about_itself() {
+    let mut world = World::new();
+    let answer = world.ask(0, 26, &[], Vec::new());
+    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    for line in ["brokerName=broker-a\n", "listenPort=10911\n", "flushDiskType=SYNC_FLUSH\n"] {
+        assert!(text.contains(line), "{line}");
+    }
+    assert!(text.contains("messageDelayLevel=1s 5s 10s 30s "));
+    let version = world.registrar.catalog().topics_version;
+    assert_eq!(bodies::decode(answer.fields.get("version").unwrap().as_bytes()), Ok(version));
+
+    // Two cores count 500 each in the ten seconds between two samples.
+    world.tell = |_| Part::Tally(Box::default());
+    world.tick(10_000);
+    world.tell = |_| {
+        let traffic = Traffic { put_messages: 500, put_bytes: 5_000, got_messages: 50, ..Traffic::default() };
+        let (earliest_ms, disk) = (Some(123), Some((1_000, 250)));
+        let closed = std::array::from_fn(|reason| reason as u64);
+        let counters = Counters { accepted: 1, closed, requests: 2, starved: 3, turns: 4 };
+        let logs = Counts { batches: 5, bytes: 6, records: 7, unprepared_bytes: 8, stalls: 9, refusals: 10 };
+        Part::Tally(Box::new(Tally { traffic, counters, logs, earliest_ms, disk, ..Tally::default() }))
+    };
+    world.tick(10_000);
+    let answer = world.ask(0, 28, &[], Vec::new());
+    let table = bodies::decode::<KvTable>(&answer.body).unwrap().table;
+    let rows = [
+        ("putTps", "100.0 50.0 50.0"),
+        ("getTransferredTps", "10.0 5.0 5.0"),
+        ("msgPutTotalTodayNow", "1000"),
+        ("putMessageAverageSize", "10.0"),
+        ("earliestMessageTimeStamp", "123"),
+        ("commitLogDiskRatio", "0.75"),
+        ("brokerVersionDesc", "V5_3_3"),
+        ("brokerVersion", "479"),
+        ("runtime", "[ 0 days, 0 hours, 17 minutes, 0 seconds ]"),
+        ("ringmq_connections_accepted", "2"),
+        ("ringmq_connections_closed_peer", "0"),
+        ("ringmq_connections_closed_garbage", "4"),
+        ("ringmq_connections_closed_stop", "16"),
+        ("ringmq_requests", "4"),
+        ("ringmq_receives_starved", "6"),
+        ("ringmq_turns", "8"),
+        ("ringmq_log_batches", "10"),
+        ("ringmq_log_bytes", "12"),
+        ("ringmq_log_records", "14"),
+        ("ringmq_log_unprepared_bytes", "16"),
+        ("ringmq_log_stalls", "18"),
+        ("ringmq_log_refusals", "20"),
+    ];
+    for (key, value) in rows {
+        assert_eq!(table.get(key).map(String::as_str), Some(value), "{key}");
+    }
+    // What ClusterListSubCommand reads without asking whether it is there (PROTOCOL 4.22).
+    let keys = "brokerActive sendThreadPoolQueueSize pullThreadPoolQueueSize ackThreadPoolQueueSize \
+        sendThreadPoolQueueHeadWaitTimeMills pullThreadPoolQueueHeadWaitTimeMills \
+        ackThreadPoolQueueHeadWaitTimeMills pageCacheLockTimeMills timerReadBehind timerOffsetBehind \
+        timerCongestNum timerEnqueueTps timerDequeueTps msgPutTotalYesterdayMorning msgPutTotalTodayMorning \
+        msgGetTotalYesterdayMorning msgGetTotalTodayMorning msgGetTotalTodayNow";
+    for key in keys.split_whitespace() {
+        assert!(table.contains_key(key), "{key}");
+    }
+}
+
+#[test]
+fn too_many_questions_are_refused() {
+    let mut world = World::new();
+    let before = world.opaque;
+    for _ in 0..admin::GATHERINGS_MAX + 1 {
+        world.send(0, 28, &[], Vec::new());
+    }
+    world.run();
+    let codes: Vec<i32> = world.answers.range(before..).map(|(_, answer)| answer.code).collect();
+    assert_eq!(codes.iter().filter(|code| **code == 0).count(), admin::GATHERINGS_MAX);
+    assert_eq!(codes.last(), Some(&2));
+    assert_eq!(world.ask(0, 28, &[], Vec::new()).code, 0, "and then there is room again");
+}

@@ -1,0 +1,226 @@
+//! Topics: made, changed, deleted; each change durable and everywhere before it is answered.
+
+use super::*;
+
+#[test]
+fn a_fresh_broker_has_the_system_topics_and_groups() {
+    let mut world = World::recovered(settings(), BTreeMap::new());
+    world.tick(0);
+    assert_eq!(world.log.last().map(String::as_str), Some("register"));
+    assert_eq!(world.log[0], "put n/", "the counters are first");
+    // PROTOCOL 4.2: topic, queues, perm.
+    let rows = [
+        ("SELF_TEST_TOPIC", 1, 6),
+        ("TBW102", 8, 7),
+        ("BenchmarkTest", 1024, 6),
+        ("DefaultCluster", 16, 7),
+        ("broker-a", 1, 7),
+        ("OFFSET_MOVED_EVENT", 1, 6),
+        ("SCHEDULE_TOPIC_XXXX", 18, 6),
+        ("DefaultCluster_REPLY_TOPIC", 1, 6),
+        ("rmq_sys_REVIVE_LOG_DefaultCluster", 8, 6),
+        ("rmq_sys_SYNC_BROKER_MEMBER_broker-a", 1, 1),
+        ("RMQ_SYS_TRANS_HALF_TOPIC", 1, 6),
+        ("RMQ_SYS_TRANS_OP_HALF_TOPIC", 1, 6),
+    ];
+    for (name, queues, perm) in rows {
+        let topic = world.topic(name).unwrap_or_else(|| panic!("no {name}"));
+        let seen = (topic.read_queues(), topic.write_queues(), topic.config.perm);
+        assert_eq!(seen, (queues, queues, perm), "{name}");
+        assert!(crate::topics::is_system(&world.registrar.settings, name), "{name}");
+    }
+    assert_eq!(world.registrar.catalog().topics_count(), rows.len());
+    assert!(world.registrar.catalog().group("TOOLS_CONSUMER").is_some());
+    // They are made once, also across a restart, and not against the operator's will.
+    let facts = world.facts.clone();
+    world.log.clear();
+    world.tick(1);
+    assert_eq!(world.log, Vec::<String>::new());
+    let mut again = World::recovered(settings(), facts);
+    again.tick(0);
+    assert_eq!(again.log, Vec::<String>::new());
+    let other = Settings {
+        auto_create_topic: false,
+        cluster_topic: false,
+        broker_topic: false,
+        trace_topic: true,
+        ..settings()
+    };
+    let world = World::with(other);
+    let perm = |name| world.topic(name).map(|topic| topic.config.perm);
+    let seen = ["TBW102", "DefaultCluster", "broker-a", "RMQ_SYS_TRACE_TOPIC"].map(perm);
+    assert_eq!(seen, [None, Some(1), Some(1), Some(6)]);
+}
+
+#[test]
+fn topics_are_created_and_changed_by_the_rules() {
+    let mut world = World::new();
+    let long = "x".repeat(128);
+    // Fields that differ from a good request's, and the code.
+    let rows: [(&[(&str, &str)], i32); 18] = [
+        (&[], 0),
+        (&[("topic", "")], 29),
+        (&[("topic", "a b")], 29),
+        (&[("topic", &long)], 29),
+        (&[("topic", "TBW102")], 29),
+        (&[("topic", "DefaultCluster")], 29),
+        (&[("topic", "broker-a")], 29),
+        (&[("topic", "rmq_sys_x")], 29),
+        (&[("topic", "%RETRY%g")], 0),
+        (&[("readQueueNums", "-1")], 29),
+        (&[("writeQueueNums", "16385")], 29),
+        (&[("writeQueueNums", "0")], 0),
+        (&[("perm", "16")], 29),
+        (&[("topicFilterType", "X")], 29),
+        (&[("attributes", "+message.type=FIFO")], 0),
+        (&[("attributes", "+cleanup.policy=COMPACTION")], 1),
+        (&[("attributes", "nonsense")], 1),
+        (&[("perm", "x")], 1),
+    ];
+    for (differs, code) in rows {
+        let good = topic_fields("T", "4");
+        let pairs: Vec<_> = good.iter().chain(differs).copied().collect();
+        let answer = world.ask(0, 17, &pairs, Vec::new());
+        assert_eq!(answer.code, code, "{differs:?}: {}", answer.remark);
+        assert_eq!(answer.remark.is_empty(), code == 0, "{differs:?}");
+    }
+    let answer = world.ask(0, 17, &topic_fields("T", "4")[1..], Vec::new());
+    assert_eq!((answer.code, answer.remark.as_str()), (1, "the custom field <topic> is missing"));
+    // The last good one keeps its id whatever is changed.
+    let before = world.topic("T").unwrap().clone();
+    let version = world.registrar.catalog().topics_version;
+    assert_eq!(before.config.attributes.get("message.type").map(String::as_str), Some("FIFO"));
+    world.logged();
+    let more = [("readQueueNums", "8"), ("writeQueueNums", "2"), ("order", "true"), ("topicSysFlag", "1")];
+    let pairs: Vec<_> = topic_fields("T", "4").iter().chain(&more).copied().collect();
+    assert_eq!(world.ask(0, 17, &pairs, Vec::new()).code, 0);
+    let after = world.topic("T").unwrap();
+    assert_eq!((after.id, after.first_partition), (before.id, before.first_partition));
+    assert_eq!((after.read_queues(), after.write_queues(), after.queues()), (8, 2, 8));
+    assert_eq!((after.is_ordered(), after.config.topic_sys_flag), (true, 1));
+    assert_eq!(after.config.attributes, before.config.attributes, "attributes stay unless changed");
+    assert_eq!(world.registrar.catalog().topics_version.counter, version.counter + 1);
+    assert_eq!(world.logged(), ["put n/", "put t/T", "publish", "register", "answer 20: 0"]);
+    // What changes nothing touches nothing.
+    assert_eq!(world.ask(0, 17, &pairs, Vec::new()).code, 0);
+    assert_eq!(world.logged(), ["answer 21: 0"]);
+}
+
+#[test]
+fn a_topic_that_is_created_again_is_another_one() {
+    let mut world = World::new();
+    world.create("T", "4");
+    let old = world.topic("T").unwrap().id;
+    for (topic, code) in [("", 29), (" ", 29), ("TBW102", 29), ("nobody", 0), ("T", 0), ("T", 0)] {
+        let answer = world.ask(0, 215, &[("topic", topic)], Vec::new());
+        assert_eq!(answer.code, code, "{topic}: {}", answer.remark);
+    }
+    assert!(world.topic("T").is_none() && !world.facts.contains_key(&Topic::key("T")));
+    let mut world = World::recovered(settings(), world.facts);
+    world.create("T", "4");
+    assert!(world.topic("T").unwrap().id > old);
+}
+
+#[test]
+fn nothing_is_answered_before_it_is_durable_and_held_by_all() {
+    let mut world = World::new();
+    let first = world.send(0, 17, &topic_fields("A", "4"), Vec::new());
+    // These come while the first one is under way, and go together.
+    let second = world.send(0, 17, &topic_fields("B", "4"), Vec::new());
+    let same = world.send(0, 17, &topic_fields("B", "4"), Vec::new());
+    let gone = world.send(0, 215, &[("topic", "A")], Vec::new());
+    assert!(world.topic("A").is_none(), "a read sees only what is in force");
+    assert_eq!(world.ask(0, 202, &[("topic", "none")], Vec::new()).code, 17);
+    let wanted = [
+        "put n/".to_owned(),
+        "put t/A".to_owned(),
+        format!("answer {}: 17", gone + 1),
+        "publish".to_owned(),
+        "register".to_owned(),
+        format!("answer {first}: 0"),
+        "put n/".to_owned(),
+        "put t/A".to_owned(),
+        "put t/B".to_owned(),
+        "publish".to_owned(),
+        "register".to_owned(),
+        format!("answer {second}: 0"),
+        format!("answer {same}: 0"),
+        format!("answer {gone}: 0"),
+    ];
+    assert_eq!(world.logged(), wanted);
+    assert!(world.topic("A").is_none() && world.topic("B").is_some());
+}
+
+#[test]
+fn a_change_that_cannot_be_written_is_dropped_whole() {
+    let mut world = World::new();
+    world.create("kept", "1");
+    let before = world.topic("kept").unwrap().id;
+    world.disk_ok = false;
+    let first = world.send(0, 17, &topic_fields("A", "4"), Vec::new());
+    let second = world.send(0, 215, &[("topic", "kept")], Vec::new());
+    let ensure = Ensure { topic: "C".to_owned(), how: like("TBW102", 4), then: mail(9), back: 1 };
+    world.act(|registrar, now_ms, wanted| registrar.on_ensure(ensure, now_ms, wanted));
+    let beat = world.send(1, 34, &[], heartbeat("c", vec![consumer("g", &[("T", 1)])]));
+    world.run();
+    for opaque in [first, second, beat] {
+        assert_eq!(world.answers[&opaque].code, response::SERVICE_NOT_AVAILABLE, "{opaque}");
+    }
+    assert!(world.log.contains(&"resume 9 on 1".to_owned()), "it goes on and finds no topic");
+    assert!(world.topic("A").is_none() && world.topic("C").is_none() && world.topic("kept").is_some());
+    // A member is a member also without a disk.
+    assert_eq!(world.ask(1, 38, &[("consumerGroup", "g")], Vec::new()).code, 0);
+    assert!(world.registrar.catalog().subscriptions("g").is_some());
+    world.disk_ok = true;
+    assert_eq!(world.create("A", "4").code, 0);
+    // Some of the puts may have reached the disk: their ids are not used again.
+    assert_eq!(world.topic("A").unwrap().id, before + 4);
+    assert_eq!(world.heartbeat(1, "c", vec![consumer("g", &[("T", 1)])]).code, 0);
+    assert!(world.topic("%RETRY%g").is_some());
+}
+
+#[test]
+fn missing_topics_are_made_by_their_rules() {
+    let group = || "g".to_owned();
+    // Auto creation on, topic, how, queues it then has.
+    let rows = [
+        (true, "T", like("TBW102", 4), Some(4)),
+        (true, "T", like("TBW102", 16), Some(8)),
+        (true, "T", like("TBW102", -3), Some(0)),
+        (true, "T", like("DefaultCluster", 99), Some(16)),
+        (true, "T", like("none", 4), None),
+        (true, "T", like("BenchmarkTest", 4), None),
+        (true, "a b", like("TBW102", 4), None),
+        (false, "T", like("TBW102", 4), None),
+        (false, "T", like("DefaultCluster", 4), Some(4)),
+        (true, "%RETRY%g", Make::Retry { group: group() }, Some(1)),
+        (true, "%RETRY%other", Make::Retry { group: group() }, None),
+        (false, "%DLQ%g", Make::Dead { group: group() }, Some(1)),
+    ];
+    for (auto_create_topic, topic, how, queues) in rows {
+        // TBW102 may be there from a time when auto creation was on.
+        let facts = World::new().facts;
+        let mut world = World::recovered(Settings { auto_create_topic, ..settings() }, facts);
+        let ensure = Ensure { topic: topic.to_owned(), how: how.clone(), then: mail(3), back: 1 };
+        world.act(|registrar, now_ms, wanted| registrar.on_ensure(ensure, now_ms, wanted));
+        world.run();
+        let made = world.topic(topic);
+        assert_eq!(made.map(|topic| topic.queues()), queues, "{topic} {how:?}");
+        assert!(made.is_none_or(|topic| topic.config.perm == 6), "{topic} {how:?}");
+        let last =
+            if queues.is_some() { ["publish", "register", "resume 3 on 1"].as_slice() } else { &["resume 3 on 1"] };
+        assert!(world.log.ends_with(&last.iter().map(|line| line.to_string()).collect::<Vec<_>>()), "{:?}", world.log);
+    }
+    // It is there already: on it goes. It is on its way: with it.
+    let mut world = World::new();
+    for number in [1, 2] {
+        let ensure = Ensure { topic: "T".to_owned(), how: like("TBW102", 4), then: mail(number), back: 0 };
+        world.act(|registrar, now_ms, wanted| registrar.on_ensure(ensure, now_ms, wanted));
+    }
+    world.run();
+    assert_eq!(world.logged(), ["put n/", "put t/T", "publish", "register", "resume 1 on 0", "resume 2 on 0"]);
+    let ensure = Ensure { topic: "T".to_owned(), how: like("TBW102", 4), then: mail(3), back: 0 };
+    world.act(|registrar, now_ms, wanted| registrar.on_ensure(ensure, now_ms, wanted));
+    world.run();
+    assert_eq!(world.logged(), ["resume 3 on 0"]);
+}
