@@ -1,6 +1,7 @@
 //! Goal: what the host lacks is said, or lived with: a disk that fills, that cannot be written, that knows no
-//! O_DIRECT; a user without privileges; a process that stands still. Method: small file systems, mounted for the test; where that is not
-//! allowed, the test says so and ends. (The command line, ports and locks: net/broker/tests/binary.rs.)
+//! O_DIRECT; a user without privileges; a process that stands still. Method: small file systems, mounted for the
+//! test; where that is not allowed, the test says so and ends. (The command line, ports and locks:
+//! net/broker/tests/binary.rs.)
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

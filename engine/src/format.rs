@@ -310,7 +310,8 @@ pub enum Kind {
 /// What stands before each payload.
 ///
 /// ```text
-/// | 0 length u32 | 4 crc32c u32 of the payload | 8 kind u8 | 9 zero 3 | 12 topic u32 | 16 queue u32 | 20 zero 4 | 24 offset u64 |
+/// |  0 length u32 |  4 crc32c u32 of the payload | 8 kind u8 | 9 zero 3 |
+/// | 12 topic u32  | 16 queue u32 | 20 zero 4     | 24 offset u64         |
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {

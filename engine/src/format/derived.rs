@@ -301,7 +301,8 @@ pub enum PieceKind {
 /// One piece of a checkpoint: this header, a payload, zeros up to the block's end.
 ///
 /// ```text
-/// | 0 magic u64 | 8 version u16 | 10 partition u16 | 12 length u32 | 16 crc32c u32 | 20 number u32 | 24 kind u8 | zero 7 |
+/// |  0 magic u64  |  8 version u16 | 10 partition u16 | 12 length u32 |
+/// | 16 crc32c u32 | 20 number u32  | 24 kind u8       | 25 zero 7     |
 /// ```
 /// The sum covers the header, with zeros in its place, and the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
