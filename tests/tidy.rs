@@ -142,6 +142,24 @@ fn only_the_edges_name_tokio_uring() {
 }
 
 #[test]
+fn every_file_has_its_place_in_the_architecture() {
+    let text = std::fs::read_to_string(root().join("docs/ARCHITECTURE.md")).expect("the architecture");
+    for folder in ["engine/src", "net/protocol/src", "net/transport/src", "net/broker/src", "namesrv/src"] {
+        for (path, _) in sources(folder) {
+            let inside = path.strip_prefix(folder).expect("it lies there");
+            let is_test = inside
+                .components()
+                .any(|part| ["tests", "tests.rs", "lib.rs"].iter().any(|of| part.as_os_str() == *of));
+            let name = inside.file_name().and_then(|name| name.to_str()).expect("names are UTF-8");
+            let stands = [inside.to_str().expect("names are UTF-8"), name]
+                .iter()
+                .any(|name| text.contains(&format!("`{name}`")));
+            assert!(is_test || stands, "docs/ARCHITECTURE.md does not tell what {} is for", path.display());
+        }
+    }
+}
+
+#[test]
 fn nothing_is_unfinished_or_switched_off() {
     for folder in ["engine", "net", "namesrv", "bench"] {
         for (path, text) in sources(folder) {
