@@ -82,7 +82,12 @@ pub fn flow_control(head: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What the buffer keeps for the next turn: some thousand answers to sends.
+/// First bytes collected before they are handed to their connections: they are copied there while they are in
+/// the nearest cache. Some hundred answers to sends.
+const HEAD_BYTES: usize = 32 << 10;
+/// The same of bodies: the connections' limits then count them.
+const BODY_BYTES: usize = 1 << 20;
+/// What the buffer keeps for the next frames.
 const BYTES_KEPT: usize = 1 << 20;
 
 impl Replies {
@@ -159,9 +164,10 @@ impl Replies {
         }
     }
 
-    /// Bytes of bodies in the frames that were not taken yet.
-    pub fn body_bytes(&self) -> usize {
-        self.body_bytes
+    /// Whether those that were not taken yet should be handed to their connections now.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() > HEAD_BYTES || self.body_bytes > BODY_BYTES
     }
 
     /// Whether there is none.

@@ -20,9 +20,6 @@ mod sockets;
 
 /// Mail taken in one turn, so that a flood of it delays sockets and disk only so much.
 const MAILS_PER_TURN: usize = 4096;
-/// Bodies of answers collected before they are handed to their connections, whose limits then count
-/// them. Bytes.
-const DELIVER_BYTES: usize = 1 << 20;
 /// How often slow things are looked at: time-outs, the registrar's clock. Milliseconds.
 const TICK_MS: u64 = 1000;
 /// Connections whose time-outs are looked at in one tick, at least; a sixteenth of all if that is more.
@@ -345,7 +342,10 @@ impl<I: Io> Core<I> {
                     effect => {
                         self.desk.on_effect(place, effect, self.now_ms);
                         // One message may wake a hundred thousand pulls.
-                        while self.desk.serve_woken(DELIVER_BYTES, self.now_ms) {
+                        while self.desk.serve_woken(self.now_ms) {
+                            self.deliver();
+                        }
+                        if self.desk.replies.is_full() {
                             self.deliver();
                         }
                     }

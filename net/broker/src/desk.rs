@@ -25,7 +25,7 @@ use crate::mail::{ConnectionId, Mail, Mailboxes, Outbox, Peer, ReplyTo, Request}
 use crate::parked::{Ask, Cold, Loading, Parked, Pull};
 use crate::place::{Place, is_send, is_served_fast, place};
 use crate::produce::{ours, write_sent};
-use crate::promise::{Promises, What};
+use crate::promise::{Promise, Promises, Says};
 use crate::registrar::{Order, Registrar};
 
 /// Answered when a mailbox or a table is full.
@@ -446,10 +446,10 @@ impl Desk {
 
     /// Serves what an effect woke, until the bodies of answers take so many bytes. Returns whether some is
     /// left: the answers are to be delivered first.
-    pub fn serve_woken(&mut self, bytes: usize, now_ms: u64) -> bool {
+    pub fn serve_woken(&mut self, now_ms: u64) -> bool {
         while let Some(pull) = self.woken.pop() {
             self.pull(pull, now_ms);
-            if self.replies.body_bytes() > bytes {
+            if self.replies.is_full() {
                 return true;
             }
         }
@@ -458,31 +458,33 @@ impl Desk {
 
     /// The log has kept a promise, or never will.
     fn settle(&mut self, ticket: Ticket, outcome: Result<(), AppendError>, now_ms: u64) {
-        let Some(promise) = self.promises.take(ticket) else { return };
-        match promise.what {
-            What::Change(change) => {
+        let Some(promise) = self.promises.get(ticket) else { return };
+        match (promise, outcome) {
+            (Promise::Change(change), outcome) => {
+                let change = *change;
                 self.registrar(now_ms, |registrar, orders| {
                     registrar.on_durable(change, outcome.is_ok(), now_ms, orders);
                 });
             }
-            What::Answer { to, messages, bytes, since_ms } => match outcome {
-                Ok(()) => {
-                    self.traffic.put_messages += u64::from(messages);
-                    self.traffic.put_bytes += bytes;
-                    self.traffic.put_ms_max = self.traffic.put_ms_max.max(now_ms.saturating_sub(since_ms));
-                    match &promise.sent {
-                        _ if to.oneway => {}
-                        Some(sent) => {
-                            let settings = &self.settings;
-                            self.replies.write(to.connection, true, |out| write_sent(out, &to, sent, settings));
-                        }
-                        None => self.replies.frame(to.connection, &promise.frame, true),
+            (Promise::Answer { to, messages, bytes, since_ms, says }, Ok(())) => {
+                self.traffic.put_messages += u64::from(*messages);
+                self.traffic.put_bytes += *bytes;
+                self.traffic.put_ms_max = self.traffic.put_ms_max.max(now_ms.saturating_sub(*since_ms));
+                match says {
+                    Says::Nothing => {}
+                    Says::Sent(sent) => {
+                        let settings = &self.settings;
+                        self.replies.write(to.connection, true, |out| write_sent(out, to, sent, settings));
                     }
+                    Says::Frame(frame) => self.replies.frame(to.connection, frame, true),
                 }
-                Err(error) => self.refuse_append(&to, error),
-            },
+            }
+            (Promise::Answer { to, .. }, Err(error)) => {
+                let to = *to;
+                self.refuse_append(&to, error);
+            }
         }
-        self.promises.give(promise.frame);
+        self.promises.close(ticket);
     }
 
     fn opened(&mut self, local: usize, now_ms: u64) {
@@ -595,7 +597,7 @@ impl Desk {
     }
 
     fn put_fact(&mut self, key: &[u8], value: Option<&[u8]>, change: u64, now_ms: u64) {
-        let ticket = self.promises.open(What::Change(change));
+        let ticket = self.promises.open(Promise::Change(change));
         let local = self.local(0).expect("the registrar is where partition 0 is");
         self.touched = true;
         if let Err(error) = self.partitions[local].put(key, value, Some(ticket), now_ms) {

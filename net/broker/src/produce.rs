@@ -22,7 +22,7 @@ use crate::config::Settings;
 use crate::desk::{BUSY, Call, Desk};
 use crate::mail::{Ensure, Mail, Make, ReplyTo};
 use crate::place::{draw_queue, is_send};
-use crate::promise::{Sent, ShortText, What};
+use crate::promise::{Promise, Says, Sent, ShortText};
 
 mod retry;
 
@@ -348,8 +348,8 @@ impl Desk {
         }
         let bytes = pieces.iter().map(|piece| piece.message.encoded_len() as u64).sum();
         let messages = pieces.len() as u32;
-        let what = What::Answer { to: *reply, messages, bytes, since_ms: now_ms };
-        let ticket = self.promises.open(what);
+        let promise = Promise::Answer { to: *reply, messages, bytes, since_ms: now_ms, says: Says::Nothing };
+        let ticket = self.promises.open(promise);
         let mut stored = std::mem::take(&mut self.stored);
         stored.clear();
         self.touched = true;
@@ -372,9 +372,7 @@ impl Desk {
         match outcome {
             Ok(()) => self.prepare(ticket, reply, target.queue, &stored, unique),
             Err(error) => {
-                if let Some(promise) = self.promises.take(ticket) {
-                    self.promises.give(promise.frame);
-                }
+                self.promises.close(ticket);
                 self.refuse_append(reply, error);
             }
         }
@@ -386,19 +384,19 @@ impl Desk {
         if reply.oneway {
             return;
         }
-        let mut frame = Vec::new();
         let short = unique.filter(|_| is_send(reply.code)).and_then(ShortText::new);
-        let sent = match (stored, short) {
-            ([stored], Some(unique)) => Some(Sent { queue, stored: *stored, unique }),
+        let kept = match (stored, short) {
+            ([stored], Some(unique)) => Says::Sent(Sent { queue, stored: *stored, unique }),
             _ => {
-                frame = self.promises.buffer();
+                let mut frame = self.promises.buffer();
                 self.write_stored(&mut frame, reply, queue, stored, unique);
-                None
+                Says::Frame(frame)
             }
         };
-        let promise = self.promises.get(ticket).expect("it was opened before the append");
-        promise.sent = sent;
-        promise.frame = frame;
+        match self.promises.get(ticket) {
+            Some(Promise::Answer { says, .. }) => *says = kept,
+            other => unreachable!("an answer was promised before the append, not {other:?}"),
+        }
     }
 
     /// Writes the answer to a request that stored any number of messages.

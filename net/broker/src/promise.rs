@@ -1,5 +1,7 @@
 //! What waits for the log: answers made at the append and released when it is kept.
 
+use std::collections::VecDeque;
+
 use engine::Ticket;
 use engine::message::Stored;
 
@@ -43,9 +45,9 @@ impl ShortText {
 }
 
 /// What is owed once the log has kept something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    /// An answer; its frame stands beside it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Promise {
+    /// An answer.
     Answer {
         /// Whom to answer.
         to: ReplyTo,
@@ -55,20 +57,22 @@ pub enum What {
         bytes: u64,
         /// When the request came, in ms.
         since_ms: u64,
+        /// What it says.
+        says: Says,
     },
     /// The registrar hears that a fact of this change is durable.
     Change(u64),
 }
 
-/// A promise that has come due.
-#[derive(Debug)]
-pub struct Promise {
-    /// What is owed.
-    pub what: What,
-    /// What the answer says, if it is that of one send.
-    pub sent: Option<Sent>,
-    /// The encoded answer otherwise. Give the buffer back with [`Promises::give`].
-    pub frame: Vec<u8>,
+/// What an answer says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Says {
+    /// Nothing: the request was one-way, or its append is not done.
+    Nothing,
+    /// The answer to one send.
+    Sent(Sent),
+    /// Any other, encoded.
+    Frame(Vec<u8>),
 }
 
 /// Most promises at once in one core: 262,144, some two hundred bytes each. More appends are refused as
@@ -83,7 +87,9 @@ const FRAMES_KEPT: usize = 1 << 14;
 #[derive(Debug, Default)]
 pub struct Promises {
     slots: Vec<Slot>,
-    free: Vec<u32>,
+    /// Used again in the order in which they came free, which is the order of the log: so opening and settling
+    /// both walk along memory, and the processor fetches ahead.
+    free: VecDeque<u32>,
     frames: Vec<Vec<u8>>,
 }
 
@@ -99,11 +105,11 @@ impl Promises {
         !self.free.is_empty() || self.slots.len() < PROMISES_MAX
     }
 
-    /// A new promise without an answer. Changes of the registrar always find room; answers ask
+    /// Keeps a promise. Changes of the registrar always find room; answers ask
     /// [`has_room`](Self::has_room) first.
-    pub fn open(&mut self, what: What) -> Ticket {
-        let promise = Promise { what, sent: None, frame: Vec::new() };
-        let index = self.free.pop().unwrap_or_else(|| {
+    #[inline]
+    pub fn open(&mut self, promise: Promise) -> Ticket {
+        let index = self.free.pop_front().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, promise: None });
             u32::try_from(self.slots.len() - 1).expect("PROMISES_MAX and some changes are far below 2^32")
         });
@@ -112,20 +118,27 @@ impl Promises {
         Ticket(u64::from(slot.generation) << 32 | u64::from(index))
     }
 
-    /// The promise of this ticket, to write its frame.
+    /// The promise of this ticket.
+    #[inline]
     pub fn get(&mut self, ticket: Ticket) -> Option<&mut Promise> {
         let slot = self.slots.get_mut(ticket.0 as u32 as usize)?;
         if u64::from(slot.generation) == ticket.0 >> 32 { slot.promise.as_mut() } else { None }
     }
 
-    /// Takes a promise out: it is kept or broken now.
-    pub fn take(&mut self, ticket: Ticket) -> Option<Promise> {
-        self.get(ticket)?;
+    /// Ends a promise: it is kept or broken now.
+    #[inline]
+    pub fn close(&mut self, ticket: Ticket) {
+        let frame = match self.get(ticket) {
+            None => return,
+            Some(Promise::Answer { says: Says::Frame(frame), .. }) => std::mem::take(frame),
+            Some(_) => Vec::new(),
+        };
+        self.give(frame);
         let index = ticket.0 as u32;
         let slot = &mut self.slots[index as usize];
+        slot.promise = None;
         slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(index);
-        slot.promise.take()
+        self.free.push_back(index);
     }
 
     /// A buffer for an answer.
@@ -133,8 +146,7 @@ impl Promises {
         self.frames.pop().unwrap_or_default()
     }
 
-    /// Takes a buffer back.
-    pub fn give(&mut self, mut frame: Vec<u8>) {
+    fn give(&mut self, mut frame: Vec<u8>) {
         if (1..=FRAME_BYTES_KEPT).contains(&frame.capacity()) && self.frames.len() < FRAMES_KEPT {
             frame.clear();
             self.frames.push(frame);
@@ -150,23 +162,45 @@ impl Promises {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::ConnectionId;
+    use protocol::Serialize;
 
     #[test]
     fn a_ticket_is_good_once() {
         let mut promises = Promises::default();
-        let first = promises.open(What::Change(1));
-        let second = promises.open(What::Change(2));
-        promises.get(second).unwrap().frame.push(7);
-        assert_eq!(promises.take(first).unwrap().what, What::Change(1));
-        assert!(promises.take(first).is_none() && promises.get(first).is_none());
-        let third = promises.open(What::Change(3));
+        let [first, second] = [1, 2].map(|change| promises.open(Promise::Change(change)));
+        assert_eq!(promises.get(first), Some(&mut Promise::Change(1)));
+        promises.close(first);
+        assert_eq!(promises.get(first), None);
+        let third = promises.open(Promise::Change(3));
         assert_ne!(third, first);
-        let kept = promises.take(second).unwrap();
-        assert_eq!((kept.what, kept.frame.as_slice()), (What::Change(2), &[7][..]));
-        promises.give(kept.frame);
-        let fourth = promises.open(What::Change(4));
-        assert!(promises.get(fourth).unwrap().frame.is_empty());
+        promises.close(first);
+        assert_eq!(promises.get(third), Some(&mut Promise::Change(3)), "an old ticket ends nothing");
+        assert_eq!(promises.get(second), Some(&mut Promise::Change(2)));
         assert_eq!(promises.count(), 2);
-        assert!(promises.take(Ticket(u64::MAX)).is_none());
+        assert_eq!(promises.get(Ticket(u64::MAX)), None);
+    }
+
+    #[test]
+    fn buffers_and_places_are_used_again() {
+        let mut promises = Promises::default();
+        let to = ReplyTo {
+            connection: ConnectionId { core: 0, slot: 1, generation: 2 },
+            opaque: 3,
+            code: 10,
+            version: 0,
+            serialize: Serialize::Json,
+            oneway: false,
+        };
+        let frame = b"an answer".to_vec();
+        let answer = Promise::Answer { to, messages: 1, bytes: 9, since_ms: 5, says: Says::Frame(frame) };
+        let ticket = promises.open(answer);
+        promises.close(ticket);
+        let buffer = promises.buffer();
+        assert!(buffer.is_empty() && buffer.capacity() >= 9);
+        let tickets = [1, 2, 3].map(|change| promises.open(Promise::Change(change)));
+        tickets.into_iter().for_each(|ticket| promises.close(ticket));
+        let places = [4, 5, 6].map(|change| promises.open(Promise::Change(change)).0 as u32);
+        assert_eq!(places, tickets.map(|ticket| ticket.0 as u32), "in the order in which they came free");
     }
 }

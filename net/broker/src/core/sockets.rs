@@ -3,7 +3,7 @@
 use engine::io::{Fault, Handle, Io, Op, Outcome};
 use protocol::frame;
 
-use super::{ACCEPT_AGAIN_MS, Core, DELIVER_BYTES, SWEEP_LEAST, kind, tag, tag_of};
+use super::{ACCEPT_AGAIN_MS, Core, SWEEP_LEAST, kind, tag, tag_of};
 use crate::connection::{Connection, Cut, Reason, Receiving};
 use crate::mail::{Mail, Peer, ReplyTo};
 
@@ -113,7 +113,7 @@ impl<I: Io> Core<I> {
             if served.is_none() {
                 return self.close(slot, Reason::Garbage);
             }
-            if self.desk.replies.body_bytes() > DELIVER_BYTES {
+            if self.desk.replies.is_full() {
                 self.deliver();
             }
         }
