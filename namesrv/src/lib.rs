@@ -7,8 +7,8 @@
 mod config;
 mod door;
 mod kv;
-pub mod registration;
-pub mod routes;
+mod registration;
+mod routes;
 mod server;
 mod views;
 

@@ -177,11 +177,6 @@ impl Topic {
         perm::writeable(self.config.perm)
     }
 
-    /// Whether topics may be created after its model.
-    pub fn is_inheritable(&self) -> bool {
-        perm::inherited(self.config.perm)
-    }
-
     /// Whether producers order their messages by queue.
     pub fn is_ordered(&self) -> bool {
         self.config.order

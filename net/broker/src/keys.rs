@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use protocol::delay::parse_levels;
+use protocol::delay::{LEVELS_DEFAULT, parse_levels};
 
 /// One key of the configuration file.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ pub const KEYS: &[Key] = &[
     switch("broker.trace_topic", false, "Have the topic RMQ_SYS_TRACE_TOPIC for message traces."),
     switch("broker.trace_on", true, "Tell clients that traces are wanted (TRACE_ON)."),
     number("broker.topic_queues", Count, 8, 1, 1_024, "Queues of TBW102, and so the most that an automatic topic gets."),
-    text("broker.message_delay_level", "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h",
+    text("broker.message_delay_level", LEVELS_DEFAULT,
          "1 to 64 delays such as `1s 5s 10m 2h`, each at most 10 years", is_delay_levels, "The delay levels, from level 1; retries start at level 3."),
 
     // Threads and rings.

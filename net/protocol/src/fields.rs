@@ -1,7 +1,5 @@
 //! The named text values of a command header ("ext fields").
 
-use std::fmt;
-
 use crate::json::Place;
 
 /// Most fields that a received header may carry. 256: the largest stock header has 14 and a
@@ -77,15 +75,6 @@ impl Fields {
         self.push(name, if value { "true" } else { "false" });
     }
 
-    /// Adds a field with any printable value.
-    pub fn push_display(&mut self, name: &str, value: impl fmt::Display) {
-        use fmt::Write;
-        let at = self.text.len();
-        self.text.push_str(name);
-        write!(self.text, "{value}").expect("writing into memory cannot fail");
-        self.close(at, name.len());
-    }
-
     /// The text that names and values lie in. Decoders put more there and then `place` it.
     pub(crate) fn text(&mut self) -> &mut String {
         &mut self.text
@@ -149,7 +138,7 @@ mod tests {
         fields.push_int("offset", i64::MIN);
         fields.push_int("max", i64::MAX);
         fields.push_bool("lo", true);
-        fields.push_display("tps", 1.5);
+        fields.push("tps", "1.5");
         fields.push("topic", "");
         let seen: Vec<_> = fields.iter().collect();
         assert_eq!(

@@ -108,11 +108,6 @@ impl Frames {
         }
         Ok(Some(frame))
     }
-
-    /// Bytes fed and not cut yet.
-    pub fn pending_bytes(&self) -> usize {
-        self.buffer.len()
-    }
 }
 
 #[cfg(test)]
@@ -164,7 +159,7 @@ mod tests {
                     count += 1;
                 }
             }
-            assert_eq!((count, frames.pending_bytes()), (5, 0), "pieces of {piece}");
+            assert_eq!((count, frames.buffer.len()), (5, 0), "pieces of {piece}");
         }
     }
 }
