@@ -9,7 +9,7 @@ use engine::error::AppendError;
 use engine::format::QueueKey;
 use engine::limits::BATCH_RECORDS_MAX;
 use engine::message::{Description, Draft, Keys, Stamp, Stored};
-use protocol::codes::response;
+use protocol::codes::{request, response};
 use protocol::headers::SendMessage;
 use protocol::ids::{OffsetId, UniqueId, key_hash, tag_hash};
 use protocol::message::{self, BatchEntries, BatchEntry, PHYSICAL_OFFSET_AT, QUEUE_OFFSET_AT};
@@ -102,7 +102,14 @@ impl<'a> Said<'a> {
     }
 }
 
-/// Which queue of which partition, and how a refusal is worded.
+/// A send that passed its checks.
+struct Admitted<'a> {
+    send: SendMessage<'a>,
+    said: Said<'a>,
+    target: Target,
+}
+
+/// Which queue of which partition.
 struct Target {
     key: QueueKey,
     local: usize,
@@ -112,16 +119,7 @@ struct Target {
 impl Desk {
     /// SEND_MESSAGE (10), SEND_MESSAGE_V2 (310).
     pub(crate) fn send(&mut self, call: &Call<'_>, now_ms: u64) {
-        let send = match SendMessage::parse(call.header.code, &call.header.fields) {
-            Ok(send) => send,
-            Err(error) => return self.refuse_field(&call.reply, error),
-        };
-        let Some(topic) = self.topic_to_send(call, &send) else { return };
-        let Some(target) = self.target(call, &send, &topic) else { return };
-        let mut said = Said::read(send.topic, send.properties);
-        if let Err((code, remark)) = self.check_message(call, &send, &topic, &said) {
-            return self.refuse(&call.reply, code, &remark);
-        }
+        let Some(Admitted { send, mut said, target }) = self.admit(call) else { return };
         if send.topic.starts_with(names::RETRY_PREFIX) && self.is_retry_over(call, &send, now_ms) {
             return;
         }
@@ -171,20 +169,7 @@ impl Desk {
 
     /// SEND_BATCH_MESSAGE (320): separate records in one batch of the log, all or nothing.
     pub(crate) fn send_batch(&mut self, call: &Call<'_>, now_ms: u64) {
-        let send = match SendMessage::parse(call.header.code, &call.header.fields) {
-            Ok(send) => send,
-            Err(error) => return self.refuse_field(&call.reply, error),
-        };
-        let Some(topic) = self.topic_to_send(call, &send) else { return };
-        let Some(target) = self.target(call, &send, &topic) else { return };
-        if send.topic.len() > BATCH_TOPIC_BYTES_MAX || send.topic.starts_with(names::RETRY_PREFIX) {
-            let remark = "batch request does not support retry group";
-            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, remark);
-        }
-        let said = Said::read(send.topic, send.properties);
-        if let Err((code, remark)) = self.check_message(call, &send, &topic, &said) {
-            return self.refuse(&call.reply, code, &remark);
-        }
+        let Some(Admitted { send, said, target }) = self.admit(call) else { return };
         let entries: Vec<BatchEntry<'_>> = match self.entries(call.body) {
             Ok(entries) => entries,
             Err(remark) => return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, &remark),
@@ -217,6 +202,28 @@ impl Desk {
             })
             .collect();
         self.append(&pieces, &target, None, said.unique, &call.reply, now_ms);
+    }
+
+    /// Reads a send and checks it (PROTOCOL 4.1). `None`: it is answered, or waits for its topic.
+    #[inline(always)]
+    fn admit<'a>(&mut self, call: &Call<'a>) -> Option<Admitted<'a>> {
+        let send = match SendMessage::parse(call.header.code, &call.header.fields) {
+            Ok(send) => send,
+            Err(error) => {
+                self.refuse_field(&call.reply, error);
+                return None;
+            }
+        };
+        let topic = self.topic_to_send(call, &send)?;
+        let target = self.target(call, &send, &topic)?;
+        let said = Said::read(send.topic, send.properties);
+        match self.check_message(call, &send, &topic, &said) {
+            Ok(()) => Some(Admitted { send, said, target }),
+            Err((code, remark)) => {
+                self.refuse(&call.reply, code, &remark);
+                None
+            }
+        }
     }
 
     /// The topic of a send, once the checks of PROTOCOL 4.1, items 4 to 7, are passed. `None`: the
@@ -290,6 +297,10 @@ impl Desk {
         topic: &Topic,
         said: &Said<'_>,
     ) -> Result<(), (i32, String)> {
+        let is_batch = call.header.code == request::SEND_BATCH_MESSAGE;
+        if is_batch && (send.topic.len() > BATCH_TOPIC_BYTES_MAX || send.topic.starts_with(names::RETRY_PREFIX)) {
+            return Err((response::MESSAGE_ILLEGAL, "batch request does not support retry group".to_owned()));
+        }
         let body_max = self.settings.limits.message_bytes;
         if call.body.is_empty() || call.body.len() > body_max {
             let remark =
