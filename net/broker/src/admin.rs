@@ -10,8 +10,8 @@ use protocol::codes::response;
 use protocol::headers::QueryMessageAnswer;
 
 use crate::answer::Answer;
+use crate::call::ReplyTo;
 use crate::connection::Reason;
-use crate::mail::ReplyTo;
 
 /// Most questions under way at once. 64: people and dashboards ask them.
 pub const GATHERINGS_MAX: usize = 64;

@@ -7,7 +7,12 @@ use engine::io::Pieces;
 use protocol::codes::response;
 use protocol::{Fields, Header, frame};
 
-use crate::mail::{ConnectionId, ReplyTo};
+use crate::call::{ConnectionId, ReplyTo};
+
+/// Answered when a mailbox or a table is full.
+pub const BUSY: &str = "[REJECTREQUEST]system busy, start flow control for a while";
+/// Answered when the log has too much to do.
+pub const LOG_BUSY: &str = "[PC_SYNCHRONIZED]broker busy, start flow control for a while";
 
 /// What a request is answered with.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -110,12 +115,6 @@ impl Replies {
         self.body_bytes += body_bytes;
         self.header.encode_frame(&mut self.bytes, body_bytes);
         self.list.push(Reply { connection: to.connection, settles: true, head: start..self.bytes.len(), body });
-    }
-
-    /// Sends a code without fields, and why.
-    pub fn refuse(&mut self, to: &ReplyTo, code: i32, remark: &str) {
-        self.header(to, code).remark.push_str(remark);
-        self.send(to, Pieces::new());
     }
 
     /// Sends an answer.
@@ -221,7 +220,7 @@ mod tests {
     #[test]
     fn answers_become_frames_in_order() {
         let mut replies = Replies::default();
-        replies.refuse(&to(1), 17, "why");
+        replies.answer(&to(1), Answer::refusal(17, "why"));
         replies.answer(&to(2), Answer::with_body("body").field("a", "b"));
         replies.answer(&ReplyTo { oneway: true, ..to(3) }, Answer::ok());
         let mut kept = Vec::new();

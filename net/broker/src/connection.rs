@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use engine::io::{Handle, PIECES_MAX, Pieces};
 use protocol::frame::{self, FrameError};
 
-use crate::mail::ConnectionId;
+use crate::call::ConnectionId;
 
 /// What a connection may cost.
 #[derive(Clone, Copy, Debug)]

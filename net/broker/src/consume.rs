@@ -18,9 +18,10 @@ use protocol::headers::{
 };
 use protocol::names::{perm, pull_flag};
 
+use crate::answer::BUSY;
+use crate::call::{Call, ReplyTo};
 use crate::catalog::{Subscription, Topic, Wants, offset_key, offset_value};
-use crate::desk::{BUSY, Call, Desk};
-use crate::mail::ReplyTo;
+use crate::desk::Desk;
 use crate::parked::{Cold, Filter, Pull};
 
 /// A pull waits at most so long for a message, whatever it asks for. 60 s: Java asks for 15, Go for

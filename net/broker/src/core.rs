@@ -10,11 +10,12 @@ use engine::partition::{Effect, Partition};
 use protocol::{Header, Shapes};
 
 use crate::answer::flow_control;
+use crate::call::ConnectionId;
 use crate::catalog::Catalog;
 use crate::config::Settings;
 use crate::connection::{Connection, ConnectionLimits, Connections, Reason, Spare};
 use crate::desk::{Desk, Notice};
-use crate::mail::{ConnectionId, Mail, Mailboxes};
+use crate::mail::{Mail, Mailboxes};
 
 mod sockets;
 

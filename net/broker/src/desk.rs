@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use ahash::RandomState;
-use bytes::Bytes;
 use engine::error::AppendError;
 use engine::format::{Position, QueueKey};
 use engine::io::Pieces;
@@ -17,55 +16,20 @@ use protocol::names::ext;
 use protocol::{FieldError, Header};
 
 use crate::admin::{Counters, Tally, Traffic};
-use crate::answer::Replies;
+use crate::answer::{BUSY, LOG_BUSY, Replies};
+use crate::call::{Call, ConnectionId, Peer, ReplyTo, Request};
 use crate::catalog::{Catalog, OFFSET_KEY};
 use crate::config::Settings;
 use crate::inquiry::Inquiry;
-use crate::mail::{ConnectionId, Mail, Mailboxes, Outbox, Peer, ReplyTo, Request};
+use crate::mail::{Mail, Mailboxes, Outbox};
 use crate::parked::{Ask, Cold, Loading, Parked, Pull};
 use crate::place::{Place, is_send, is_served_fast, place};
 use crate::produce::{ours, write_sent};
 use crate::promise::{Promise, Promises, Says};
 use crate::registrar::{Order, Registrar};
 
-/// Answered when a mailbox or a table is full.
-pub const BUSY: &str = "[REJECTREQUEST]system busy, start flow control for a while";
-/// Answered when the log has too much to do.
-const LOG_BUSY: &str = "[PC_SYNCHRONIZED]broker busy, start flow control for a while";
-
 /// The first catalog that the cores get is not a change of the registrar's: those count from 1.
 const CHANGE_RECOVERED: u64 = 0;
-
-/// A request while it is served: everything borrowed, straight from the receive buffer.
-#[derive(Clone, Copy, Debug)]
-pub struct Call<'a> {
-    /// Code and fields.
-    pub header: &'a Header,
-    /// The body.
-    pub body: &'a [u8],
-    /// Whom to answer.
-    pub reply: ReplyTo,
-    /// Who asks.
-    pub peer: Peer,
-    /// It has waited for its topic already.
-    pub resumed: bool,
-    /// See [`Request::orderly`].
-    pub orderly: bool,
-}
-
-impl Call<'_> {
-    /// A copy that can wait or travel.
-    pub fn to_request(self) -> Box<Request> {
-        Box::new(Request {
-            header: self.header.clone(),
-            body: Bytes::copy_from_slice(self.body),
-            reply: self.reply,
-            peer: self.peer,
-            resumed: self.resumed,
-            orderly: self.orderly,
-        })
-    }
-}
 
 /// What the desk wants of the loop, besides operations.
 #[derive(Clone, Debug)]

@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::answer::Answer;
+use crate::call::ReplyTo;
 use crate::catalog::{COUNTERS_KEY, Catalog, Counters, DataVersion, Fact, FactError, GROUP_KEY, Group, Subscriptions};
 use crate::catalog::{TOPIC_KEY, Topic};
-use crate::mail::{Mail, ReplyTo};
+use crate::mail::Mail;
 use crate::registrar::Order;
 
 /// Most requests that wait for changes at once. 65,536: a burst of first heartbeats of as many

@@ -11,68 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use engine::io::{Handle, Pieces};
-use protocol::{Header, Language, Serialize};
 
 use crate::admin::{Part, Question};
+use crate::call::{ConnectionId, ReplyTo, Request};
 use crate::catalog::Catalog;
-
-/// A connection, for ever: a slot that is used again has another generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionId {
-    /// The core that owns it.
-    pub core: u16,
-    /// Its place in that core's table.
-    pub slot: u32,
-    /// Which user of that place.
-    pub generation: u32,
-}
-
-/// Whom to answer, and how: enough to encode an answer without the request at hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReplyTo {
-    /// Where the answer goes.
-    pub connection: ConnectionId,
-    /// The request's number.
-    pub opaque: i32,
-    /// The request's code.
-    pub code: i32,
-    /// The requester's RocketMQ version.
-    pub version: i32,
-    /// How the request was written; the answer is written the same way.
-    pub serialize: Serialize,
-    /// Nobody waits: never answer, not even on failure.
-    pub oneway: bool,
-}
-
-/// Who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// The connection it asks through.
-    pub connection: ConnectionId,
-    /// Its address: a message's born host.
-    pub address: SocketAddr,
-    /// What it is written in.
-    pub language: Language,
-    /// Its RocketMQ version.
-    pub version: i32,
-}
-
-/// A request that must wait or cross to another core, with memory of its own.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// Code and fields.
-    pub header: Header,
-    /// The body; never a slice of a receive buffer.
-    pub body: Bytes,
-    /// Whom to answer.
-    pub reply: ReplyTo,
-    /// Who asks.
-    pub peer: Peer,
-    /// It has already waited for its topic: a topic that is still missing stays missing.
-    pub resumed: bool,
-    /// A send to a retry topic whose group consumes in order: it held queue locks when this was asked.
-    pub orderly: bool,
-}
 
 /// A message that the broker makes itself from another one: a retry, a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]

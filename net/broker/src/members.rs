@@ -9,9 +9,9 @@ use protocol::bodies::{
     SubscriptionData,
 };
 
+use crate::call::{ConnectionId, Peer};
 use crate::catalog::{Subscription, Subscriptions};
 use crate::config::Limits;
-use crate::mail::{ConnectionId, Peer};
 
 /// Most groups that one connection is in, as consumer and as producer each. 1,024: clients of one
 /// process share a connection, so that it may be in many.

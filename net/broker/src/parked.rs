@@ -8,9 +8,9 @@ use ahash::RandomState;
 use engine::format::QueueKey;
 use hashbrown::{HashMap, HashSet};
 
+use crate::call::{ConnectionId, ReplyTo, Request};
 use crate::catalog::{Subscription, Topic, Wants};
 use crate::inquiry::Inquiry;
-use crate::mail::{ConnectionId, ReplyTo, Request};
 
 /// A pull, without its request.
 #[derive(Clone, Debug)]

@@ -17,10 +17,12 @@ use protocol::names::{self, ext, perm, sys_flag};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 use protocol::{AnswerWriter, StoredMessage};
 
+use crate::answer::BUSY;
+use crate::call::{Call, ReplyTo};
 use crate::catalog::Topic;
 use crate::config::Settings;
-use crate::desk::{BUSY, Call, Desk};
-use crate::mail::{Ensure, Mail, Make, ReplyTo};
+use crate::desk::Desk;
+use crate::mail::{Ensure, Mail, Make};
 use crate::place::{draw_queue, is_send};
 use crate::promise::{Promise, Says, Sent, ShortText};
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use engine::Ticket;
 use engine::message::Stored;
 
-use crate::mail::ReplyTo;
+use crate::call::ReplyTo;
 
 /// What the answer to one send says. It is written when it leaves: until then it takes a third of the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,17 +152,12 @@ impl Promises {
             self.frames.push(frame);
         }
     }
-
-    /// How many are open.
-    pub fn count(&self) -> usize {
-        self.slots.len() - self.free.len()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mail::ConnectionId;
+    use crate::call::ConnectionId;
     use protocol::Serialize;
 
     #[test]
@@ -177,7 +172,7 @@ mod tests {
         promises.close(first);
         assert_eq!(promises.get(third), Some(&mut Promise::Change(3)), "an old ticket ends nothing");
         assert_eq!(promises.get(second), Some(&mut Promise::Change(2)));
-        assert_eq!(promises.count(), 2);
+        assert_eq!(promises.slots.len() - promises.free.len(), 2);
         assert_eq!(promises.get(Ticket(u64::MAX)), None);
     }
 

@@ -16,13 +16,13 @@ use protocol::headers::{ConsumerGroup, CreateTopic, DeleteGroup, FieldError, Get
 use protocol::headers::{ProducerGroup, QueryMessage, TopicOf, UnregisterClient};
 
 use crate::admin::{Gatherings, Goal, Part, Question};
-use crate::answer::Answer;
+use crate::answer::{Answer, BUSY};
+use crate::call::{ConnectionId, ReplyTo, Request};
 use crate::catalog::{Catalog, FactError};
 use crate::config::Settings;
-use crate::desk::BUSY;
 use crate::ledger::{Ledger, Over, Then, WAITING_MAX};
 use crate::locks::Locks;
-use crate::mail::{ConnectionId, Ensure, Mail, Make, ReplyTo, Request};
+use crate::mail::{Ensure, Mail, Make};
 use crate::members::Members;
 use crate::runtime::Rates;
 

@@ -4,8 +4,9 @@ use engine::io::{Fault, Handle, Io, Op, Outcome};
 use protocol::frame;
 
 use super::{ACCEPT_AGAIN_MS, Core, SWEEP_LEAST, kind, tag, tag_of};
+use crate::call::{Peer, ReplyTo};
 use crate::connection::{Connection, Cut, Reason, Receiving};
-use crate::mail::{Mail, Peer, ReplyTo};
+use crate::mail::Mail;
 
 impl<I: Io> Core<I> {
     pub(super) fn accept(&mut self) {

@@ -12,7 +12,8 @@ use protocol::names::{self, perm};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
 use super::{Piece, Said, Target, collect, set_real};
-use crate::desk::{Call, Desk};
+use crate::call::Call;
+use crate::desk::Desk;
 use crate::mail::{Mail, Make, Store};
 use crate::parked::Cold;
 use crate::place::{draw_queue, is_send};

@@ -11,8 +11,8 @@ use protocol::names;
 use super::configuration::retry_queues;
 use super::{Order, Outcome, Registrar, body_that_fits, system_error, wrong_body};
 use crate::answer::Answer;
+use crate::call::{ConnectionId, Request};
 use crate::catalog::{Group, Topic};
-use crate::mail::{ConnectionId, Request};
 use crate::members::{Beat, CLIENT_ID_BYTES_MAX, Client};
 use crate::topics;
 

@@ -10,8 +10,8 @@ use protocol::ids::key_hash;
 use super::{BODY_BYTES_MAX, BUSY, Order, Outcome, Registrar, too_large};
 use crate::admin::{self, Goal, Part, Question};
 use crate::answer::Answer;
+use crate::call::ReplyTo;
 use crate::ledger::Then;
-use crate::mail::ReplyTo;
 use crate::runtime;
 
 /// Messages of a query by unique key (RocketMQ's `defaultQueryMaxNum`): the client's number is not

@@ -13,9 +13,10 @@ use protocol::{Command, Fields, Header, Language, Serialize};
 
 use super::*;
 use crate::admin::{self, Counters, QueueProgress, QueueStats, Tally, Traffic};
+use crate::call::Peer;
 use crate::catalog::{Group, Topic};
 use crate::config::{Config, Found};
-use crate::mail::{Make, Peer};
+use crate::mail::Make;
 
 mod members;
 mod questions;
