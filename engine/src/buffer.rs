@@ -23,6 +23,27 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering, fence};
 
+/// Asks the processor to fetch what lies there into its cache. A hint: nothing is read, so any address will do.
+#[inline(always)]
+pub fn prefetch<T>(place: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: prefetching an address, whatever it is, has no effect that a program can see.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
+}
+
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
+/// As [`prefetch`], for all of this memory.
+#[inline(always)]
+pub fn prefetch_all(memory: &[u8]) {
+    memory.iter().step_by(LINE).for_each(|byte| prefetch(byte));
+}
+
 /// What positions, lengths and memory of direct I/O are multiples of, in bytes.
 pub const BLOCK: usize = 4096;
 

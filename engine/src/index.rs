@@ -3,6 +3,7 @@
 //!
 //! Cost: [`ENTRY_BYTES`] for each such message, and about 220 bytes an idle queue.
 
+use crate::buffer::prefetch;
 use crate::format::QueueKey;
 use ahash::RandomState;
 use hashbrown::HashMap;
@@ -84,7 +85,7 @@ impl Index {
         if slots[place] != NOWHERE {
             return slots[place];
         }
-        let mut queue = Queue { key, age: 0, min: 0, first: 0, next: 0, len: 0, blocks: VecDeque::new() };
+        let mut queue = Queue::new(key);
         let index = match self.vacant.pop() {
             Some(index) => {
                 queue.age = self.queues[index as usize].age;
@@ -112,6 +113,19 @@ impl Index {
         let queue = &mut self.queues[slot.index as usize];
         queue.drop_below(self.cold);
         (queue.age == slot.age).then_some(queue)
+    }
+
+    /// A message of this queue will be shown soon: its place is fetched into the cache meanwhile. `near`: very soon,
+    /// and the queue itself was fetched already; now its newest block.
+    #[inline]
+    pub fn prefetch(&self, slot: Slot, near: bool) {
+        let queue = &self.queues[slot.index as usize];
+        if near {
+            prefetch(queue.last.as_ptr_range().end);
+        } else {
+            prefetch(queue);
+            prefetch(&queue.last);
+        }
     }
 
     /// The queue, if it ever had a message.
@@ -165,9 +179,7 @@ impl Index {
             let kept = keep(*topic);
             for slot in slots.iter().filter(|slot| !kept && **slot != NOWHERE) {
                 let queue = &mut queues[slot.index as usize];
-                queue.blocks = VecDeque::new();
-                queue.len = 0;
-                queue.age = queue.age.wrapping_add(1);
+                *queue = Queue { age: queue.age.wrapping_add(1), ..Queue::new(queue.key) };
                 vacant.push(slot.index);
             }
             kept
@@ -187,7 +199,11 @@ impl Index {
 }
 
 /// One queue's messages. Its entries are those that a consumer may see.
+///
+/// With very many queues each message finds its own queue cold: so it lies in two lines of the cache, with its
+/// newest block in place, and what is asked of it on each message is not behind another pointer.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Queue {
     key: QueueKey,
     /// How many queues stood in its slot before.
@@ -200,11 +216,21 @@ pub struct Queue {
     next: u64,
     /// Entries in all blocks.
     len: u64,
-    /// All full but the last; entries of the first that are gone were drained.
-    blocks: VecDeque<Vec<Entry>>,
+    /// The log byte of the first entry; `u64::MAX`, if there is none.
+    oldest: u64,
+    /// The newest block.
+    last: Vec<Entry>,
+    /// Those before it, full; of the first one entries that are gone were drained.
+    full: VecDeque<Vec<Entry>>,
 }
+const _: () = assert!(size_of::<Queue>() == 128, "two lines");
 
 impl Queue {
+    fn new(key: QueueKey) -> Queue {
+        let (last, full) = (Vec::new(), VecDeque::new());
+        Queue { key, age: 0, min: 0, first: 0, next: 0, len: 0, oldest: u64::MAX, last, full }
+    }
+
     /// Whose it is.
     pub fn key(&self) -> QueueKey {
         self.key
@@ -234,30 +260,37 @@ impl Queue {
 
     /// How many of those here lie below a log byte.
     fn below(&self, byte: u64) -> u64 {
-        let index = self.blocks.partition_point(|block| block.last().is_some_and(|entry| entry.byte < byte));
-        let Some(block) = self.blocks.get(index) else { return self.len };
-        let before = match index {
-            0 => 0,
-            _ => self.blocks[0].len() + (index - 1) * BLOCK_ENTRIES,
+        let index = self.full.partition_point(|block| block.last().is_some_and(|entry| entry.byte < byte));
+        let (before, block) = match self.full.get(index) {
+            Some(block) if index == 0 => (0, block),
+            Some(block) => (self.full[0].len() + (index - 1) * BLOCK_ENTRIES, block),
+            None => (self.len as usize - self.last.len(), &self.last),
         };
         (before + block.partition_point(|entry| entry.byte < byte)) as u64
     }
 
     /// Makes the message with this offset visible. They come in order.
+    #[inline]
     pub fn show(&mut self, offset: u64, entry: Entry) {
         assert_eq!(offset, self.first + self.len, "queue {:?} grows without holes", self.key);
-        match self.blocks.back_mut() {
-            Some(block) if block.len() < BLOCK_ENTRIES => block.push(entry),
-            _ => {
-                // The first one grows: most queues are slow.
-                let capacity = if self.blocks.is_empty() { KEPT_ENTRIES } else { BLOCK_ENTRIES };
-                let mut block = Vec::with_capacity(capacity);
-                block.push(entry);
-                self.blocks.push_back(block);
-            }
+        if self.last.len() == self.last.capacity().min(BLOCK_ENTRIES) {
+            self.grow();
         }
+        self.last.push(entry);
+        self.oldest = self.oldest.min(entry.byte);
         self.len += 1;
         self.next = self.next.max(offset + 1);
+    }
+
+    /// Makes room for one more entry.
+    #[cold]
+    fn grow(&mut self) {
+        if self.last.len() >= BLOCK_ENTRIES {
+            self.full.push_back(std::mem::replace(&mut self.last, Vec::with_capacity(BLOCK_ENTRIES)));
+        } else {
+            // The first one grows: most queues are slow.
+            self.last.reserve_exact(self.last.capacity().max(KEPT_ENTRIES).min(BLOCK_ENTRIES - self.last.len()));
+        }
     }
 
     /// As [`show`](Queue::show), for a message that recovery found. One that does not continue the queue is
@@ -265,8 +298,8 @@ impl Queue {
     /// messages are still in the log.
     pub fn restore(&mut self, offset: u64, entry: Entry) {
         if offset != self.first + self.len {
-            self.blocks.clear();
-            (self.min, self.first, self.next, self.len) = (offset, offset, offset, 0);
+            let (min, first, next) = (offset, offset, offset);
+            *self = Queue { age: self.age, min, first, next, ..Queue::new(self.key) };
         }
         self.show(offset, entry);
     }
@@ -287,34 +320,34 @@ impl Queue {
     /// The messages from an offset on that lie side by side in memory; none, if it is not here.
     pub fn entries_from(&self, offset: u64) -> &[Entry] {
         let Some(index) = offset.checked_sub(self.first).filter(|index| *index < self.len) else { return &[] };
-        let front = self.blocks.front().map_or(0, |block| block.len() as u64);
-        if index < front {
-            return &self.blocks[0][index as usize..];
-        }
-        let behind = index - front;
-        &self.blocks[1 + (behind / BLOCK_ENTRIES as u64) as usize][(behind % BLOCK_ENTRIES as u64) as usize..]
+        let index = index as usize;
+        let Some(front) = self.full.front() else { return &self.last[index..] };
+        let Some(behind) = index.checked_sub(front.len()) else { return &front[index..] };
+        let block = self.full.get(1 + behind / BLOCK_ENTRIES).unwrap_or(&self.last);
+        &block[behind % BLOCK_ENTRIES..]
     }
 
     fn drop_below(&mut self, cold: u64) {
-        while let Some(block) = self.blocks.front_mut() {
-            if block.first().is_none_or(|entry| entry.byte >= cold) {
-                return;
-            }
-            let gone = block.partition_point(|entry| entry.byte < cold);
-            self.first += gone as u64;
-            self.len -= gone as u64;
-            if gone < block.len() {
-                // The first block alone may be short in front: `entry` counts from its end.
-                block.drain(..gone);
-                return;
-            }
-            if self.blocks.len() == 1 && self.blocks[0].capacity() <= KEPT_ENTRIES {
-                self.blocks[0].clear();
-                return;
-            }
-            self.blocks.pop_front();
+        if self.oldest >= cold {
+            return;
         }
-        self.blocks = VecDeque::new();
+        let mut gone = self.below(cold) as usize;
+        self.first += gone as u64;
+        self.len -= gone as u64;
+        while let Some(block) = self.full.pop_front_if(|block| block.len() <= gone) {
+            gone -= block.len();
+        }
+        match self.full.front_mut() {
+            Some(block) => _ = block.drain(..gone),
+            None => {
+                self.full = VecDeque::new();
+                self.last.drain(..gone);
+                if self.last.is_empty() && self.last.capacity() > KEPT_ENTRIES {
+                    self.last = Vec::new();
+                }
+            }
+        }
+        self.oldest = self.full.front().unwrap_or(&self.last).first().map_or(u64::MAX, |entry| entry.byte);
     }
 }
 
