@@ -1,7 +1,6 @@
 //! Producing: sends (10, 310) and batches (320), and how any message gets into the log (PROTOCOL 2.3,
 //! 3.7, 4.1, 4.9).
 
-use std::fmt::Write;
 use std::net::SocketAddr;
 
 use engine::Ticket;
@@ -30,6 +29,9 @@ mod retry;
 
 /// Longest topic that fits a record whose topic length is one byte; batches know only those.
 const BATCH_TOPIC_BYTES_MAX: usize = names::TOPIC_BYTES_MAX;
+
+/// Messages of a usual batch: so many are read without growing a list.
+const BATCH_USUAL: usize = 64;
 
 /// What the engine wants to know of a stored record, read from its bytes: at recovery, and when a
 /// delayed one is delivered.
@@ -336,7 +338,7 @@ impl Desk {
 
     /// The entries of a batch. `Err` says what is wrong with it.
     fn entries<'a>(&self, body: &'a [u8]) -> Result<Vec<BatchEntry<'a>>, String> {
-        let mut entries = Vec::new();
+        let mut entries = Vec::with_capacity(BATCH_USUAL);
         for entry in BatchEntries::new(body) {
             if entries.len() == BATCH_RECORDS_MAX as usize {
                 return Err(format!("a batch has at most {BATCH_RECORDS_MAX} messages"));
@@ -425,9 +427,10 @@ impl Desk {
         if is_send(reply.code) {
             self.ids.clear();
             for stored in stored {
-                let comma = if self.ids.is_empty() { "" } else { "," };
-                write!(self.ids, "{comma}{}", offset_id(stored, &self.settings))
-                    .expect("writing into memory cannot fail");
+                if !self.ids.is_empty() {
+                    self.ids.push(',');
+                }
+                offset_id(stored, &self.settings).append(&mut self.ids);
             }
             answer.plain("msgId", &self.ids);
             let offset = stored.first().map_or(0, |stored| stored.queue_offset);

@@ -37,6 +37,12 @@ impl OffsetId {
         Some(OffsetId { host: SocketAddr::new(ip, port), offset: i64::from_be_bytes(*offset) })
     }
 
+    /// Appends it to a text: without the detour through `fmt`, for batches that have many.
+    #[inline]
+    pub fn append(self, out: &mut String) {
+        out.push_str(self.hex().as_str());
+    }
+
     #[inline]
     pub(crate) fn hex(self) -> Hex {
         let mut hex = Hex::default();
