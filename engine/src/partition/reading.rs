@@ -2,6 +2,7 @@
 //! given at once; for the rest a cold read starts, and whoever asked asks again.
 
 use super::{Effect, Partition, State, local, purpose};
+use crate::buffer::prefetch_all;
 use crate::format::crc32c;
 use crate::format::{BLOCK_BYTES, Kind, Position, QueueKey, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES};
 use crate::index::{Entry, Span};
@@ -26,6 +27,9 @@ pub struct PullLimits {
     /// Index entries looked at, at most.
     pub scan: u32,
 }
+
+/// Whoever pulls is about to copy small messages: those are fetched into the cache while others are looked up.
+const AHEAD_BYTES_MAX: usize = 4 << 10;
 
 /// What a pull gives.
 #[derive(Debug)]
@@ -114,6 +118,7 @@ impl Partition {
                     Fetched::Here(message) => {
                         bytes += message.len();
                         used = Some(entry.byte);
+                        prefetch_all(&message[..message.len().min(AHEAD_BYTES_MAX)]);
                         messages.push(message);
                     }
                     // What is here already goes out; the rest is asked for again.
