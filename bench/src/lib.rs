@@ -17,4 +17,5 @@ pub mod run;
 pub mod socket;
 pub mod stats;
 pub mod store;
+pub mod timer;
 pub mod units;

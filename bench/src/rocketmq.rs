@@ -9,6 +9,7 @@ use crate::requests::{Answers, Cursor, Requests, topic};
 use crate::run::{Measured, Start};
 use crate::socket::{self, Receiver};
 use crate::stats::{Answered, Direction, Live, Pace, Stats};
+use crate::timer::Timer;
 use protocol::Command;
 use protocol::codes::{request, response};
 use protocol::headers::{CreateTopic, OffsetAnswer, QueueOf};
@@ -28,8 +29,6 @@ const DRAIN: Duration = Duration::from_secs(10);
 const DRAIN_STOPPED: Duration = Duration::from_secs(1);
 /// How often a stop is looked for; SIGINT comes to another thread.
 const STOP_INTERVAL: Duration = Duration::from_millis(20);
-/// tokio's timer is this coarse: what is nearer is waited for by turning, on a CPU that is ours.
-const TIMER: Duration = Duration::from_millis(2);
 /// How long a question before the run may take.
 const ASK: Duration = Duration::from_secs(30);
 
@@ -108,7 +107,7 @@ async fn measure(job: &Job, live: &Arc<Live>, start: &Start) -> io::Result<Measu
         let stats = Rc::clone(all_stats.last().expect("just pushed"));
         connections.push(Rc::new(Connection::new(connections.len(), stream, requests, stats, job)));
     }
-    pause_until(first).await;
+    Timer::new()?.wait_until(first).await?;
     for connection in &connections {
         tokio_uring::spawn(watched(Rc::clone(&shared), write(Rc::clone(&shared), Rc::clone(connection))));
         tokio_uring::spawn(watched(
@@ -116,8 +115,8 @@ async fn measure(job: &Job, live: &Arc<Live>, start: &Start) -> io::Result<Measu
             read(Rc::clone(&shared), Rc::clone(connection), Arc::clone(live)),
         ));
     }
-    if shared.pace.is_some() {
-        tokio_uring::spawn(keep_pace(Rc::clone(&shared), connections.clone()));
+    if let Some(pace) = shared.pace {
+        tokio_uring::spawn(watched(Rc::clone(&shared), keep_pace(Rc::clone(&shared), pace, connections.clone())));
     }
     let cpu_begin = supervise(&shared, &connections, live, begin).await;
     let cpu_end = job.pid.and_then(cpu_time);
@@ -178,6 +177,7 @@ async fn watched(shared: Rc<Shared>, task: impl Future<Output = io::Result<()>>)
 
 async fn write(shared: Rc<Shared>, connection: Rc<Connection>) -> io::Result<()> {
     let job = &shared.job;
+    let mut pause = if job.thinktime.is_zero() { None } else { Some(Timer::new()?) };
     loop {
         let now = Instant::now();
         let issued = connection.issued.get();
@@ -216,8 +216,8 @@ async fn write(shared: Rc<Shared>, connection: Rc<Connection>) -> io::Result<()>
         let (result, bytes) = connection.stream.write_all(bytes.slice(range)).await;
         result?;
         connection.requests.borrow_mut().give_back(bytes.into_inner());
-        if !job.thinktime.is_zero() {
-            pause_until(Instant::now() + job.thinktime).await;
+        if let Some(pause) = &mut pause {
+            pause.wait_until(Instant::now() + job.thinktime).await?;
         }
     }
 }
@@ -283,8 +283,8 @@ async fn read(shared: Rc<Shared>, connection: Rc<Connection>, live: Arc<Live>) -
 }
 
 /// Releases requests as they fall due, dealt to the connections in turn.
-async fn keep_pace(shared: Rc<Shared>, connections: Vec<Rc<Connection>>) {
-    let Some(pace) = shared.pace else { return };
+async fn keep_pace(shared: Rc<Shared>, pace: Pace, connections: Vec<Rc<Connection>>) -> io::Result<()> {
+    let mut timer = Timer::new()?;
     let (count, mut released) = (connections.len() as u64, 0);
     while !shared.over.get() {
         let now = Instant::now();
@@ -299,24 +299,9 @@ async fn keep_pace(shared: Rc<Shared>, connections: Vec<Rc<Connection>>) {
             }
             released = due;
         }
-        pause_until(pace.due(released)).await;
+        timer.wait_until(pace.due(released)).await?;
     }
-}
-
-/// Waits to some microseconds: by the timer while it is far, then by turning the ring. It always turns once.
-/// (Giving way to other tasks would not do: tokio then polls its driver without handing the ring what is
-/// queued.)
-async fn pause_until(when: Instant) {
-    if let Some(coarse) = when.checked_duration_since(Instant::now()).and_then(|left| left.checked_sub(TIMER)) {
-        tokio::time::sleep(coarse).await;
-    }
-    loop {
-        // Its outcome says nothing: it is there to go through the kernel once.
-        let _ = tokio_uring::no_op().await;
-        if Instant::now() >= when {
-            return;
-        }
-    }
+    Ok(())
 }
 
 async fn create(client: &Client, job: &Job, name: &str) -> io::Result<()> {
