@@ -72,6 +72,11 @@ fn properties() {
 }
 
 #[test]
+fn sql_expressions() {
+    fuzz("sql");
+}
+
+#[test]
 fn batches() {
     fuzz("batch");
 }

@@ -15,6 +15,7 @@ use engine::partition::{Effect, Partition, Pull, PullLimits};
 use protocol::codes::request;
 use protocol::headers::SendMessage;
 use protocol::message::{self, StoredMessage};
+use protocol::sql::Expression;
 use protocol::{Header, Serialize, frame};
 use std::hint::black_box;
 use std::path::Path;
@@ -122,6 +123,36 @@ fn protocol(c: &mut Criterion) {
     group.bench_function("describe a stored message", |b| {
         b.iter(|| black_box(message::describe(black_box(&out))));
     });
+    group.finish();
+}
+
+/// SQL filters, on what consumers usually ask, over ten properties.
+fn filters(c: &mut Criterion) {
+    let mut properties = PROPERTIES.to_owned();
+    for (name, value) in [
+        ("region", "eu-west-1"),
+        ("age", "42"),
+        ("amount", "129.95"),
+        ("currency", "EUR"),
+        ("kind", "order"),
+        ("priority", "7"),
+        ("source", "checkout-service"),
+    ] {
+        protocol::properties::append(&mut properties, name, value);
+    }
+    let mut group = c.benchmark_group("sql");
+    group.throughput(Throughput::Elements(1));
+    let long = "age > 16 AND age < 99 AND amount BETWEEN 100 AND 1000 AND region IN ('eu-west-1', 'us-east-1', 'eu-north-1') \
+                AND currency = 'EUR' AND kind <> 'refund' AND priority >= 5 AND source STARTSWITH 'check' \
+                AND TAGS IS NOT NULL AND (WAIT = 'true' OR coupon IS NULL)";
+    for (name, text) in [("one comparison", "age > 16"), ("ten properties", long)] {
+        let expression = Expression::compile(text).expect("it is legal");
+        assert!(expression.matches(&properties));
+        group.bench_function(format!("evaluate {name}"), |b| {
+            b.iter(|| black_box(&expression).matches(black_box(&properties)));
+        });
+    }
+    group.bench_function("compile ten properties", |b| b.iter(|| Expression::compile(black_box(long)).is_ok()));
     group.finish();
 }
 
@@ -323,5 +354,5 @@ impl NullDisk {
     }
 }
 
-criterion_group!(benches, protocol, batches, engine, mailbox, core);
+criterion_group!(benches, protocol, filters, batches, engine, mailbox, core);
 criterion_main!(benches);

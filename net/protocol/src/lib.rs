@@ -17,6 +17,7 @@ mod noise;
 pub mod properties;
 mod scan;
 pub mod shape;
+pub mod sql;
 
 pub use answer::AnswerWriter;
 pub use command::{Command, CommandError, Header, Language, Serialize};

@@ -299,6 +299,11 @@ pub fn tag_hash_of(properties: &str) -> i64 {
     properties::get(properties, properties::name::TAGS).map_or(0, tag_hash)
 }
 
+/// The properties of one whole record. `None`: it is not one. The body's checksum is not looked at.
+pub fn properties_of(record: &[u8]) -> Option<&str> {
+    StoredMessage::read(record).ok().map(|(message, _)| message.properties)
+}
+
 /// Describes one whole record. `None`: it is not one. The body's checksum is not looked at.
 pub fn describe(record: &[u8]) -> Option<Description<'_>> {
     let (message, _) = StoredMessage::read(record).ok()?;

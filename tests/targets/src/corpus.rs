@@ -162,6 +162,21 @@ pub fn properties() -> Vec<Vec<u8>> {
     table.iter().map(|(name, text)| [&[name.len() as u8], name.as_bytes(), text.as_bytes()].concat()).collect()
 }
 
+/// Expressions of every form, each before properties.
+pub fn expressions() -> Vec<Vec<u8>> {
+    let text = "a\u{1}5\u{2}b\u{1}xyz\u{2}c\u{1}1.5\u{2}";
+    let table = [
+        "a = 5 AND b <> 'x''y' OR NOT (c > 1.5E0)",
+        "a BETWEEN -1 AND 10L and c not between .5 and 1.",
+        "b IN ('x', 'xyz') OR b NOT IN ('y')",
+        "b CONTAINS 'y' AND b STARTSWITH 'x' AND b NOT ENDSWITH 'a'",
+        "d IS NULL AND a IS NOT NULL /* here */ -- and\n AND TRUE = FALSE",
+        "a = 'x",
+        "((a > b) = (b <= c)) <> TRUE",
+    ];
+    table.iter().map(|expression| [expression.as_bytes(), &[0], text.as_bytes()].concat()).collect()
+}
+
 /// Batches with and without records, and one with facts.
 pub fn batches() -> Vec<Vec<u8>> {
     let mut found = Vec::new();

@@ -24,12 +24,13 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "frame", run: wire::frame, corpus: corpus::frames, rounds: 20_000 },
     Target { name: "header_json", run: wire::header_json, corpus: corpus::headers_json, rounds: 20_000 },
     Target { name: "header_binary", run: wire::header_binary, corpus: corpus::headers_binary, rounds: 20_000 },
     Target { name: "message", run: wire::message, corpus: corpus::messages, rounds: 20_000 },
     Target { name: "properties", run: wire::properties, corpus: corpus::properties, rounds: 20_000 },
+    Target { name: "sql", run: wire::sql, corpus: corpus::expressions, rounds: 20_000 },
     Target { name: "batch", run: disk::batch, corpus: corpus::batches, rounds: 20_000 },
     Target { name: "recovery", run: disk::recovery, corpus: corpus::recoveries, rounds: 1_500 },
 ];

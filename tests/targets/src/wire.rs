@@ -7,6 +7,7 @@ use protocol::frame::FRAME_BYTES_MAX;
 use protocol::headers::SendMessage;
 use protocol::message::{self, BatchEntries};
 use protocol::properties::{self as text, PROPERTIES_BYTES_MAX};
+use protocol::sql::Expression;
 use protocol::{Command, Frames, Header, Serialize, StoredMessage};
 
 /// However a stream is cut into pieces, the same frames come out of it; what decodes survives the way back.
@@ -132,4 +133,29 @@ pub fn properties(data: &[u8]) {
     let mut wanted = others;
     wanted.push((name.to_owned(), "value".to_owned()));
     assert_eq!(pairs(&new), wanted);
+}
+
+/// An expression that compiles says of a message what it says in parentheses, behind a comment and with the opposite
+/// beside it; one that does not names a place in it.
+///
+/// `| expression | 0 | properties |`
+pub fn sql(data: &[u8]) {
+    let mut parts = data.splitn(2, |byte| *byte == 0);
+    let mut part = || std::str::from_utf8(parts.next().unwrap_or_default());
+    let (Ok(expression), Ok(properties)) = (part(), part()) else { return };
+    let compiled = match Expression::compile(expression) {
+        Ok(compiled) => compiled,
+        Err(error) => {
+            let line = expression.split('\n').nth(error.line - 1).expect("the line is there");
+            return assert!((1..=line.chars().count() + 1).contains(&error.column), "{error}");
+        }
+    };
+    let matches = compiled.matches(properties);
+    // Longer and deeper than what is just allowed, these may be refused.
+    if let Ok(again) = Expression::compile(&format!("-- c\n/**/({expression}\n)")) {
+        assert_eq!(again.matches(properties), matches);
+    }
+    if let Ok(opposite) = Expression::compile(&format!("NOT ({expression}\n)")) {
+        assert!(!(matches && opposite.matches(properties)));
+    }
 }
