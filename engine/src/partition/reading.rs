@@ -67,6 +67,19 @@ impl Partition {
         limits: PullLimits,
         wants: &dyn Fn(i64) -> bool,
     ) -> (Pull, Span) {
+        self.pull_matching(key, offset, limits, wants, None)
+    }
+
+    /// As [`pull`](Partition::pull), of those only that `matches`: it is shown each stored message whose tag hash is
+    /// wanted. [`PullLimits::scan`] bounds how many.
+    pub fn pull_matching(
+        &mut self,
+        key: QueueKey,
+        offset: u64,
+        limits: PullLimits,
+        wants: &dyn Fn(i64) -> bool,
+        matches: Option<&dyn Fn(&[u8]) -> bool>,
+    ) -> (Pull, Span) {
         if !self.is_readable() {
             return (Pull::Opening, Span { min: 0, max: 0 });
         }
@@ -84,6 +97,9 @@ impl Partition {
         let mut messages = Vec::with_capacity(limits.messages.min(PULL_CAPACITY) as usize);
         let mut bytes = 0;
         let (mut next, mut used) = (offset, None);
+        // Some that were read do not match: what lies behind them is an answer, or a queue whose messages do not
+        // fit the cold reads' memory together would be read again and again.
+        let mut passed = false;
         let stop = span.max.min(offset + u64::from(limits.scan.max(1)));
         let (mut cold, mut cursor) = (None, None);
         while next < stop && messages.len() < limits.messages as usize {
@@ -116,13 +132,18 @@ impl Partition {
                 }
                 match fetch(self.log.tail(), &self.loads, entry.byte, entry.length) {
                     Fetched::Here(message) => {
-                        bytes += message.len();
                         used = Some(entry.byte);
-                        prefetch_all(&message[..message.len().min(AHEAD_BYTES_MAX)]);
-                        messages.push(message);
+                        if matches.is_some_and(|matches| !matches(&message)) {
+                            passed = true;
+                        } else {
+                            prefetch_all(&message[..message.len().min(AHEAD_BYTES_MAX)]);
+                            bytes += message.len();
+                            messages.push(message);
+                        }
                     }
                     // What is here already goes out; the rest is asked for again.
                     _ if !messages.is_empty() => break,
+                    Fetched::Damaged if passed => break,
                     Fetched::Damaged => {
                         return (Pull::Damaged(Position::pack(self.config.partition, entry.byte)), span);
                     }
@@ -139,10 +160,11 @@ impl Partition {
         }
         self.want_runs();
         if let Some(entry) = cold {
-            return match self.load(entry.byte, entry.length) {
-                Some(load) => (Pull::Loading(load), span),
-                None => (Pull::Damaged(Position::pack(self.config.partition, entry.byte)), span),
-            };
+            match self.load(entry.byte, entry.length) {
+                _ if passed => {}
+                Some(load) => return (Pull::Loading(load), span),
+                None => return (Pull::Damaged(Position::pack(self.config.partition, entry.byte)), span),
+            }
         }
         if let Some(byte) = used {
             self.read_ahead(byte);
