@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
-use protocol::bodies::{SUB_ALL, SubscriptionData, TYPE_TAG};
+use protocol::bodies::{SUB_ALL, SubscriptionData, TYPE_SQL92, TYPE_TAG};
 use protocol::ids::tag_hash;
 use protocol::names::perm;
+use protocol::sql::Expression;
 use serde::{Deserialize, Serialize};
 
 pub use protocol::bodies::{DataVersion, MessageModel, SubscriptionGroupConfig, TopicConfig};
@@ -246,13 +247,17 @@ pub struct Subscription {
     pub wants: Wants,
 }
 
-/// A filter by tag hash.
+/// Which messages a filter lets through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wants {
     /// Everything.
     All,
     /// Messages with one of these hashes (Java's `String.hashCode`), sorted.
     Tags(Vec<i32>),
+    /// Messages whose properties match an expression.
+    Sql(Arc<Expression>),
+    /// Nothing: the expression cannot be read, for this reason.
+    Wrong(Arc<str>),
 }
 
 impl Wants {
@@ -262,6 +267,28 @@ impl Wants {
         match self {
             Wants::All => true,
             Wants::Tags(tags) => tags.binary_search(&(tag_hash as i32)).is_ok(),
+            Wants::Sql(_) => true,
+            Wants::Wrong(_) => false,
+        }
+    }
+
+    /// What a message's properties must match besides.
+    #[inline]
+    pub fn expression(&self) -> Option<&Expression> {
+        match self {
+            Wants::Sql(expression) => Some(expression),
+            _ => None,
+        }
+    }
+
+    /// Those that match an expression of this type; not that of tags.
+    pub fn of_expression(kind: &str, text: &str) -> Wants {
+        if kind != TYPE_SQL92 {
+            return Wants::Wrong(format!("there is no expression type {kind}").into());
+        }
+        match Expression::compile(text) {
+            Ok(expression) => Wants::Sql(Arc::new(expression)),
+            Err(error) => Wants::Wrong(error.to_string().into()),
         }
     }
 
@@ -277,8 +304,11 @@ impl Wants {
 impl Subscription {
     /// What a client said. One that leaves the codes of its tags out gets them computed.
     pub fn of(data: &SubscriptionData) -> Subscription {
-        let wants = if data.sub_string == SUB_ALL || data.class_filter_mode {
+        let is_tag_type = data.expression_type.is_empty() || data.expression_type == TYPE_TAG;
+        let wants = if data.class_filter_mode || is_tag_type && data.sub_string == SUB_ALL {
             Wants::All
+        } else if !is_tag_type {
+            Wants::of_expression(&data.expression_type, &data.sub_string)
         } else if data.code_set.is_empty() {
             Wants::of_codes(data.tags_set.iter().map(|tag| tag_hash(tag) as i32))
         } else {

@@ -10,12 +10,13 @@ use engine::format::QueueKey;
 use engine::io::Pieces;
 use engine::partition::{Pull as Pulled, PullLimits};
 use protocol::Header;
-use protocol::bodies::{MessageModel, SubscriptionData};
+use protocol::bodies::{MessageModel, SubscriptionData, TYPE_TAG};
 use protocol::codes::{request, response};
 use protocol::headers::{
     OffsetAnswer, PullAnswer, PullMessage, QueryConsumerOffset, QueueOf, SearchOffset, TimestampAnswer,
     UpdateConsumerOffset, ViewMessage,
 };
+use protocol::message;
 use protocol::names::{perm, pull_flag};
 
 use crate::answer::BUSY;
@@ -30,6 +31,11 @@ pub const PARK_MS_MAX: u64 = 60_000;
 /// Records from this size on are sent from where they lie; smaller ones are copied together, which
 /// costs less than their share of a long list of pieces. Bytes.
 pub const SHARE_BYTES_MIN: usize = 4096;
+
+/// Messages that one pull compares with an SQL expression: about a millisecond of a turn. 1,024.
+pub const MATCHED_MAX: u32 = 1_024;
+/// Expressions of pulls that are kept compiled, per core. 32: a look-up is a walk over them.
+pub const COMPILED_MAX: usize = 32;
 
 /// A stock broker takes so much of its log for being in memory, in percent of the host's
 /// (`accessMessageInMemoryMaxRatio`).
@@ -104,10 +110,20 @@ impl Desk {
         let may_park = pull.until_ms > now_ms;
         let (found, span) = match u64::try_from(pull.offset) {
             Ok(offset) => {
-                let limits =
+                let mut limits =
                     PullLimits { messages: pull.messages, bytes: pull.bytes, scan: self.settings.limits.pull_scan };
                 let filter = &pull.filter;
-                self.partitions[local].pull(pull.key(), offset, limits, &|tag_hash| filter.wants(tag_hash))
+                let wants = |tag_hash| filter.wants(tag_hash);
+                match filter.expression() {
+                    None => self.partitions[local].pull(pull.key(), offset, limits, &wants),
+                    Some(expression) => {
+                        limits.scan = limits.scan.min(MATCHED_MAX);
+                        let matches = |record: &[u8]| {
+                            message::properties_of(record).is_some_and(|properties| expression.matches(properties))
+                        };
+                        self.partitions[local].pull_matching(pull.key(), offset, limits, &wants, Some(&matches))
+                    }
+                }
             }
             Err(_) => (Pulled::OutOfRange, self.partitions[local].span(pull.key())),
         };
@@ -315,17 +331,8 @@ impl Desk {
 
     /// What a pull wants, from its header or from its group. `None`: the pull was refused.
     fn filter(&mut self, reply: &ReplyTo, asked: &PullMessage<'_>) -> Option<Filter> {
-        const SQL: &str = "The broker does not support consumer to filter message by SQL92";
         if asked.sys_flag & pull_flag::SUBSCRIPTION != 0 {
-            if !matches!(asked.expression_type, None | Some("" | "TAG")) {
-                self.refuse(reply, response::SYSTEM_ERROR, SQL);
-                return None;
-            }
-            let wants = wants_of(asked.topic, asked.subscription.unwrap_or(""));
-            if wants.is_none() {
-                self.refuse(reply, response::SUBSCRIPTION_PARSE_FAILED, "parse the consumer's subscription failed");
-            }
-            return wants.map(Filter::Own);
+            return self.own_filter(reply, asked).map(Filter::Own);
         }
         let Some(live) = self.catalog.subscriptions(asked.consumer_group).cloned() else {
             self.refuse(reply, response::SUBSCRIPTION_NOT_EXIST, "the consumer's group info not exist");
@@ -345,11 +352,43 @@ impl Desk {
             self.refuse(reply, response::SUBSCRIPTION_NOT_LATEST, "the consumer's subscription not latest");
             return None;
         }
-        if !subscription.is_tag_type() {
-            self.refuse(reply, response::SYSTEM_ERROR, SQL);
+        if !subscription.is_tag_type() && !self.settings.property_filter {
+            self.refuse(reply, response::SYSTEM_ERROR, &no_filter(&subscription.expression_type));
+            return None;
+        }
+        if let Wants::Wrong(reason) = &subscription.wants {
+            let remark =
+                format!("The broker's consumer filter data is not exist!Your expression may be wrong! {reason}");
+            self.refuse(reply, response::FILTER_DATA_NOT_EXIST, &remark);
             return None;
         }
         Some(Filter::Group(subscription.clone()))
+    }
+
+    /// What a pull itself says that it wants. `None`: it was refused.
+    fn own_filter(&mut self, reply: &ReplyTo, asked: &PullMessage<'_>) -> Option<Wants> {
+        let text = asked.subscription.unwrap_or("");
+        let kind = asked.expression_type.unwrap_or("");
+        let wants = if matches!(kind, "" | TYPE_TAG) {
+            wants_of(asked.topic, text)
+        } else if !self.settings.property_filter {
+            self.refuse(reply, response::SYSTEM_ERROR, &no_filter(kind));
+            return None;
+        } else {
+            Some(self.compiled.get(kind, text))
+        };
+        match wants {
+            Some(Wants::Wrong(reason)) => {
+                let remark = format!("parse the consumer's subscription failed: {reason}");
+                self.refuse(reply, response::SUBSCRIPTION_PARSE_FAILED, &remark);
+                None
+            }
+            None => {
+                self.refuse(reply, response::SUBSCRIPTION_PARSE_FAILED, "parse the consumer's subscription failed");
+                None
+            }
+            wants => wants,
+        }
     }
 
     fn forbid(&mut self, reply: &ReplyTo, why: Forbidden, remark: &str) {
@@ -426,6 +465,33 @@ fn push_pull(header: &mut Header, next: u64, span: Span) {
     answer.push(&mut header.fields);
 }
 
+/// The answer to who filters by something else than tags, where that is off.
+pub(crate) fn no_filter(kind: &str) -> String {
+    format!("The broker does not support consumer to filter message by {kind}")
+}
+
+/// Expressions that pulls brought with them, compiled: such a consumer says the same in each.
+#[derive(Debug, Default)]
+pub struct Compiled {
+    /// Expression and type, and what is made of them; the latest last.
+    latest: Vec<(String, String, Wants)>,
+}
+
+impl Compiled {
+    /// What this expression wants. Cost: a look at [`COMPILED_MAX`] texts; one that is not there is compiled.
+    pub fn get(&mut self, kind: &str, text: &str) -> Wants {
+        if let Some((.., wants)) = self.latest.iter().rev().find(|(known, of, _)| known == text && of == kind) {
+            return wants.clone();
+        }
+        if self.latest.len() == COMPILED_MAX {
+            self.latest.remove(0);
+        }
+        let wants = Wants::of_expression(kind, text);
+        self.latest.push((text.to_owned(), kind.to_owned(), wants.clone()));
+        wants
+    }
+}
+
 /// The body of a pull's answer: records one behind the other, small ones in one copy.
 fn gather(messages: &[Bytes]) -> Pieces {
     let is_small = |message: &&Bytes| message.len() < SHARE_BYTES_MIN;
@@ -474,6 +540,20 @@ mod tests {
         ] {
             assert_eq!(wants_of("T", expression), wanted, "{expression:?}");
         }
+    }
+
+    #[test]
+    fn expressions_of_pulls_are_compiled_once() {
+        let mut compiled = Compiled::default();
+        let Wants::Sql(first) = compiled.get("SQL92", "a = 0") else { panic!("it is legal") };
+        for number in 1..COMPILED_MAX {
+            assert!(matches!(compiled.get("SQL92", &format!("a = {number}")), Wants::Sql(_)));
+        }
+        let Wants::Sql(again) = compiled.get("SQL92", "a = 0") else { panic!("it is legal") };
+        assert!(Arc::ptr_eq(&first, &again));
+        assert!(matches!(compiled.get("SQL93", "a = 0"), Wants::Wrong(_)));
+        assert!(matches!(compiled.get("SQL92", "a ="), Wants::Wrong(_)));
+        assert_eq!(compiled.latest.len(), COMPILED_MAX);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::answer::{BUSY, LOG_BUSY, Replies};
 use crate::call::{Call, ConnectionId, Peer, ReplyTo, Request};
 use crate::catalog::{Catalog, OFFSET_KEY};
 use crate::config::Settings;
+use crate::consume::Compiled;
 use crate::inquiry::Inquiry;
 use crate::mail::{Mail, Mailboxes, Outbox};
 use crate::parked::{Ask, Cold, Loading, Parked, Pull};
@@ -93,6 +94,8 @@ pub struct Desk {
     pub(crate) text: String,
     /// Memory for message ids.
     pub(crate) ids: String,
+    /// Expressions that pulls brought with them.
+    pub(crate) compiled: Compiled,
     woken: Vec<Pull>,
     orders: Vec<Order>,
 }
@@ -131,6 +134,7 @@ impl Desk {
             stored: Vec::new(),
             text: String::new(),
             ids: String::new(),
+            compiled: Compiled::default(),
             woken: Vec::new(),
             orders: Vec::new(),
             settings,

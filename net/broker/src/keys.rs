@@ -128,6 +128,7 @@ pub const KEYS: &[Key] = &[
     switch("broker.broker_topic", true, "The topic named after the broker may be written."),
     switch("broker.trace_topic", false, "Have the topic RMQ_SYS_TRACE_TOPIC for message traces."),
     switch("broker.trace_on", true, "Tell clients that traces are wanted (TRACE_ON)."),
+    switch("broker.property_filter", true, "Consumers may filter by SQL92 (enablePropertyFilter; off in RocketMQ). Off: code 1. It costs only those who do."),
     number("broker.topic_queues", Count, 8, 1, 1_024, "Queues of TBW102, and so the most that an automatic topic gets."),
     text("broker.message_delay_level", LEVELS_DEFAULT,
          "1 to 64 delays such as `1s 5s 10m 2h`, each at most 10 years", is_delay_levels, "The delay levels, from level 1; retries start at level 3."),

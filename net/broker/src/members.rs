@@ -46,9 +46,22 @@ struct ConsumerGroup {
     clients: BTreeMap<ConnectionId, Client>,
     /// As the last heartbeat said: type, model, where from; the subscriptions stand below.
     about: About,
-    subscriptions: BTreeMap<Arc<str>, SubscriptionData>,
+    subscriptions: BTreeMap<Arc<str>, Subscribed>,
     /// Of the last heartbeat's subscriptions, made by a client of version 5; else 0.
     fingerprint: i32,
+}
+
+/// What a client said of a topic, and what is made of it: an expression is compiled once.
+#[derive(Debug)]
+struct Subscribed {
+    data: SubscriptionData,
+    made: Arc<Subscription>,
+}
+
+impl Subscribed {
+    fn new(data: SubscriptionData) -> Subscribed {
+        Subscribed { made: Arc::new(Subscription::of(&data)), data }
+    }
 }
 
 #[derive(Debug)]
@@ -216,7 +229,7 @@ impl Members {
         Some(Subscriptions {
             group: name.clone(),
             model: group.about.model,
-            topics: topics.map(|(topic, data)| (topic.clone(), Arc::new(Subscription::of(data)))).collect(),
+            topics: topics.map(|(topic, subscribed)| (topic.clone(), subscribed.made.clone())).collect(),
         })
     }
 
@@ -249,7 +262,7 @@ impl Members {
         let table = group.subscriptions.iter();
         Some(ConsumerConnection {
             connection_set: group.clients.values().map(connection_of).collect(),
-            subscription_table: table.map(|(topic, data)| (topic.to_string(), data.clone())).collect(),
+            subscription_table: table.map(|(topic, known)| (topic.to_string(), known.data.clone())).collect(),
             consume_type: group.about.consume_type,
             message_model: group.about.model,
             consume_from_where: group.about.from_where,
@@ -317,10 +330,10 @@ impl ConsumerGroup {
         let mut is_changed = self.subscriptions.len() != before;
         for data in subscriptions {
             match self.subscriptions.get_mut(data.topic.as_str()) {
-                Some(known) if known.sub_version >= data.sub_version => {}
-                Some(known) => *known = data,
+                Some(known) if known.data.sub_version >= data.sub_version => {}
+                Some(known) => *known = Subscribed::new(data),
                 None => {
-                    self.subscriptions.insert(data.topic.as_str().into(), data);
+                    self.subscriptions.insert(data.topic.as_str().into(), Subscribed::new(data));
                     is_changed = true;
                 }
             }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 use engine::format::QueueKey;
 use hashbrown::{HashMap, HashSet};
+use protocol::sql::Expression;
 
 use crate::call::{ConnectionId, ReplyTo, Request};
 use crate::catalog::{Subscription, Topic, Wants};
@@ -53,9 +54,20 @@ impl Filter {
     /// Whether a message with this tag hash is wanted.
     #[inline]
     pub fn wants(&self, tag_hash: i64) -> bool {
+        self.all().tag(tag_hash)
+    }
+
+    /// What a message's properties must match besides.
+    #[inline]
+    pub fn expression(&self) -> Option<&Expression> {
+        self.all().expression()
+    }
+
+    #[inline]
+    fn all(&self) -> &Wants {
         match self {
-            Filter::Group(subscription) => subscription.wants.tag(tag_hash),
-            Filter::Own(wants) => wants.tag(tag_hash),
+            Filter::Group(subscription) => &subscription.wants,
+            Filter::Own(wants) => wants,
         }
     }
 }

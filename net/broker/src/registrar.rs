@@ -236,7 +236,7 @@ impl Registrar {
             request::UNREGISTER_CLIENT => {
                 self.unregister(request.peer.connection, &UnregisterClient::parse(fields).map_err(wrong_field)?)
             }
-            request::CHECK_CLIENT_CONFIG => membership::check_client(&request.body),
+            request::CHECK_CLIENT_CONFIG => self.check_client(&request.body),
             request::GET_CONSUMER_LIST_BY_GROUP => {
                 self.consumer_list(ConsumerGroup::parse(fields).map_err(wrong_field)?.consumer_group)
             }

@@ -177,7 +177,7 @@ pub fn properties(settings: &Settings) -> String {
         ("clusterTopicEnable", settings.cluster_topic.to_string()),
         ("defaultTopicQueueNums", settings.topic_queues.to_string()),
         ("diskMaxUsedSpaceRatio", settings.disk_clean_percent.to_string()),
-        ("enablePropertyFilter", "false".to_owned()),
+        ("enablePropertyFilter", settings.property_filter.to_string()),
         ("fileReservedTime", settings.retention_hours.to_string()),
         ("flushDiskType", flush.to_owned()),
         ("flushIntervalCommitLog", settings.flush_interval_ms.to_string()),

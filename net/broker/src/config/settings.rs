@@ -63,6 +63,8 @@ pub struct Settings {
     pub trace_topic: bool,
     /// `broker.trace_on`.
     pub trace_on: bool,
+    /// `broker.property_filter`.
+    pub property_filter: bool,
     /// `broker.topic_queues`.
     pub topic_queues: i32,
     /// Milliseconds of each delay level; level 1 is at index 0. Never empty.
@@ -173,6 +175,7 @@ impl Config {
             broker_topic: self.switch("broker.broker_topic"),
             trace_topic: self.switch("broker.trace_topic"),
             trace_on: self.switch("broker.trace_on"),
+            property_filter: self.switch("broker.property_filter"),
             topic_queues: self.number("broker.topic_queues") as i32,
             delay_levels: keys::delay_levels(levels).expect("levels were checked when they were set"),
             delay_levels_text: levels.into(),

@@ -12,7 +12,8 @@ use super::configuration::retry_queues;
 use super::{Order, Outcome, Registrar, body_that_fits, system_error, wrong_body};
 use crate::answer::Answer;
 use crate::call::{ConnectionId, Request};
-use crate::catalog::{Group, Topic};
+use crate::catalog::{Group, Subscription, Topic, Wants};
+use crate::consume::no_filter;
 use crate::members::{Beat, CLIENT_ID_BYTES_MAX, Client};
 use crate::topics;
 
@@ -159,16 +160,22 @@ impl Registrar {
     }
 }
 
-/// Code 46: may a client filter like this? Tags always; SQL is not there yet.
-pub(super) fn check_client(body: &[u8]) -> Result<Outcome, Answer> {
-    if !body.is_empty() {
-        let check: CheckClient = bodies::decode(body).map_err(wrong_body)?;
-        let kind = check.subscription_data.expression_type;
-        if !kind.is_empty() && kind != bodies::TYPE_TAG {
-            return Err(system_error(format!("The broker does not support consumer to filter message by {kind}")));
+/// Code 46.
+impl Registrar {
+    /// May a client filter like this? A client asks before it subscribes.
+    pub(super) fn check_client(&self, body: &[u8]) -> Result<Outcome, Answer> {
+        if !body.is_empty() {
+            let check: CheckClient = bodies::decode(body).map_err(wrong_body)?;
+            let subscription = Subscription::of(&check.subscription_data);
+            if !subscription.is_tag_type() && !self.settings.property_filter {
+                return Err(system_error(no_filter(&subscription.expression_type)));
+            }
+            if let Wants::Wrong(reason) = &subscription.wants {
+                return Err(Answer::refusal(response::SUBSCRIPTION_PARSE_FAILED, &**reason));
+            }
         }
+        Ok(Outcome::Now(Answer::ok()))
     }
-    Ok(Outcome::Now(Answer::ok()))
 }
 
 fn lock_body(body: &[u8]) -> Result<LockBatch, Answer> {
