@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 use engine::Counts;
-use protocol::bodies::{ConsumeStats, MessageQueue, OffsetWrapper, TopicOffset, TopicStatsTable};
+use protocol::bodies::{self, ConsumeStats, MessageQueue, OffsetWrapper, ResetOffsets, TopicOffset, TopicStatsTable};
 use protocol::codes::response;
 use protocol::headers::QueryMessageAnswer;
 
 use crate::answer::Answer;
 use crate::call::ReplyTo;
+use crate::config::Settings;
 use crate::connection::Reason;
 
 /// Most questions under way at once. 64: people and dashboards ask them.
@@ -57,8 +58,69 @@ pub enum Question {
         /// At most so many.
         count: usize,
     },
+    /// Where would this group go on, and let it go on there (code 222).
+    Reset(Reset),
+    /// Where groups must at least be (code 308).
+    Correction {
+        /// The topic.
+        topic: String,
+        /// Groups that do not count.
+        without: BTreeSet<String>,
+        /// A group that is compared with the others.
+        compared: String,
+    },
+    /// Give another group the offsets of one (code 314).
+    Clone {
+        /// Whose.
+        from: String,
+        /// Who gets them.
+        to: String,
+        /// In these topics; `None`: in all.
+        topics: Option<BTreeSet<String>>,
+    },
+    /// How far is every group, wherever it has offsets (code 317)?
+    AllProgress,
     /// What was counted since the start (code 28).
     Tally,
+}
+
+/// A group's offsets in a topic are set anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reset {
+    /// The topic.
+    pub topic: String,
+    /// The group.
+    pub group: String,
+    /// One of its queues; `None`: all.
+    pub queue: Option<u32>,
+    /// Where to.
+    pub to: ResetTo,
+    /// The broker sets them itself; else the group's clients are told.
+    pub is_kept: bool,
+    /// Of those told to clients: also forward.
+    pub is_forced: bool,
+}
+
+/// Where a group's offset is set to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetTo {
+    /// This very offset, if the queue has it or ends there.
+    Offset(i64),
+    /// The first message stored then or later, in ms.
+    Time(u64),
+    /// The queue's end.
+    Newest,
+}
+
+/// How far a group is in one queue of any topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupProgress {
+    /// The group.
+    pub group: String,
+    /// The topic's name.
+    pub topic: String,
+    /// The rest; its `topic` is 0.
+    pub progress: QueueProgress,
 }
 
 /// What one core knows.
@@ -76,6 +138,14 @@ pub enum Part {
     Forgotten,
     /// To `Messages`: store times in ms, and the stored records.
     Messages(Vec<(u64, Bytes)>),
+    /// To `Reset`: the offsets by queue. `Err` says why they are not set.
+    Reset(Result<Vec<(u32, u64)>, String>),
+    /// To `Correction`.
+    Correction(Vec<(u32, i64)>),
+    /// To `Clone`: it is done.
+    Cloned,
+    /// To `AllProgress`.
+    AllProgress(Vec<GroupProgress>),
     /// To `Tally`.
     Tally(Box<Tally>),
 }
@@ -204,6 +274,12 @@ impl Part {
             (Part::Progress(all), Part::Progress(more)) => all.extend(more),
             (Part::GroupsOf(all), Part::GroupsOf(more)) => all.extend(more),
             (Part::Messages(all), Part::Messages(more)) => all.extend(more),
+            (Part::Reset(Ok(all)), Part::Reset(Ok(more))) => all.extend(more),
+            (Part::Reset(Err(_)), Part::Reset(_)) => {}
+            (mine @ Part::Reset(Ok(_)), Part::Reset(Err(remark))) => *mine = Part::Reset(Err(remark)),
+            (Part::Correction(all), Part::Correction(more)) => all.extend(more),
+            (Part::AllProgress(all), Part::AllProgress(more)) => all.extend(more),
+            (Part::Cloned, Part::Cloned) => {}
             (Part::Tally(all), Part::Tally(more)) => all.add(&more),
             (Part::Forgotten, Part::Forgotten) => {}
             (mine, other) => panic!("cores answered one question with {mine:?} and {other:?}"),
@@ -241,6 +317,19 @@ pub enum Goal {
         /// At most so many.
         count: usize,
     },
+    /// Code 222.
+    Reset {
+        /// As it was asked.
+        reset: Reset,
+        /// The time asked for, in ms, for the clients.
+        timestamp: i64,
+    },
+    /// Code 308.
+    Correction,
+    /// Code 314.
+    Clone,
+    /// Code 317.
+    AllProgress,
     /// Code 28.
     Runtime,
     /// The broker's own sampling.
@@ -322,17 +411,47 @@ pub fn topic_stats(broker: &str, topic: &str, queues: &[QueueStats]) -> Answer {
 
 /// The answer to code 208.
 pub fn consume_stats(broker: &str, topics: &[String], queues: &[QueueProgress]) -> Answer {
-    let row = |progress: &QueueProgress| {
-        let offsets = OffsetWrapper {
-            broker_offset: signed(progress.broker),
-            consumer_offset: signed(progress.consumer),
-            last_timestamp: signed(progress.last_ms),
-            pull_offset: signed(progress.consumer),
-        };
-        (message_queue(broker, &topics[progress.topic], progress.queue), offsets)
-    };
+    let row = |progress: &QueueProgress| consume_row(broker, &topics[progress.topic], progress);
     let stats = ConsumeStats { consume_tps: 0.0, offset_table: queues.iter().map(row).collect() };
     Answer::with_body(stats.encode())
+}
+
+/// Offsets of a topic's queues, as 222 answers and 220 says them.
+pub fn reset_offsets(broker: &str, topic: &str, offsets: &[(u32, u64)]) -> ResetOffsets {
+    let row = |(queue, offset): &(u32, u64)| (message_queue(broker, topic, *queue), signed(*offset));
+    ResetOffsets { offset_table: offsets.iter().map(row).collect() }
+}
+
+/// The answer to code 308.
+pub fn correction(offsets: &[(u32, i64)]) -> Answer {
+    let table: BTreeMap<String, i64> = offsets.iter().map(|(queue, offset)| (queue.to_string(), *offset)).collect();
+    Answer::with_body(bodies::encode(&BTreeMap::from([("correctionOffsets", table)])))
+}
+
+/// The answer to code 317.
+pub fn all_consume_stats(settings: &Settings, rows: Vec<GroupProgress>) -> Answer {
+    let mut groups: BTreeMap<String, BTreeMap<String, ConsumeStats>> = BTreeMap::new();
+    let mut behind = 0;
+    for GroupProgress { group, topic, progress } in rows {
+        behind += signed(progress.broker.saturating_sub(progress.consumer));
+        let (queue, offsets) = consume_row(&settings.broker_name, &topic, &progress);
+        groups.entry(group).or_default().entry(topic).or_default().offset_table.insert(queue, offsets);
+    }
+    let mut body = format!("{{\"brokerAddr\":\"{}\",\"consumeStatsList\":[", settings.address()).into_bytes();
+    for (index, (group, topics)) in groups.iter().enumerate() {
+        let comma = if index > 0 { "," } else { "" };
+        // Names have no character that JSON escapes.
+        body.extend_from_slice(format!("{comma}{{\"{group}\":[").as_bytes());
+        for (index, stats) in topics.values().enumerate() {
+            if index > 0 {
+                body.push(b',');
+            }
+            body.extend_from_slice(&stats.encode());
+        }
+        body.extend_from_slice(b"]}");
+    }
+    body.extend_from_slice(format!("],\"totalDiff\":{behind},\"totalInflightDiff\":0}}").as_bytes());
+    Answer::with_body(body)
 }
 
 /// The answer to code 12: newest first, at most `count`, no more bytes than fit a frame.
@@ -354,6 +473,16 @@ pub fn messages(count: usize, bytes_max: usize, mut messages: Vec<(u64, Bytes)>)
     let header = QueryMessageAnswer { index_last_update_timestamp: signed(newest_ms), index_last_update_offset: 0 };
     header.push(&mut answer.fields);
     answer
+}
+
+fn consume_row(broker: &str, topic: &str, progress: &QueueProgress) -> (MessageQueue, OffsetWrapper) {
+    let offsets = OffsetWrapper {
+        broker_offset: signed(progress.broker),
+        consumer_offset: signed(progress.consumer),
+        last_timestamp: signed(progress.last_ms),
+        pull_offset: signed(progress.consumer),
+    };
+    (message_queue(broker, topic, progress.queue), offsets)
 }
 
 fn message_queue(broker: &str, topic: &str, queue: u32) -> MessageQueue {

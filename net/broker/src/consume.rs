@@ -1,6 +1,7 @@
 //! Consuming: pulls (11, 361) with their long polling, consumer offsets (14, 15), the offsets of
 //! queues (29 to 32), and one message by its position (33). PROTOCOL 2.4, 4.3, 4.4.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,6 +35,8 @@ pub const SHARE_BYTES_MIN: usize = 4096;
 
 /// Messages that one pull compares with an SQL expression: about a millisecond of a turn. 1,024.
 pub const MATCHED_MAX: u32 = 1_024;
+/// Offsets that were set anew and wait for their clients, per core. 65,536: those of topics without live clients stay.
+pub const RESETS_MAX: usize = 65_536;
 /// Expressions of pulls that are kept compiled, per core. 32: a look-up is a walk over them.
 pub const COMPILED_MAX: usize = 32;
 
@@ -75,6 +78,11 @@ impl Desk {
         let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else {
             return self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
         };
+        let key = QueueKey { topic: topic.id, queue };
+        if let Some(offset) = self.resets.take(key, asked.consumer_group) {
+            let span = self.partitions[local].span(key);
+            return self.answer_empty(&call.reply, response::PULL_OFFSET_MOVED, "OFFSET_RESET", offset, span);
+        }
         let commits = asked.sys_flag & pull_flag::COMMIT_OFFSET != 0;
         if let Ok(offset) = u64::try_from(asked.commit_offset)
             && commits
@@ -174,6 +182,9 @@ impl Desk {
             Err(error) => return self.refuse_field(&call.reply, error),
         };
         if let Some((local, key)) = self.queue_of(asked.topic, asked.queue_id) {
+            if let Some(offset) = self.resets.get(key, asked.consumer_group) {
+                return self.answer_offset(&call.reply, offset);
+            }
             let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, asked.consumer_group));
             if let Some(offset) = fact.and_then(offset_value) {
                 return self.answer_offset(&call.reply, offset);
@@ -211,8 +222,14 @@ impl Desk {
             let remark = format!("queueId[{}] or offset {} is illegal", asked.queue_id, asked.commit_offset);
             return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
         };
-        self.note_offset(local, &topic, key.queue, asked.consumer_group, offset);
-        self.replies.header(&call.reply, response::SUCCESS);
+        let is_reset = self.resets.get(key, asked.consumer_group).is_some();
+        if !is_reset {
+            self.note_offset(local, &topic, key.queue, asked.consumer_group, offset);
+        }
+        let header = self.replies.header(&call.reply, response::SUCCESS);
+        if is_reset {
+            header.remark.push_str("Offset has been previously reset");
+        }
         self.replies.send(&call.reply, Pieces::new());
     }
 
@@ -430,7 +447,7 @@ impl Desk {
         self.replies.send(reply, Pieces::new());
     }
 
-    fn note_offset(&mut self, local: usize, topic: &Topic, queue: u32, group: &str, offset: u64) {
+    pub(crate) fn note_offset(&mut self, local: usize, topic: &Topic, queue: u32, group: &str, offset: u64) {
         let key = offset_key(topic.id, queue, group);
         if !self.partitions[local].note(&key, &offset.to_be_bytes()) {
             tracing::warn!(group, topic = &*topic.name, queue, "no room for another consumer offset");
@@ -468,6 +485,42 @@ fn push_pull(header: &mut Header, next: u64, span: Span) {
 /// The answer to who filters by something else than tags, where that is off.
 pub(crate) fn no_filter(kind: &str) -> String {
     format!("The broker does not support consumer to filter message by {kind}")
+}
+
+/// Offsets that were set anew (code 222). Until its client has heard of it with its next pull, a commit of the old
+/// one does not count. A restart forgets them: then only the offset itself is left.
+#[derive(Debug, Default)]
+pub struct Resets {
+    /// By topic, queue and group.
+    waiting: BTreeMap<(u32, u32, Box<str>), u64>,
+}
+
+impl Resets {
+    /// A group goes on here. Beyond [`RESETS_MAX`] its clients are not told: they go on where they are.
+    pub fn set(&mut self, queue: QueueKey, group: &str, offset: u64) {
+        if self.waiting.len() < RESETS_MAX {
+            self.waiting.insert((queue.topic, queue.queue, group.into()), offset);
+        }
+    }
+
+    /// Where a group goes on, if its clients do not know yet.
+    #[inline]
+    pub fn get(&self, queue: QueueKey, group: &str) -> Option<u64> {
+        // Nearly always.
+        if self.waiting.is_empty() {
+            return None;
+        }
+        self.waiting.get(&(queue.topic, queue.queue, group.into())).copied()
+    }
+
+    /// The same, once.
+    #[inline]
+    pub fn take(&mut self, queue: QueueKey, group: &str) -> Option<u64> {
+        if self.waiting.is_empty() {
+            return None;
+        }
+        self.waiting.remove(&(queue.topic, queue.queue, group.into()))
+    }
 }
 
 /// Expressions that pulls brought with them, compiled: such a consumer says the same in each.

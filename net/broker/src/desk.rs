@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use ahash::RandomState;
+use bytes::Bytes;
 use engine::error::AppendError;
 use engine::format::{Position, QueueKey};
 use engine::io::Pieces;
@@ -12,15 +13,18 @@ use engine::partition::{Effect, Partition};
 use engine::{LoadId, Ticket};
 use hashbrown::HashSet;
 use protocol::codes::response;
+use protocol::headers::AskClient;
+use protocol::ids::OffsetId;
 use protocol::names::ext;
 use protocol::{FieldError, Header};
 
-use crate::admin::{Counters, Tally, Traffic};
-use crate::answer::{BUSY, LOG_BUSY, Replies};
+use crate::admin::{Counters, Part, Reset, Tally, Traffic};
+use crate::answer::{Answer, BUSY, LOG_BUSY, Replies};
 use crate::call::{Call, ConnectionId, Peer, ReplyTo, Request};
 use crate::catalog::{Catalog, OFFSET_KEY};
 use crate::config::Settings;
-use crate::consume::Compiled;
+use crate::consume::{Compiled, Resets};
+use crate::errands::Said;
 use crate::inquiry::Inquiry;
 use crate::mail::{Mail, Mailboxes, Outbox};
 use crate::parked::{Ask, Cold, Loading, Parked, Pull};
@@ -94,6 +98,8 @@ pub struct Desk {
     pub(crate) text: String,
     /// Memory for message ids.
     pub(crate) ids: String,
+    /// Offsets that were set anew and that clients do not know yet.
+    pub(crate) resets: Resets,
     /// Expressions that pulls brought with them.
     pub(crate) compiled: Compiled,
     woken: Vec<Pull>,
@@ -134,6 +140,7 @@ impl Desk {
             stored: Vec::new(),
             text: String::new(),
             ids: String::new(),
+            resets: Resets::default(),
             compiled: Compiled::default(),
             woken: Vec::new(),
             orders: Vec::new(),
@@ -165,6 +172,47 @@ impl Desk {
         }
     }
 
+    /// A client of this core has answered something: the registrar knows what.
+    pub fn client_said(&mut self, connection: ConnectionId, header: &Header, body: &[u8], now_ms: u64) {
+        let answer = Answer {
+            code: header.code,
+            remark: header.remark.clone(),
+            fields: header.fields.clone(),
+            body: Bytes::copy_from_slice(body),
+        };
+        let said = Said { connection, opaque: header.opaque, answer };
+        if self.index == 0 {
+            return self.registrar(now_ms, |registrar, orders| registrar.on_said(said, now_ms, orders));
+        }
+        // An answer that finds no room is one that never came.
+        let _ = self.outbox.offer(0, Mail::Said(Box::new(said)));
+    }
+
+    /// CONSUME_MESSAGE_DIRECTLY (309): the message is added here, the rest is the registrar's.
+    fn consume_directly(&mut self, call: &Call<'_>) {
+        let asked = match AskClient::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let place = asked.msg_id.and_then(OffsetId::parse).and_then(|id| self.local_of(id.offset));
+        let found = place.map(|(local, position)| (local, self.partitions[local].get(position)));
+        match found {
+            Some((_, Ok(Some(record)))) => {
+                let mut request = call.to_request();
+                request.body = record;
+                request.header.fields.push("brokerName", &self.settings.broker_name);
+                if self.outbox.offer(0, Mail::Register(request)).is_err() {
+                    self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
+                }
+            }
+            Some((local, Err(load))) => self.wait_for(local, load, Cold::Request(call.to_request())),
+            Some((_, Ok(None))) | None => {
+                let remark = format!("can not find message by the id, {}", asked.msg_id.unwrap_or(""));
+                self.refuse(&call.reply, response::SYSTEM_ERROR, &remark);
+            }
+        }
+    }
+
     /// Takes mail that is not about sockets.
     pub fn on_mail(&mut self, mail: Mail, now_ms: u64) {
         match mail {
@@ -178,6 +226,15 @@ impl Desk {
                 if self.outbox.offer(core, Mail::Request(request)).is_err() {
                     self.refuse(&reply, response::SYSTEM_BUSY, BUSY);
                 }
+            }
+            Mail::Register(request) => {
+                if self.registrar.is_none() {
+                    return self.refuse_append(&request.reply, AppendError::Opening);
+                }
+                self.registrar(now_ms, |registrar, orders| registrar.on_request(*request, now_ms, orders));
+            }
+            Mail::Said(said) => {
+                self.registrar(now_ms, |registrar, orders| registrar.on_said(*said, now_ms, orders));
             }
             Mail::Store(store) => self.store(*store, now_ms),
             Mail::Publish { catalog, change } => {
@@ -346,6 +403,7 @@ impl Desk {
             GET_MAX_OFFSET | GET_MIN_OFFSET => self.edge_offset(call),
             GET_EARLIEST_MSG_STORETIME => self.earliest_time(call),
             VIEW_MESSAGE_BY_ID => self.view(call),
+            CONSUME_MESSAGE_DIRECTLY => self.consume_directly(call),
             _ if self.index == 0 => {
                 if self.registrar.is_none() {
                     return self.refuse_append(&call.reply, AppendError::Opening);
@@ -398,8 +456,30 @@ impl Desk {
         self.touched = true;
         let tally = Tally { traffic: self.traffic, counters: self.counters, ..Tally::default() };
         match inquiry.answer(&mut self.partitions, partitions_all, &self.catalog, tally, now_ms) {
-            Ok(part) => self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part }),
+            Ok(part) => {
+                if let (Some(reset), Part::Reset(Ok(offsets))) = (ask.inquiry.reset().filter(|to| to.is_kept), &part) {
+                    self.reset(reset, offsets, now_ms);
+                }
+                self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part });
+            }
             Err((local, load)) => self.wait_for(local, load, Cold::Ask(ask)),
+        }
+    }
+
+    /// A group goes on somewhere else in queues of this core: its offsets are set, and its clients told when they
+    /// pull next. Those that wait for a message are asked to come again.
+    fn reset(&mut self, reset: &Reset, offsets: &[(u32, u64)], now_ms: u64) {
+        let Some(topic) = self.catalog.topic(&reset.topic).cloned() else { return };
+        let mut waiting = Vec::new();
+        for (queue, offset) in offsets {
+            let Some(local) = self.local(topic.partition_of(*queue, self.settings.partitions)) else { continue };
+            self.note_offset(local, &topic, *queue, &reset.group, *offset);
+            let key = QueueKey { topic: topic.id, queue: *queue };
+            self.resets.set(key, &reset.group, *offset);
+            self.parked.wake(key, &mut waiting);
+        }
+        for pull in waiting {
+            self.pull(Pull { until_ms: 0, ..pull }, now_ms);
         }
     }
 

@@ -1,6 +1,6 @@
 //! One core's part of the answer to a question that all cores are asked.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use engine::format::{Position, QueueKey};
@@ -8,7 +8,7 @@ use engine::partition::Partition;
 use engine::{KeySearch, LoadId};
 use protocol::message::StoredMessage;
 
-use crate::admin::{Part, Question, QueueProgress, QueueStats, Tally};
+use crate::admin::{GroupProgress, Part, Question, QueueProgress, QueueStats, Reset, ResetTo, Tally};
 use crate::catalog::{Catalog, OFFSET_KEY, Topic, offset_key, offset_value, split_offset_key};
 
 /// Most bytes of messages that one core finds by key. 8 MiB: half a frame.
@@ -34,6 +34,10 @@ pub struct Inquiry {
     walked: (usize, u32),
     stats: Vec<QueueStats>,
     progress: Vec<QueueProgress>,
+    offsets: Vec<(u32, u64)>,
+    /// Offsets of all groups that are still to be looked at, last first. `None`: not looked yet.
+    commits: Option<Vec<Commit>>,
+    groups: Vec<GroupProgress>,
     /// A read failed: what cannot be told without reading is left out.
     is_blind: bool,
 }
@@ -51,6 +55,9 @@ impl Inquiry {
             walked: (0, 0),
             stats: Vec::new(),
             progress: Vec::new(),
+            offsets: Vec::new(),
+            commits: None,
+            groups: Vec::new(),
             is_blind: false,
         }
     }
@@ -81,6 +88,22 @@ impl Inquiry {
                 Part::Progress(std::mem::take(&mut self.progress))
             }
             Question::GroupsOf { topic } => Part::GroupsOf(here.groups_of(topic)),
+            Question::Reset(reset) => match here.reset(reset, &mut self.walked.1, &mut self.offsets)? {
+                Ok(()) => Part::Reset(Ok(std::mem::take(&mut self.offsets))),
+                Err(remark) => Part::Reset(Err(remark)),
+            },
+            Question::Correction { topic, without, compared } => {
+                Part::Correction(here.correction(topic, without, compared))
+            }
+            Question::Clone { from, to, topics } => {
+                here.clone_offsets(from, to, topics.as_ref());
+                Part::Cloned
+            }
+            Question::AllProgress => {
+                let commits = self.commits.get_or_insert_with(|| here.commits());
+                here.all_progress(commits, &mut self.groups)?;
+                Part::AllProgress(std::mem::take(&mut self.groups))
+            }
             Question::Forget { group } => {
                 here.forget(group, now_ms);
                 Part::Forgotten
@@ -91,6 +114,14 @@ impl Inquiry {
             }
             Question::Tally => Part::Tally(Box::new(here.tally(tally))),
         })
+    }
+
+    /// What is to be set anew, if that is the question.
+    pub fn reset(&self) -> Option<&Reset> {
+        match &self.question {
+            Question::Reset(reset) => Some(reset),
+            _ => None,
+        }
     }
 
     /// The awaited read failed: goes on without that message, or without what cannot be read of the index.
@@ -106,6 +137,8 @@ impl Inquiry {
         match self.question {
             Question::Topic { .. } => Part::Topic(std::mem::take(&mut self.stats)),
             Question::Progress { .. } => Part::Progress(std::mem::take(&mut self.progress)),
+            Question::Reset(_) => Part::Reset(Err("the broker is busy".to_owned())),
+            Question::AllProgress => Part::AllProgress(std::mem::take(&mut self.groups)),
             _ => Part::Messages(std::mem::take(&mut self.found)),
         }
     }
@@ -151,6 +184,17 @@ impl Inquiry {
 fn stored_ms(message: &[u8]) -> Option<u64> {
     let stored = StoredMessage::decode(message).ok()?;
     u64::try_from(stored.store_timestamp).ok()
+}
+
+/// A group's offset in a queue.
+#[derive(Debug)]
+struct Commit {
+    /// Of the partition.
+    index: usize,
+    topic: u32,
+    queue: u32,
+    group: String,
+    offset: u64,
 }
 
 /// What a core can look at.
@@ -200,6 +244,151 @@ impl Here<'_> {
                 })?;
             }
             (*index, *next) = (*index + 1, 0);
+        }
+        Ok(())
+    }
+
+    /// Where a group's offsets are set to. Goes on at a queue; `Err` if something must be read first. Inside, `Err`
+    /// says why they cannot be set.
+    fn reset(
+        &mut self,
+        reset: &Reset,
+        next: &mut u32,
+        all: &mut Vec<(u32, u64)>,
+    ) -> Result<Result<(), String>, (usize, LoadId)> {
+        let Some(topic) = self.catalog.topic(&reset.topic) else { return Ok(Ok(())) };
+        let mut refusal = None;
+        let is_blind = self.is_blind;
+        self.each_queue(topic, topic.read_queues(), next, |partition, queue, _| {
+            if reset.queue.is_some_and(|only| only != queue) || refusal.is_some() {
+                return Ok(());
+            }
+            if !partition.is_open() {
+                refusal = Some("a log is being opened".to_owned());
+                return Ok(());
+            }
+            let key = QueueKey { topic: topic.id, queue };
+            let span = partition.span(key);
+            let wanted = match reset.to {
+                ResetTo::Newest => span.max,
+                ResetTo::Offset(offset) => match u64::try_from(offset) {
+                    Ok(offset) if (span.min..=span.max + 1).contains(&offset) => offset.min(span.max),
+                    _ => {
+                        refusal = Some(format!(
+                            "Target offset {offset} not in consume queue range [{}-{}]",
+                            span.min, span.max
+                        ));
+                        return Ok(());
+                    }
+                },
+                ResetTo::Time(time_ms) => match partition.offset_at(key, time_ms, false) {
+                    Ok(offset) => offset,
+                    Err(load) if !is_blind => return Err(load),
+                    Err(_) => {
+                        refusal = Some("the log cannot be read".to_owned());
+                        return Ok(());
+                    }
+                },
+            };
+            let committed = partition.fact(&offset_key(topic.id, queue, &reset.group)).and_then(offset_value);
+            // Clients are sent back, and forward only if it is forced.
+            let offset = match committed {
+                _ if reset.is_kept => wanted,
+                Some(committed) if !reset.is_forced => wanted.min(committed),
+                _ => wanted,
+            };
+            all.push((queue, offset));
+            Ok(())
+        })?;
+        Ok(refusal.map_or(Ok(()), Err))
+    }
+
+    /// The lowest offset of all groups in each of a topic's queues, but for those that do not count; `MAX` where the
+    /// compared group is behind it.
+    fn correction(&mut self, topic: &str, without: &BTreeSet<String>, compared: &str) -> Vec<(u32, i64)> {
+        let Some(topic) = self.catalog.topic(topic) else { return Vec::new() };
+        let prefix = [OFFSET_KEY, &topic.id.to_be_bytes()].concat();
+        let mut lowest: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut compare: BTreeMap<u32, u64> = BTreeMap::new();
+        for partition in &mut *self.partitions {
+            let rows: Vec<(u32, bool, bool, u64)> = partition
+                .facts(&prefix)
+                .filter_map(|(key, value)| {
+                    let (_, queue, group) = split_offset_key(key)?;
+                    Some((queue, !without.contains(group), group == compared, offset_value(value)?))
+                })
+                .collect();
+            for (queue, counts, is_compared, offset) in rows {
+                if counts && offset >= partition.span(QueueKey { topic: topic.id, queue }).min {
+                    lowest.entry(queue).and_modify(|low| *low = offset.min(*low)).or_insert(offset);
+                }
+                if is_compared {
+                    compare.insert(queue, offset);
+                }
+            }
+        }
+        let is_behind = |queue: u32, low: u64| compare.get(&queue).is_some_and(|offset| low > *offset);
+        let rows = lowest.into_iter();
+        rows.map(|(queue, low)| (queue, if is_behind(queue, low) { i64::MAX } else { low.cast_signed() })).collect()
+    }
+
+    fn clone_offsets(&mut self, from: &str, to: &str, topics: Option<&BTreeSet<String>>) {
+        let ids: Option<BTreeSet<u32>> = topics
+            .map(|topics| topics.iter().filter_map(|name| self.catalog.topic(name)).map(|topic| topic.id).collect());
+        for partition in &mut *self.partitions {
+            let rows: Vec<(u32, u32, u64)> = partition
+                .facts(OFFSET_KEY)
+                .filter_map(|(key, value)| {
+                    let (topic, queue, group) = split_offset_key(key)?;
+                    let is_wanted = group == from && ids.as_ref().is_none_or(|ids| ids.contains(&topic));
+                    is_wanted.then_some((topic, queue, offset_value(value)?))
+                })
+                .collect();
+            for (topic, queue, offset) in rows {
+                if !partition.note(&offset_key(topic, queue, to), &offset.to_be_bytes()) {
+                    tracing::warn!(group = to, topic, queue, "no room for another consumer offset");
+                }
+            }
+        }
+    }
+
+    /// Every group's offsets here.
+    fn commits(&self) -> Vec<Commit> {
+        let facts =
+            self.partitions.iter().enumerate().flat_map(|(index, partition)| {
+                partition.facts(OFFSET_KEY).map(move |(key, value)| (index, key, value))
+            });
+        let commit = |(index, key, value): (usize, &[u8], &[u8])| {
+            let (topic, queue, group) = split_offset_key(key)?;
+            Some(Commit { index, topic, queue, group: group.to_owned(), offset: offset_value(value)? })
+        };
+        facts.filter_map(commit).collect()
+    }
+
+    /// Goes on with what is left of them; `Err` if something must be read first.
+    fn all_progress(&mut self, commits: &mut Vec<Commit>, all: &mut Vec<GroupProgress>) -> Result<(), (usize, LoadId)> {
+        let names: BTreeMap<u32, &str> = self.catalog.topics().map(|topic| (topic.id, &*topic.name)).collect();
+        while let Some(commit) = commits.last() {
+            if let Some(topic) = names.get(&commit.topic) {
+                let partition = &mut self.partitions[commit.index];
+                let key = QueueKey { topic: commit.topic, queue: commit.queue };
+                let last_ms = match before(commit.offset) {
+                    Some(offset) => match partition.store_time(key, offset) {
+                        Err(load) if !self.is_blind => return Err((commit.index, load)),
+                        time => time.ok().flatten().unwrap_or(0),
+                    },
+                    None => 0,
+                };
+                let progress = QueueProgress {
+                    topic: 0,
+                    queue: commit.queue,
+                    broker: partition.span(key).max,
+                    consumer: commit.offset,
+                    last_ms,
+                };
+                all.push(GroupProgress { group: commit.group.clone(), topic: (*topic).to_owned(), progress });
+            }
+            commits.pop();
         }
         Ok(())
     }

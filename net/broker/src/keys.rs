@@ -129,6 +129,8 @@ pub const KEYS: &[Key] = &[
     switch("broker.trace_topic", false, "Have the topic RMQ_SYS_TRACE_TOPIC for message traces."),
     switch("broker.trace_on", true, "Tell clients that traces are wanted (TRACE_ON)."),
     switch("broker.property_filter", true, "Consumers may filter by SQL92 (enablePropertyFilter; off in RocketMQ). Off: code 1. It costs only those who do."),
+    switch("broker.store_replies", true, "Replies of request-reply are stored too (storeReplyMessageEnable)."),
+    switch("broker.server_side_reset", true, "Offsets are reset at the broker (useServerSideResetOffset). Off: by the group's clients, which must be online."),
     number("broker.topic_queues", Count, 8, 1, 1_024, "Queues of TBW102, and so the most that an automatic topic gets."),
     text("broker.message_delay_level", LEVELS_DEFAULT,
          "1 to 64 delays such as `1s 5s 10m 2h`, each at most 10 years", is_delay_levels, "The delay levels, from level 1; retries start at level 3."),

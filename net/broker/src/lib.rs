@@ -11,6 +11,7 @@ mod consume;
 mod control;
 pub mod core;
 mod desk;
+mod errands;
 mod home;
 mod host;
 mod inquiry;

@@ -15,6 +15,7 @@ use engine::io::{Handle, Pieces};
 use crate::admin::{Part, Question};
 use crate::call::{ConnectionId, ReplyTo, Request};
 use crate::catalog::Catalog;
+use crate::errands::Said;
 
 /// A message that the broker makes itself from another one: a retry, a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +94,10 @@ pub enum Mail {
     },
     /// Execute this and answer with `Answer`.
     Request(Box<Request>),
+    /// To the registrar: execute this, wherever its code belongs.
+    Register(Box<Request>),
+    /// To the registrar: a client has answered a request of ours.
+    Said(Box<Said>),
     /// An encoded frame for a connection of the receiving core.
     Answer {
         /// The connection.

@@ -27,6 +27,8 @@ pub struct Members {
     consumers: BTreeMap<Arc<str>, ConsumerGroup>,
     producers: BTreeMap<Arc<str>, BTreeMap<ConnectionId, Client>>,
     joined: BTreeMap<ConnectionId, Joined>,
+    /// Where the producers are, by what they call themselves.
+    ids: BTreeMap<Arc<str>, ConnectionId>,
     count: usize,
 }
 
@@ -164,6 +166,9 @@ impl Members {
             self.count_one(connection, |joined| &mut joined.producers, &name)?;
         }
         self.producers.entry(name).or_default().insert(connection, client.clone());
+        if self.ids.get(&client.id) != Some(&connection) {
+            self.ids.insert(client.id.clone(), connection);
+        }
         Ok(())
     }
 
@@ -256,6 +261,22 @@ impl Members {
         self.consumers.get(group).into_iter().flat_map(|group| group.clients.keys().copied())
     }
 
+    /// This group's clients: their connections and ids.
+    pub fn consumers(&self, group: &str) -> impl Iterator<Item = (ConnectionId, &Arc<str>)> {
+        let clients = self.consumers.get(group).into_iter().flat_map(|group| &group.clients);
+        clients.map(|(connection, client)| (*connection, &client.id))
+    }
+
+    /// Where this client of a group is.
+    pub fn consumer(&self, group: &str, id: &str) -> Option<ConnectionId> {
+        self.consumers(group).find(|(_, known)| ***known == *id).map(|(connection, _)| connection)
+    }
+
+    /// Where this client is, if it is a producer.
+    pub fn producer(&self, id: &str) -> Option<ConnectionId> {
+        self.ids.get(id).copied()
+    }
+
     /// The answer to code 203. `None`: no member.
     pub fn consumer_connection(&self, group: &str) -> Option<ConsumerConnection> {
         let group = self.consumers.get(group)?;
@@ -312,10 +333,14 @@ impl Members {
 
     fn remove_producer(&mut self, connection: ConnectionId, name: &str) {
         let clients = self.producers.get_mut(name).expect("a connection's groups are there");
-        clients.remove(&connection).expect("a connection is in its groups");
+        let client = clients.remove(&connection).expect("a connection is in its groups");
         self.count -= 1;
         if clients.is_empty() {
             self.producers.remove(name);
+        }
+        let is_last = self.joined.get(&connection).is_none_or(|joined| joined.producers.is_empty());
+        if is_last && self.ids.get(&client.id) == Some(&connection) {
+            self.ids.remove(&client.id);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use protocol::Header;
 use protocol::codes::request;
+use protocol::ids::OffsetId;
 
 use crate::catalog::{Catalog, Topic};
 
@@ -54,7 +55,20 @@ pub fn place(header: &mut Header, catalog: &Catalog, partitions: u16, random: u6
             Some(offset) => place_position(offset, partitions),
             None => Place::Here,
         },
-        request::QUERY_MESSAGE
+        request::CONSUME_MESSAGE_DIRECTLY => match header.fields.get("msgId").and_then(OffsetId::parse) {
+            Some(id) => place_position(id.offset, partitions),
+            None => Place::Here,
+        },
+        request::SEND_REPLY_MESSAGE
+        | request::SEND_REPLY_MESSAGE_V2
+        | request::GET_CONSUMER_RUNNING_INFO
+        | request::INVOKE_BROKER_TO_RESET_OFFSET
+        | request::INVOKE_BROKER_TO_GET_CONSUMER_STATUS
+        | request::QUERY_CORRECTION_OFFSET
+        | request::CLONE_GROUP_OFFSET
+        | request::VIEW_BROKER_STATS_DATA
+        | request::GET_BROKER_CONSUME_STATS
+        | request::QUERY_MESSAGE
         | request::UPDATE_AND_CREATE_TOPIC
         | request::GET_ALL_TOPIC_CONFIG
         | request::GET_TOPIC_CONFIG

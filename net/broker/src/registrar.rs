@@ -5,13 +5,14 @@
 //! carries them out. What changes the catalog goes through the ledger; the request is answered once
 //! every core holds the change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use protocol::bodies::BodyError;
 use protocol::codes::{request, response};
 use protocol::frame::FRAME_BYTES_MAX;
+use protocol::headers::{CloneGroupOffset, CorrectionOffset, ResetOffset};
 use protocol::headers::{ConsumerGroup, CreateTopic, DeleteGroup, FieldError, GetConsumeStats, GroupOf};
 use protocol::headers::{ProducerGroup, QueryMessage, TopicOf, UnregisterClient};
 
@@ -20,6 +21,7 @@ use crate::answer::{Answer, BUSY};
 use crate::call::{ConnectionId, ReplyTo, Request};
 use crate::catalog::{Catalog, FactError};
 use crate::config::Settings;
+use crate::errands::Errands;
 use crate::ledger::{Ledger, Over, Then, WAITING_MAX};
 use crate::locks::Locks;
 use crate::mail::{Ensure, Mail, Make};
@@ -29,6 +31,7 @@ use crate::runtime::Rates;
 mod configuration;
 mod membership;
 mod questions;
+mod relay;
 #[cfg(test)]
 mod tests;
 
@@ -94,6 +97,10 @@ pub struct Registrar {
     locks: Locks,
     gatherings: Gatherings,
     rates: Rates,
+    errands: Errands,
+    /// Questions to all clients of a group, by number.
+    surveys: BTreeMap<u64, relay::Survey>,
+    next_survey: u64,
     /// Groups whose members are to be told, once this event is over.
     notify: BTreeSet<Arc<str>>,
     scan_at_ms: u64,
@@ -124,6 +131,9 @@ impl Registrar {
             locks: Locks::new(settings.limits.lock_timeout_ms, settings.limits.group_locks),
             gatherings: Gatherings::new(settings.cores),
             rates: Rates::default(),
+            errands: Errands::default(),
+            surveys: BTreeMap::new(),
+            next_survey: 0,
             notify: BTreeSet::new(),
             scan_at_ms: 0,
             sample_at_ms: 0,
@@ -139,6 +149,10 @@ impl Registrar {
     /// Executes a request of one of the codes that `place` sends here.
     pub fn on_request(&mut self, request: Request, now_ms: u64, wanted: &mut Vec<Order>) {
         let reply = request.reply;
+        let request = match self.relay(request, now_ms, wanted) {
+            Ok(()) => return self.finish(now_ms, wanted),
+            Err(request) => request,
+        };
         match self.execute(&request, now_ms) {
             Ok(Outcome::Now(answer)) | Err(answer) => wanted.push(Order::Answer(reply, answer)),
             Ok(Outcome::Settled(answer)) => self.settle(Then::Answer(reply, answer), wanted),
@@ -199,12 +213,16 @@ impl Registrar {
         for group in self.members.close(connection) {
             self.membership_changed(&group);
         }
+        let errands = self.errands.close(connection);
+        self.give_up(errands, "the client has closed its connection", wanted);
         self.finish(now_ms, wanted);
     }
 
     /// Time passes. To be called about every second, and once at the start.
     pub fn on_tick(&mut self, now_ms: u64, wanted: &mut Vec<Order>) {
         self.make_system_topics();
+        let errands = self.errands.expire(now_ms);
+        self.give_up(errands, "the client did not answer in time", wanted);
         if now_ms >= self.scan_at_ms {
             self.scan_at_ms = now_ms + SCAN_MS;
             for group in self.members.expire(self.settings.limits.client_timeout_ms, now_ms) {
@@ -253,6 +271,12 @@ impl Registrar {
             request::GET_BROKER_RUNTIME_INFO => Ok(Outcome::Gather(Goal::Runtime, Question::Tally)),
             request::GET_TOPIC_STATS_INFO => self.topic_stats(TopicOf::parse(fields).map_err(wrong_field)?.topic),
             request::GET_CONSUME_STATS => self.consume_stats(&GetConsumeStats::parse(fields).map_err(wrong_field)?),
+            request::INVOKE_BROKER_TO_RESET_OFFSET => {
+                self.reset_offset(&ResetOffset::parse(fields).map_err(wrong_field)?)
+            }
+            request::QUERY_CORRECTION_OFFSET => self.correction(&CorrectionOffset::parse(fields).map_err(wrong_field)?),
+            request::CLONE_GROUP_OFFSET => self.clone_offsets(&CloneGroupOffset::parse(fields).map_err(wrong_field)?),
+            request::GET_BROKER_CONSUME_STATS => Ok(Outcome::Gather(Goal::AllProgress, Question::AllProgress)),
             request::QUERY_TOPIC_CONSUME_BY_WHO => self.groups_of(TopicOf::parse(fields).map_err(wrong_field)?.topic),
             code => Err(Answer::refusal(
                 response::REQUEST_CODE_NOT_SUPPORTED,

@@ -163,7 +163,7 @@ pub fn properties(settings: &Settings) -> String {
         Flush::Sync => "SYNC_FLUSH",
         Flush::Async => "ASYNC_FLUSH",
     };
-    let rows: [(&str, String); 34] = [
+    let rows: [(&str, String); 36] = [
         ("autoCreateSubscriptionGroup", settings.auto_create_group.to_string()),
         ("autoCreateTopicEnable", settings.auto_create_topic.to_string()),
         ("brokerClusterName", settings.cluster.clone()),
@@ -194,6 +194,8 @@ pub fn properties(settings: &Settings) -> String {
         ("namesrvAddr", settings.namesrv.join(";")),
         ("regionId", settings.region.clone()),
         ("rejectTransactionMessage", "true".to_owned()),
+        ("storeReplyMessageEnable", settings.store_replies.to_string()),
+        ("useServerSideResetOffset", settings.server_side_reset.to_string()),
         ("storePathRootDir", settings.data_dir.display().to_string()),
         ("timerWheelEnable", "false".to_owned()),
         ("traceOn", settings.trace_on.to_string()),

@@ -61,6 +61,8 @@ pub mod name {
     pub const MSG_TYPE: &str = "MSG_TYPE";
     /// Pairs request and reply messages.
     pub const CORRELATION_ID: &str = "CORRELATION_ID";
+    /// When a broker gave a reply to that client, written by the broker.
+    pub const PUSH_REPLY_TIME: &str = "PUSH_REPLY_TIME";
     /// The client that waits for the reply.
     pub const REPLY_TO_CLIENT: &str = "REPLY_TO_CLIENT";
     /// The original topic of a dead letter.

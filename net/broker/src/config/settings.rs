@@ -65,6 +65,10 @@ pub struct Settings {
     pub trace_on: bool,
     /// `broker.property_filter`.
     pub property_filter: bool,
+    /// `broker.store_replies`.
+    pub store_replies: bool,
+    /// `broker.server_side_reset`.
+    pub server_side_reset: bool,
     /// `broker.topic_queues`.
     pub topic_queues: i32,
     /// Milliseconds of each delay level; level 1 is at index 0. Never empty.
@@ -176,6 +180,8 @@ impl Config {
             trace_topic: self.switch("broker.trace_topic"),
             trace_on: self.switch("broker.trace_on"),
             property_filter: self.switch("broker.property_filter"),
+            store_replies: self.switch("broker.store_replies"),
+            server_side_reset: self.switch("broker.server_side_reset"),
             topic_queues: self.number("broker.topic_queues") as i32,
             delay_levels: keys::delay_levels(levels).expect("levels were checked when they were set"),
             delay_levels_text: levels.into(),

@@ -127,7 +127,8 @@ impl<I: Io> Core<I> {
         self.shapes.decode(&mut self.header, serialize, &frame[header]).ok()?;
         let header = &mut self.header;
         if header.is_response() {
-            // We ask clients for nothing yet.
+            let id = connection.id;
+            self.desk.client_said(id, header, &frame[body], self.now_ms);
             return Some(());
         }
         self.desk.counters.requests += 1;

@@ -1,14 +1,16 @@
-//! Questions that only all cores together can answer: codes 12, 28, 202, 208 and 300; and code 26.
+//! Questions that only all cores together can answer: codes 12, 28, 202, 208, 222, 300, 308,
+//! 314 and 317; and code 26.
 
 use std::collections::BTreeSet;
 
 use protocol::bodies::{self, GroupList};
 use protocol::codes::response;
-use protocol::headers::{GetConsumeStats, QueryMessage};
+use protocol::headers::{CloneGroupOffset, CorrectionOffset, GetConsumeStats, QueryMessage, ResetOffset};
 use protocol::ids::key_hash;
+use protocol::names;
 
-use super::{BODY_BYTES_MAX, BUSY, Order, Outcome, Registrar, too_large};
-use crate::admin::{self, Goal, Part, Question};
+use super::{BODY_BYTES_MAX, BUSY, Order, Outcome, Registrar, system_error, too_large};
+use crate::admin::{self, Goal, Part, Question, Reset, ResetTo};
 use crate::answer::Answer;
 use crate::call::ReplyTo;
 use crate::ledger::Then;
@@ -67,10 +69,104 @@ impl Registrar {
         Ok(Outcome::Gather(Goal::GroupsOf { topic: topic.clone() }, Question::GroupsOf { topic }))
     }
 
+    /// Code 222.
+    pub(super) fn reset_offset(&self, header: &ResetOffset<'_>) -> Result<Outcome, Answer> {
+        let catalog = self.ledger.published();
+        let Some(topic) = catalog.topic(header.topic) else {
+            return Err(Answer::refusal(response::TOPIC_NOT_EXIST, format!("Topic {} does not exist", header.topic)));
+        };
+        if catalog.group(header.group).is_none() {
+            let remark = format!("Group {} does not exist", header.group);
+            return Err(Answer::refusal(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+        }
+        let queue = header.queue_id.and_then(|queue| u32::try_from(queue).ok());
+        if let Some(queue) = queue.filter(|queue| *queue >= topic.read_queues()) {
+            return Err(system_error(format!("queue {queue} of topic {} does not exist", header.topic)));
+        }
+        let to = match (queue, header.offset, u64::try_from(header.timestamp)) {
+            (Some(_), Some(offset), _) if offset != -1 => ResetTo::Offset(offset),
+            (_, _, Ok(time_ms)) => ResetTo::Time(time_ms),
+            (_, _, Err(_)) => ResetTo::Newest,
+        };
+        let reset = Reset {
+            topic: header.topic.to_owned(),
+            group: header.group.to_owned(),
+            queue,
+            to,
+            is_kept: self.settings.server_side_reset,
+            is_forced: header.is_force,
+        };
+        if !reset.is_kept && self.members.consumers(header.group).next().is_none() {
+            let remark = format!("Consumer not online, so can not reset offset, Group: {}", header.group);
+            return Err(Answer::refusal(response::CONSUMER_NOT_ONLINE, remark));
+        }
+        let goal = Goal::Reset { reset: reset.clone(), timestamp: header.timestamp };
+        Ok(Outcome::Gather(goal, Question::Reset(reset)))
+    }
+
+    /// Code 308.
+    pub(super) fn correction(&self, header: &CorrectionOffset<'_>) -> Result<Outcome, Answer> {
+        let without = header.filter_groups.unwrap_or("").split(',').map(str::trim).filter(|group| !group.is_empty());
+        let question = Question::Correction {
+            topic: header.topic.to_owned(),
+            without: without.map(str::to_owned).collect(),
+            compared: header.compare_group.to_owned(),
+        };
+        Ok(Outcome::Gather(Goal::Correction, question))
+    }
+
+    /// Code 314.
+    pub(super) fn clone_offsets(&self, header: &CloneGroupOffset<'_>) -> Result<Outcome, Answer> {
+        names::check_group(header.dest_group)
+            .map_err(|error| Answer::refusal(response::INVALID_PARAMETER, error.to_string()))?;
+        let catalog = self.ledger.published();
+        let named = header.topic.filter(|topic| !topic.trim_ascii().is_empty());
+        if let Some(topic) = named.filter(|topic| catalog.topic(topic).is_none()) {
+            return Err(system_error(format!("[cloneGroupOffset], topic config not exist, {topic}")));
+        }
+        let live = catalog.subscriptions(header.src_group).filter(|live| !header.offline && !live.topics.is_empty());
+        let topics = match (named, live) {
+            (Some(topic), Some(live)) if live.topic(topic).is_none() => Some(BTreeSet::new()),
+            (Some(topic), _) => Some(BTreeSet::from([topic.to_owned()])),
+            (None, Some(live)) => Some(live.topics.keys().map(|topic| topic.to_string()).collect()),
+            (None, None) => None,
+        };
+        let (from, to) = (header.src_group.to_owned(), header.dest_group.to_owned());
+        Ok(Outcome::Gather(Goal::Clone, Question::Clone { from, to, topics }))
+    }
+
     pub(super) fn broker_config(&self) -> Result<Outcome, Answer> {
         let version = bodies::encode(&self.ledger.published().topics_version);
         let version = String::from_utf8(version).expect("JSON is UTF-8");
         Ok(Outcome::Now(Answer::with_body(runtime::properties(&self.settings)).field("version", &version)))
+    }
+
+    /// The offsets of a reset are known, and set if the broker does that; else clients are told.
+    fn reset_to(
+        &self,
+        reset: &Reset,
+        timestamp: i64,
+        offsets: Result<Vec<(u32, u64)>, String>,
+        wanted: &mut Vec<Order>,
+    ) -> Answer {
+        let offsets = match offsets {
+            Ok(offsets) => admin::reset_offsets(&self.settings.broker_name, &reset.topic, &offsets),
+            Err(remark) => return system_error(remark),
+        };
+        let asked = ResetOffset {
+            topic: &reset.topic,
+            group: &reset.group,
+            queue_id: Some(-1),
+            offset: None,
+            timestamp,
+            is_force: reset.is_forced,
+        };
+        if !reset.is_kept
+            && let Err(refusal) = self.push_reset(&asked, &offsets, wanted)
+        {
+            return refusal;
+        }
+        Answer::with_body(offsets.encode())
     }
 
     pub(super) fn gather(&mut self, reply: Option<ReplyTo>, goal: Goal, question: Question, wanted: &mut Vec<Order>) {
@@ -115,6 +211,12 @@ impl Registrar {
                 groups.extend(live.map(|live| live.group.to_string()));
                 Answer::with_body(bodies::encode(&GroupList { group_list: groups }))
             }
+            (Goal::Reset { reset, timestamp }, Part::Reset(offsets)) => {
+                self.reset_to(&reset, timestamp, offsets, wanted)
+            }
+            (Goal::Correction, Part::Correction(offsets)) => admin::correction(&offsets),
+            (Goal::Clone, Part::Cloned) => Answer::ok(),
+            (Goal::AllProgress, Part::AllProgress(rows)) => admin::all_consume_stats(&self.settings, rows),
             (Goal::Messages { count }, Part::Messages(messages)) => admin::messages(count, BODY_BYTES_MAX, messages),
             (Goal::Forget, Part::Forgotten) => {
                 // The group's deletion may still be on its way to the disk.

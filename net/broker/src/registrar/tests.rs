@@ -61,6 +61,10 @@ fn nothing(question: &Question) -> Part {
         Question::GroupsOf { .. } => Part::GroupsOf(BTreeSet::new()),
         Question::Forget { .. } => Part::Forgotten,
         Question::Messages { .. } => Part::Messages(Vec::new()),
+        Question::Reset(_) => Part::Reset(Ok(Vec::new())),
+        Question::Correction { .. } => Part::Correction(Vec::new()),
+        Question::Clone { .. } => Part::Cloned,
+        Question::AllProgress => Part::AllProgress(Vec::new()),
         Question::Tally => Part::Tally(Box::default()),
     }
 }

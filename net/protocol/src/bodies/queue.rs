@@ -88,6 +88,58 @@ pub struct LockAnswer {
     pub queues: Vec<MessageQueue>,
 }
 
+/// Answer to 222, body of 220.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ResetOffsets {
+    /// Where each queue goes on.
+    #[serde(deserialize_with = "queue_map")]
+    pub offset_table: BTreeMap<MessageQueue, i64>,
+}
+
+/// Answer of a client to GET_CONSUMER_STATUS_FROM_CLIENT (221).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientStatus {
+    /// The offset that the client has consumed up to, of each queue that it has.
+    #[serde(deserialize_with = "queue_map")]
+    pub message_queue_table: BTreeMap<MessageQueue, i64>,
+}
+
+/// Answer to INVOKE_BROKER_TO_GET_CONSUMER_STATUS (223).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// By client id.
+    pub consumer_table: BTreeMap<String, BTreeMap<MessageQueue, i64>>,
+}
+
+impl ResetOffsets {
+    /// Writes the body in fastjson's form, with queues as keys.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = b"{\"offsetTable\":".to_vec();
+        write_queue_map(&mut out, &self.offset_table);
+        out.push(b'}');
+        out
+    }
+}
+
+impl GroupStatus {
+    /// Writes the body in fastjson's form, with queues as keys.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = b"{\"consumerTable\":{".to_vec();
+        for (index, (client, table)) in self.consumer_table.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            write(&mut out, client);
+            out.push(b':');
+            write_queue_map(&mut out, table);
+        }
+        out.extend_from_slice(b"},\"messageQueueTable\":{}}");
+        out
+    }
+}
+
 impl ConsumeStats {
     /// Writes the body in fastjson's form, with queues as keys.
     pub fn encode(&self) -> Vec<u8> {
@@ -187,6 +239,20 @@ mod tests {
         assert_eq!(stats.encode(), text.as_bytes());
         assert_eq!(decode::<TopicStatsTable>(text.as_bytes()).unwrap().offset_table, stats.offset_table);
         assert!(decode::<TopicStatsTable>(br#"{"offsetTable":{"x":{}}}"#).is_err());
+    }
+
+    #[test]
+    fn resets_and_statuses() {
+        let text = r#"{"offsetTable":{{"brokerName":"b","queueId":0,"topic":"T"}:5}}"#;
+        let reset = ResetOffsets { offset_table: [(queue(), 5)].into() };
+        assert_eq!(reset.encode(), text.as_bytes());
+        assert_eq!(decode::<ResetOffsets>(text.as_bytes()), Ok(reset));
+        let text = r#"{"consumerTable":{},"messageQueueTable":{{"brokerName":"b","queueId":0,"topic":"T"}:5}}"#;
+        let status: ClientStatus = decode(text.as_bytes()).unwrap();
+        assert_eq!(status.message_queue_table, [(queue(), 5)].into());
+        let all = GroupStatus { consumer_table: [("c".to_owned(), status.message_queue_table)].into() };
+        let text = r#"{"consumerTable":{"c":{{"brokerName":"b","queueId":0,"topic":"T"}:5}},"messageQueueTable":{}}"#;
+        assert_eq!(all.encode(), text.as_bytes());
     }
 
     #[test]

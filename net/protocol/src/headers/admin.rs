@@ -69,6 +69,52 @@ headers! {
         topic_list: Option<&'a str> = "topicList",
     }
 
+    /// What brokers read of GET_CONSUMER_RUNNING_INFO (307) and CONSUME_MESSAGE_DIRECTLY (309) before they pass it on.
+    AskClient<'a> {
+        consumer_group: &'a str = "consumerGroup",
+        client_id: Option<&'a str> = "clientId",
+        msg_id: Option<&'a str> = "msgId",
+    }
+
+    /// INVOKE_BROKER_TO_GET_CONSUMER_STATUS (223) and GET_CONSUMER_STATUS_FROM_CLIENT (221). The address is a client id.
+    GetGroupStatus<'a> {
+        topic: &'a str = "topic",
+        group: &'a str = "group",
+        client_addr: Option<&'a str> = "clientAddr",
+    }
+
+    /// INVOKE_BROKER_TO_RESET_OFFSET (222) and RESET_CONSUMER_CLIENT_OFFSET (220). A negative queue: all; a negative
+    /// timestamp: the newest; an offset of -1 counts as none.
+    ResetOffset<'a> {
+        topic: &'a str = "topic",
+        group: &'a str = "group",
+        queue_id: Option<i32> = "queueId",
+        offset: Option<i64> = "offset",
+        timestamp: i64 = "timestamp",
+        is_force: bool = "isForce",
+    }
+
+    /// QUERY_CORRECTION_OFFSET (308). The groups left out are joined by `,`.
+    CorrectionOffset<'a> {
+        filter_groups: Option<&'a str> = "filterGroups",
+        compare_group: &'a str = "compareGroup",
+        topic: &'a str = "topic",
+    }
+
+    /// CLONE_GROUP_OFFSET (314). A blank topic: all of the group.
+    CloneGroupOffset<'a> {
+        src_group: &'a str = "srcGroup",
+        dest_group: &'a str = "destGroup",
+        topic: Option<&'a str> = "topic",
+        offline: bool = "offline",
+    }
+
+    /// VIEW_BROKER_STATS_DATA (315).
+    ViewStats<'a> {
+        stats_name: &'a str = "statsName",
+        stats_key: &'a str = "statsKey",
+    }
+
     /// Answer to GET_BROKER_CONFIG (26): a DataVersion as JSON.
     BrokerConfigAnswer<'a> {
         version: &'a str = "version",

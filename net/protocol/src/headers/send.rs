@@ -25,6 +25,24 @@ headers! {
         max_reconsume_times: Option<i32> = "maxReconsumeTimes",
         broker_name: Option<&'a str> = "bname",
     }
+
+    /// PUSH_REPLY_MESSAGE_TO_CLIENT (326). Hosts are `ip:port`.
+    PushReply<'a> {
+        producer_group: &'a str = "producerGroup",
+        topic: &'a str = "topic",
+        default_topic: &'a str = "defaultTopic",
+        default_topic_queue_nums: i32 = "defaultTopicQueueNums",
+        queue_id: i32 = "queueId",
+        sys_flag: i32 = "sysFlag",
+        born_timestamp: i64 = "bornTimestamp",
+        flag: i32 = "flag",
+        properties: Option<&'a str> = "properties",
+        reconsume_times: Option<i32> = "reconsumeTimes",
+        unit_mode: bool = "unitMode",
+        born_host: &'a str = "bornHost",
+        store_host: &'a str = "storeHost",
+        store_timestamp: i64 = "storeTimestamp",
+    }
 }
 
 /// SEND_MESSAGE (10) with long names; SEND_MESSAGE_V2 (310) and SEND_BATCH_MESSAGE (320) with

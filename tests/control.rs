@@ -1,0 +1,275 @@
+//! Goal: the broker asks clients for what others want of them, and sets offsets anew, as RocketMQ does on the wire.
+//! Method: as in wire.rs; the tests' clients answer what the broker asks them.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use protocol::Command;
+use protocol::bodies::{self, MessageQueue, ResetOffsets};
+use protocol::codes::{request, response};
+use protocol::headers::PullMessage;
+use protocol::message::records;
+use protocol::names::pull_flag;
+use tests::client::Client;
+use tests::server::Server;
+use tests::with_cores;
+use tests::words::{
+    asking, commit, committed, create_topic, field, heartbeat, messages, number, properties, pull, pull_header,
+    pull_with, send, send_as,
+};
+
+const REPLIES: &str = "DefaultCluster_REPLY_TOPIC";
+
+/// Answers a request of the broker.
+fn respond(client: &mut Client, asked: &Command, code: i32, body: &[u8]) {
+    let mut answer = Command::answer(&asked.header, code);
+    answer.body = body.to_vec().into();
+    client.stream.write_all(&answer.encode()).expect("the server reads");
+}
+
+fn reply_to(client: &str, code: i32, body: &[u8]) -> Command {
+    let pairs = [("MSG_TYPE", "reply"), ("CORRELATION_ID", "c-1"), ("REPLY_TO_CLIENT", client), ("TTL", "3000")];
+    send_as(code, REPLIES, 0, &properties(&pairs), body)
+}
+
+#[test]
+fn a_reply_reaches_who_waits_for_it_and_is_stored() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let [mut requester, mut replier] = [server.client(), server.client()];
+        requester.expect(response::SUCCESS, heartbeat("requester", "g", &["T"]));
+        for (index, code) in [request::SEND_REPLY_MESSAGE, request::SEND_REPLY_MESSAGE_V2].into_iter().enumerate() {
+            let waiting = replier.write(reply_to("requester", code, b"pong"));
+            let pushed = requester.push(request::PUSH_REPLY_MESSAGE_TO_CLIENT);
+            assert!(!pushed.header.is_oneway(), "it is to be answered");
+            assert_eq!((&pushed.body[..], field(&pushed, "topic")), (&b"pong"[..], REPLIES));
+            assert_eq!(field(&pushed, "bornHost"), replier.stream.local_addr().unwrap().to_string());
+            assert_eq!(field(&pushed, "storeHost"), server.address.to_string());
+            let text = field(&pushed, "properties");
+            assert_eq!(protocol::properties::get(text, "CORRELATION_ID"), Some("c-1"));
+            assert!(protocol::properties::get(text, "PUSH_REPLY_TIME").is_some());
+            respond(&mut requester, &pushed, response::SUCCESS, b"");
+            let answer = replier.answer(waiting);
+            assert_eq!(answer.header.code, response::SUCCESS, "{answer:?}");
+            assert_eq!((number(&answer, "queueOffset"), field(&answer, "msgId").len()), (index as i64, 32));
+            let stored = replier.expect(response::SUCCESS, pull(REPLIES, 0, index as i64));
+            assert_eq!(messages(&stored)[0].body, b"pong");
+        }
+        // A client that says no, one that goes away, and one that is not there.
+        let waiting = replier.write(reply_to("requester", request::SEND_REPLY_MESSAGE_V2, b"no"));
+        let pushed = requester.push(request::PUSH_REPLY_MESSAGE_TO_CLIENT);
+        respond(&mut requester, &pushed, response::SYSTEM_ERROR, b"");
+        assert_eq!(replier.answer(waiting).header.code, response::SYSTEM_ERROR);
+        let waiting = replier.write(reply_to("requester", request::SEND_REPLY_MESSAGE_V2, b"gone"));
+        requester.push(request::PUSH_REPLY_MESSAGE_TO_CLIENT);
+        drop(requester);
+        let answer = replier.answer(waiting);
+        assert_eq!(answer.header.code, response::SYSTEM_ERROR);
+        assert!(answer.header.remark.contains("closed its connection"), "{answer:?}");
+        let answer = replier.expect(response::SYSTEM_ERROR, reply_to("nobody", 325, b"lost"));
+        assert_eq!(answer.header.remark, "push reply message fail, channel of <nobody> not found.");
+    });
+}
+
+fn running_info(client: &str) -> Command {
+    let fields = [("consumerGroup", "g"), ("clientId", client), ("jstackEnable", "true")];
+    asking(request::GET_CONSUMER_RUNNING_INFO, &fields)
+}
+
+#[test]
+fn requests_for_a_client_reach_it_and_its_answer_comes_back() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let [mut one, mut two, mut admin] = [server.client(), server.client(), server.client()];
+        let answer = admin.expect(response::SYSTEM_ERROR, running_info("one"));
+        assert_eq!(answer.header.remark, "The Consumer <g> <one> not online");
+        one.expect(response::SUCCESS, heartbeat("one", "g", &["T"]));
+        two.expect(response::SUCCESS, heartbeat("two", "g", &["T"]));
+        let waiting = admin.write(running_info("two"));
+        let asked = two.push(request::GET_CONSUMER_RUNNING_INFO);
+        assert_eq!((field(&asked, "clientId"), field(&asked, "jstackEnable")), ("two", "true"));
+        // Not an answer to anything: it is nobody's.
+        let mut stray = asked.clone();
+        stray.header.opaque ^= 0x40_0000;
+        respond(&mut two, &stray, response::SUCCESS, b"stray");
+        respond(&mut one, &asked, response::SUCCESS, b"forged");
+        respond(&mut two, &asked, response::SUCCESS, b"{}");
+        assert_eq!(admin.answer(waiting).body, &b"{}"[..]);
+
+        admin.expect(response::SUCCESS, create_topic("T", 2));
+        let sent = admin.expect(response::SUCCESS, send("T", 1, b"again"));
+        let directly = |id: &str| {
+            let fields = [("consumerGroup", "g"), ("clientId", "one"), ("msgId", id), ("topic", "T")];
+            asking(request::CONSUME_MESSAGE_DIRECTLY, &fields)
+        };
+        let waiting = admin.write(directly(field(&sent, "msgId")));
+        let asked = one.push(request::CONSUME_MESSAGE_DIRECTLY);
+        assert_eq!(field(&asked, "brokerName"), "broker-a");
+        assert_eq!(records(&asked.body).next().unwrap().unwrap().body, b"again");
+        respond(&mut one, &asked, response::SUCCESS, br#"{"consumeResult":"CR_SUCCESS"}"#);
+        assert_eq!(admin.answer(waiting).body, &br#"{"consumeResult":"CR_SUCCESS"}"#[..]);
+        for id in ["", "x", "7F00000100002A9F00000000000FFFFF"] {
+            admin.expect(response::SYSTEM_ERROR, directly(id));
+        }
+
+        let status = |client: &str| {
+            let fields = [("topic", "T"), ("group", "g"), ("clientAddr", client)];
+            asking(request::INVOKE_BROKER_TO_GET_CONSUMER_STATUS, &fields)
+        };
+        let waiting = admin.write(status(""));
+        for (client, offset) in [(&mut one, 5), (&mut two, 7)] {
+            let asked = client.push(request::GET_CONSUMER_STATUS_FROM_CLIENT);
+            let queue = r#"{"brokerName":"broker-a","queueId":1,"topic":"T"}"#;
+            let body = format!("{{\"consumerTable\":{{}},\"messageQueueTable\":{{{queue}:{offset}}}}}");
+            respond(client, &asked, response::SUCCESS, body.as_bytes());
+        }
+        let answer = admin.answer(waiting);
+        let text = std::str::from_utf8(&answer.body).unwrap();
+        for part in [r#""one":{{"brokerName":"broker-a","queueId":1,"topic":"T"}:5}"#, r#""two":{{"#, "}:7}"] {
+            assert!(text.contains(part), "{text}");
+        }
+        admin.expect(response::CONSUMER_NOT_ONLINE, status("three"));
+        // Who goes away has no part in it.
+        let waiting = admin.write(status("two"));
+        two.push(request::GET_CONSUMER_STATUS_FROM_CLIENT);
+        drop(two);
+        let answer = admin.answer(waiting);
+        assert_eq!(&answer.body[..], br#"{"consumerTable":{},"messageQueueTable":{}}"#);
+    });
+}
+
+fn reset(more: &[(&str, &str)]) -> Command {
+    let mut fields = vec![("topic", "T"), ("group", "g"), ("timestamp", "0"), ("isForce", "true")];
+    for (name, value) in more {
+        fields.retain(|(known, _)| known != name);
+        fields.push((name, value));
+    }
+    asking(request::INVOKE_BROKER_TO_RESET_OFFSET, &fields)
+}
+
+fn offsets(answer: &Command) -> BTreeMap<i32, i64> {
+    let body: ResetOffsets = bodies::decode(&answer.body).unwrap();
+    body.offset_table.into_iter().map(|(MessageQueue { queue_id, .. }, offset)| (queue_id, offset)).collect()
+}
+
+/// A pull of the group, by its subscription.
+fn pull_of_group(queue: i32, offset: i64, suspend_ms: i64) -> Command {
+    let header = PullMessage {
+        consumer_group: "g",
+        sys_flag: if suspend_ms > 0 { pull_flag::SUSPEND } else { 0 },
+        suspend_timeout_ms: suspend_ms,
+        ..pull_header("T", queue, offset)
+    };
+    pull_with(request::PULL_MESSAGE, header)
+}
+
+/// A topic of two queues with five messages each; group `g` has consumed all of them.
+fn consumed(client: &mut Client) {
+    client.expect(response::SUCCESS, create_topic("T", 2));
+    client.expect(response::SUCCESS, heartbeat("one", "g", &["T"]));
+    for queue in 0..2 {
+        (0..5).for_each(|_| drop(client.expect(response::SUCCESS, send("T", queue, b"x"))));
+        client.expect(response::SUCCESS, commit("g", "T", queue, 5));
+    }
+}
+
+#[test]
+fn the_broker_sets_offsets_anew_and_tells_clients_with_their_next_pull() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let [mut client, mut admin] = [server.client(), server.client()];
+        consumed(&mut client);
+        let waiting = client.write(pull_of_group(0, 5, 30_000));
+        let answer = admin.expect(response::SUCCESS, reset(&[]));
+        assert_eq!(offsets(&answer), BTreeMap::from([(0, 0), (1, 0)]));
+        // Who waited comes again, and hears of it once; what it says of the old offset does not count.
+        let answer = client.answer(waiting);
+        assert_eq!(answer.header.code, response::PULL_NOT_FOUND, "{answer:?}");
+        let answer = client.expect(response::SUCCESS, commit("g", "T", 0, 5));
+        assert_eq!(answer.header.remark, "Offset has been previously reset");
+        assert_eq!(committed(&mut client, "g", "T", 0), Some(0));
+        let answer = client.expect(response::PULL_OFFSET_MOVED, pull_of_group(0, 5, 0));
+        assert_eq!((answer.header.remark.as_str(), number(&answer, "nextBeginOffset")), ("OFFSET_RESET", 0));
+        assert_eq!(messages(&client.expect(response::SUCCESS, pull_of_group(0, 0, 0))).len(), 5);
+        client.expect(response::SUCCESS, commit("g", "T", 0, 5));
+        assert_eq!(committed(&mut client, "g", "T", 0), Some(5));
+
+        // One queue, by offset; the newest; what cannot be.
+        let answer = admin.expect(response::SUCCESS, reset(&[("queueId", "1"), ("offset", "3")]));
+        assert_eq!(offsets(&answer), BTreeMap::from([(1, 3)]));
+        assert_eq!(committed(&mut client, "g", "T", 1), Some(3));
+        let answer = admin.expect(response::SUCCESS, reset(&[("timestamp", "-1")]));
+        assert_eq!(offsets(&answer), BTreeMap::from([(0, 5), (1, 5)]));
+        for (code, more) in [
+            (response::TOPIC_NOT_EXIST, ("topic", "U")),
+            (response::SUBSCRIPTION_GROUP_NOT_EXIST, ("group", "h")),
+            (response::SYSTEM_ERROR, ("queueId", "2")),
+        ] {
+            admin.expect(code, reset(&[more]));
+        }
+        for offset in ["-2", "7"] {
+            let answer = admin.expect(response::SYSTEM_ERROR, reset(&[("queueId", "1"), ("offset", offset)]));
+            assert!(answer.header.remark.contains("[0-5]"), "{answer:?}");
+        }
+    });
+}
+
+#[test]
+fn clients_set_their_offsets_anew_if_the_broker_does_not() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &["--set", "broker.server_side_reset=false"]);
+        let [mut client, mut admin] = [server.client(), server.client()];
+        consumed(&mut client);
+        client.expect(response::SUCCESS, commit("g", "T", 1, 2));
+        // Forward only if it is forced.
+        for (force, wanted) in [("false", BTreeMap::from([(0, 5), (1, 2)])), ("true", BTreeMap::from([(0, 5), (1, 5)]))] {
+            let answer = admin.expect(response::SUCCESS, reset(&[("timestamp", "-1"), ("isForce", force)]));
+            assert_eq!(offsets(&answer), wanted);
+            let pushed = client.push(request::RESET_CONSUMER_CLIENT_OFFSET);
+            assert!(pushed.header.is_oneway());
+            assert_eq!((offsets(&pushed), field(&pushed, "group")), (wanted, "g"));
+        }
+        assert_eq!(committed(&mut admin, "g", "T", 1), Some(2), "that is the clients' part");
+        drop(client);
+        // The broker hears of the close as soon as the kernel says so.
+        while admin.ask(reset(&[])).header.code != response::CONSUMER_NOT_ONLINE {}
+    });
+}
+
+#[test]
+fn offsets_are_cloned_compared_and_listed() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        consumed(&mut client);
+        client.expect(response::SUCCESS, heartbeat("one", "h", &["T"]));
+        let clone = |topic: &str, offline: &str| {
+            let fields = [("srcGroup", "g"), ("destGroup", "h"), ("topic", topic), ("offline", offline)];
+            asking(request::CLONE_GROUP_OFFSET, &fields)
+        };
+        client.expect(response::SYSTEM_ERROR, clone("U", "true"));
+        client.expect(response::SUCCESS, clone("T", "false"));
+        assert_eq!([0, 1].map(|queue| committed(&mut client, "h", "T", queue)), [Some(5), Some(5)]);
+        client.expect(response::SUCCESS, commit("h", "T", 1, 1));
+        client.expect(response::SUCCESS, commit("g", "T", 0, 3));
+        let correction = |compared: &str, without: &str| {
+            let fields = [("filterGroups", without), ("compareGroup", compared), ("topic", "T")];
+            asking(request::QUERY_CORRECTION_OFFSET, &fields)
+        };
+        // g: 3 and 5, h: 5 and 1.
+        for (compared, without, wanted) in [
+            ("g", "", r#"{"correctionOffsets":{"0":3,"1":1}}"#),
+            ("g", "g", r#"{"correctionOffsets":{"0":9223372036854775807,"1":1}}"#),
+            ("h", "h, g", r#"{"correctionOffsets":{}}"#),
+        ] {
+            let answer = client.expect(response::SUCCESS, correction(compared, without));
+            assert_eq!(std::str::from_utf8(&answer.body).unwrap(), wanted);
+        }
+        let all = client.expect(response::SUCCESS, asking(request::GET_BROKER_CONSUME_STATS, &[("isOrder", "false")]));
+        let text = std::str::from_utf8(&all.body).unwrap();
+        assert!(text.contains(r#""totalDiff":6,"#) && text.contains(r#"{"g":[{"consumeTps""#), "{text}");
+        assert!(text.contains(r#""queueId":1,"topic":"T"}:{"brokerOffset":5,"consumerOffset":1,"#), "{text}");
+        client.expect(response::SUCCESS, clone("", "true"));
+        assert_eq!([0, 1].map(|queue| committed(&mut client, "h", "T", queue)), [Some(3), Some(5)]);
+    });
+}
