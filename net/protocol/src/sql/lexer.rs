@@ -95,8 +95,8 @@ impl<'a> Lexer<'a> {
             let rest = &self.text[self.at..];
             if rest.starts_with("--") {
                 self.at += run(rest, |byte| byte != b'\n' && byte != b'\r');
-            } else if rest.starts_with("/*") {
-                let end = rest[2..].find("*/");
+            } else if let Some(comment) = rest.strip_prefix("/*") {
+                let end = comment.find("*/");
                 let end = end.ok_or_else(|| SqlError::new(self.text, self.at, "a comment without its end"))?;
                 self.at += 2 + end + 2;
             } else {
