@@ -28,6 +28,9 @@ pub struct PullLimits {
     pub scan: u32,
 }
 
+/// Whether a stored message is wanted.
+pub type Matches<'a> = dyn Fn(&[u8]) -> bool + 'a;
+
 /// Whoever pulls is about to copy small messages: those are fetched into the cache while others are looked up.
 const AHEAD_BYTES_MAX: usize = 4 << 10;
 
@@ -78,7 +81,7 @@ impl Partition {
         offset: u64,
         limits: PullLimits,
         wants: &dyn Fn(i64) -> bool,
-        matches: Option<&dyn Fn(&[u8]) -> bool>,
+        matches: Option<&Matches<'_>>,
     ) -> (Pull, Span) {
         if !self.is_readable() {
             return (Pull::Opening, Span { min: 0, max: 0 });
