@@ -570,26 +570,4 @@ impl Log {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::format::Batch;
-    use crate::segment::Segment;
-
-    #[test]
-    fn a_log_goes_on_behind_its_end_in_a_new_epoch() {
-        let config = LogConfig::new("/p", 3, Region::new(2, 1 << 20).unwrap(), |_| None);
-        let segment = Segment { base: 0, bytes: 16 << 20, handle: Handle(3), newest_ms: 0, zeroed_to: 4096 };
-        let mut segments = Segments::new(&config, true, VecDeque::from([segment]), Vec::new());
-        let mut log = Log::new(&config, End { head: 5000, chain: 77, epoch: 8 });
-        let mut wanted = Vec::new();
-        log.on_turn(&mut segments, 1000, &mut wanted);
-        assert!(wanted.is_empty(), "nobody made sure yet that what was found is durable: {wanted:?}");
-        log.announce(&segments, 1000).unwrap();
-        log.on_turn(&mut segments, 1000, &mut wanted);
-        let [Want::Write { op: Op::Write { at: 8192, bytes, durable: true, .. }, .. }] = &wanted[..] else {
-            panic!("{wanted:?}")
-        };
-        let header = Batch::open(bytes).unwrap().header;
-        assert_eq!((header.epoch, header.base, header.durable, header.previous), (9, 8192, 5000, 77));
-    }
-}
+mod tests;

@@ -625,3 +625,6 @@ impl Recovery {
         self.directory.join(name(self.holding(byte).or(self.live.back()).map_or(0, |segment| segment.base)))
     }
 }
+
+#[cfg(test)]
+mod tests;
