@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use engine::buffer::Region;
 use engine::error::AppendError;
-use engine::format::{BLOCK_BYTES, Position, QueueKey};
+use engine::format::{BLOCK_BYTES, BatchHeader, Position, QueueKey};
 use engine::io::{Done, Fault, Io, Op, OpenHow, Outcome, Tag};
 use engine::limits::{Flush, LogConfig};
 use engine::message::{Description, Draft, Keys, Stamp, Stored};
@@ -33,6 +33,11 @@ const IDLE_TURNS_MAX: usize = 50;
 fn power_cuts_and_kills_lose_nothing_promised() {
     let seen = repeat(0..1_500, |seed| Plan { rounds: 4, ..Plan::new(seed) });
     assert!(seen.taken_over > 400 && seen.runs > 8_000, "{seen:?}");
+}
+
+#[test]
+fn lives_that_end_soon_lose_nothing_promised() {
+    repeat(0..1_000, |seed| Plan { brief: true, rounds: 6, ..Plan::new(seed) });
 }
 
 #[test]
@@ -145,12 +150,14 @@ struct Plan {
     space: Option<u64>,
     /// Files that are derived are damaged or removed between two lives.
     harm: bool,
+    /// Lives of a few turns, most of which end before they are open.
+    brief: bool,
 }
 
 impl Plan {
     fn new(seed: u64) -> Plan {
-        let (faults, large, harm) = (Faults::default(), false, false);
-        Plan { seed, rounds: 1, faults, large, retain: None, age: None, space: None, harm }
+        let (faults, large, harm, brief) = (Faults::default(), false, false, false);
+        Plan { seed, rounds: 1, faults, large, retain: None, age: None, space: None, harm, brief }
     }
 
     /// Whether segments go.
@@ -179,8 +186,37 @@ struct Sent {
 /// The values a fact was given since it was last known for certain, oldest first.
 #[derive(Clone, Debug, Default)]
 struct History {
-    values: VecDeque<(u64, Option<Vec<u8>>)>,
+    values: VecDeque<Version>,
     promised: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Version {
+    number: u64,
+    /// Of the request that brought it; `None`: an opening found it, so it stays.
+    ticket: Option<u64>,
+    value: Option<Vec<u8>>,
+}
+
+/// What of all that was accepted is there, by tickets: these are in log order.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    /// The newest that is there.
+    newest: Option<u64>,
+    /// The oldest that is missing, and was not missing before.
+    missing: u64,
+}
+
+impl Extent {
+    const NOTHING: Extent = Extent { newest: None, missing: u64::MAX };
+
+    fn there(&mut self, ticket: Option<u64>) {
+        self.newest = self.newest.max(ticket);
+    }
+
+    fn lost(&mut self, ticket: Option<u64>) {
+        self.missing = self.missing.min(ticket.unwrap_or(u64::MAX));
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -217,7 +253,14 @@ struct World {
     /// The log's floor and its checkpoint, and whether they moved since somebody looked: a good moment to die.
     milestone: (u64, u64),
     published: bool,
+    /// So is the one when new names are about to become durable.
+    naming: bool,
     restarted: bool,
+    /// The epoch that is written in, the one of the last opening that was complete, and the highest one of those that
+    /// have ended.
+    epoch: u64,
+    lived: u64,
+    buried: u64,
     closed: Option<String>,
     shut: bool,
     loaded: BTreeSet<LoadId>,
@@ -283,7 +326,11 @@ impl World {
             longest: 0,
             milestone: (0, 0),
             published: false,
+            naming: false,
             restarted: false,
+            epoch: 0,
+            lived: 0,
+            buried: 0,
             closed: None,
             shut: false,
             loaded: BTreeSet::new(),
@@ -314,10 +361,14 @@ impl World {
             self.sim.faults = self.plan.faults;
             self.stumble();
             self.wait_open();
-            let steps = if self.plan.large { 150 } else { 10 + self.random.below(120) };
+            let steps = match () {
+                _ if self.plan.large => 150,
+                _ if self.plan.brief => self.random.below(20),
+                _ => 10 + self.random.below(120),
+            };
             for _ in 0..steps {
                 self.step();
-                if std::mem::take(&mut self.published) && self.random.chance(100) {
+                if std::mem::take(&mut self.published) && self.random.chance(100) || self.dies_nameless() {
                     break;
                 }
             }
@@ -364,11 +415,12 @@ impl World {
 
     /// Lives that end anywhere in the opening, or where all was read and is about to be made durable.
     fn stumble(&mut self) {
-        while self.random.chance(300) {
+        let often = if self.plan.brief { 700 } else { 300 };
+        while self.random.chance(often) {
             let read_all = self.random.chance(500);
             let mut turns = self.random.below(if read_all { 4 } else { 40 });
             for _ in 0..HELD_TURNS_MAX {
-                if turns == 0 {
+                if turns == 0 || self.dies_nameless() {
                     break;
                 }
                 self.turn();
@@ -378,6 +430,11 @@ impl World {
             }
             self.end_life();
         }
+    }
+
+    /// Whether a short life ends now because names in the directory are about to become durable.
+    fn dies_nameless(&mut self) -> bool {
+        std::mem::take(&mut self.naming) && self.plan.brief && self.random.chance(400)
     }
 
     // -- the loop that a core runs -----------------------------------------------------------------
@@ -431,6 +488,8 @@ impl World {
         match effect {
             Effect::Io { local, op } => {
                 assert!(local < 1 << 40, "a local number is below 2^40");
+                self.check_epoch(&op);
+                self.naming |= matches!(op, Op::SyncDirectory { .. });
                 self.backlog.push_back((local, op));
             }
             Effect::Stored(ticket, result) => {
@@ -443,14 +502,22 @@ impl World {
             Effect::Grown(queue) => self.follow(queue),
             Effect::Loaded(load, _) => _ = self.loaded.insert(load),
             Effect::Opened => {
-                self.open = true;
+                (self.open, self.lived) = (true, self.epoch);
                 assert!(self.answers.is_empty(), "all who waited were told");
             }
             Effect::Closed(reason) => {
-                (self.open, self.closed) = (false, Some(reason));
+                (self.open, self.closed, self.buried) = (false, Some(reason), self.lived);
             }
             Effect::Shut => self.shut = true,
         }
+    }
+
+    /// Every opening writes in an epoch of its own: what another one left behind the log's end never continues it.
+    fn check_epoch(&mut self, op: &Op) {
+        let Op::Write { bytes, .. } = op else { return };
+        let Ok(header) = BatchHeader::peek(bytes) else { return };
+        assert!(header.epoch > self.buried, "epoch {} again, after {}", header.epoch, self.buried);
+        self.epoch = header.epoch;
     }
 
     fn promised(&mut self, answer: Answer) {
@@ -512,7 +579,7 @@ impl World {
     fn start(&mut self) {
         self.partition = Partition::new(self.config.clone()).unwrap();
         (self.open, self.audited, self.closed, self.shut) = (false, false, None, false);
-        self.restarted = true;
+        (self.restarted, self.buried) = (true, self.lived);
         self.backlog.clear();
         self.answers.clear();
         self.loaded.clear();
@@ -710,7 +777,7 @@ impl World {
     fn put(&mut self) {
         let key = self.random.below(FACTS);
         let history = self.facts.entry(key).or_default();
-        let version = history.values.back().map_or(0, |(version, _)| *version) + 1;
+        let version = history.values.back().map_or(0, |newest| newest.number) + 1;
         let mut value = (key << 32 | version).to_be_bytes().to_vec();
         value.resize(8 + self.random.below(3000) as usize, 7);
         let value = (!self.random.chance(200)).then_some(value);
@@ -720,7 +787,8 @@ impl World {
             return self.refused(error);
         }
         assert_eq!(self.partition.fact(&fact_key(b'p', key)), value.as_deref(), "a fact is readable at once");
-        history_of(&mut self.facts, key).values.push_back((version, value));
+        let newest = Version { number: version, ticket: Some(self.tickets), value };
+        history_of(&mut self.facts, key).values.push_back(newest);
         self.answers.push_back((ticket, Answer::Fact { key, version }));
         self.tickets += 1;
     }
@@ -912,31 +980,42 @@ impl World {
         self.partition.retain_topics(&|topic| topics.contains(&topic));
         self.closed = None;
         let faults = std::mem::take(&mut self.sim.faults);
-        self.check_facts();
+        let mut extent = self.check_facts();
         let stats = self.partition.stats();
         self.seen.taken_over += u64::from(self.restarted && stats.checkpointed > 0);
         self.seen.runs += stats.runs.0;
         self.seen.retired += stats.floor / SEGMENT_BYTES;
-        self.audit();
+        let messages = self.audit();
+        extent.there(messages.newest);
+        extent.lost(Some(messages.missing));
+        let Extent { newest, missing } = extent;
+        if let Some(newest) = newest.filter(|newest| *newest >= missing) {
+            panic!("request {missing} is lost, and {newest}, which came later, is there");
+        }
         self.sim.faults = faults;
         (self.ended, self.audited, self.restarted) = (Ended::Written, true, false);
     }
 
-    fn check_facts(&mut self) {
+    fn check_facts(&mut self) -> Extent {
+        let mut extent = Extent::NOTHING;
         let lossy = self.config.flush != Flush::Sync && self.ended != Ended::Written;
         for (&key, history) in &mut self.facts {
             let value = self.partition.fact(&fact_key(b'p', key)).map(<[u8]>::to_vec);
             let least = if lossy { 0 } else { history.promised };
-            let fits = |(version, known): &&(u64, Option<Vec<u8>>)| *version >= least && *known == value;
-            let none = least == 0 && value.is_none();
-            let last = history.values.back().map_or(0, |(version, _)| *version);
-            assert!(
-                none || history.values.iter().any(|entry| fits(&entry)),
-                "fact {key} is {value:?}, promised {least}"
-            );
+            let fits = |version: &Version| version.number >= least && version.value == value;
+            let stays = history.values.front().is_some_and(|oldest| oldest.ticket.is_none());
+            let none = least == 0 && value.is_none() && !stays;
+            let first = history.values.iter().position(fits);
+            let last = history.values.iter().rposition(fits);
+            assert!(none || first.is_some(), "fact {key} is {value:?}, promised {least}");
+            // Only a deletion may be one of several.
+            first.filter(|_| !none).into_iter().for_each(|first| extent.there(history.values[first].ticket));
+            let next = last.map_or(0, |last| last + 1);
+            history.values.get(next).into_iter().for_each(|next| extent.lost(next.ticket));
             // From here on it is this value and no other, under a version that none had.
-            history.values = VecDeque::from([(last, value)]);
-            history.promised = last;
+            let number = history.values.back().map_or(0, |newest| newest.number);
+            history.values = VecDeque::from([Version { number, ticket: None, value }]);
+            history.promised = number;
         }
         for (&key, (certain, newest)) in &mut self.notes {
             let value = self.partition.fact(&fact_key(b'n', key));
@@ -952,11 +1031,12 @@ impl World {
                 *certain = 0;
             }
         }
+        extent
     }
 
     /// Looks at every message there is.
-    fn audit(&mut self) {
-        let mut found = BTreeSet::new();
+    fn audit(&mut self) -> Extent {
+        let (mut found, mut extent) = (BTreeSet::new(), Extent::NOTHING);
         // What is delivered while we look may be in a queue that we looked at already.
         let seen: Vec<bool> = self.sent.iter().map(|sent| sent.place.is_some()).collect();
         // So is what is promised meanwhile.
@@ -1012,6 +1092,11 @@ impl World {
             }
             assert!(!(is_found && sent.gone), "message {id} came back from the dead: {sent:?}");
             assert!(is_found || !there || !certain || sent.gone, "message {id} is lost ({:?}): {sent:?}", self.ended);
+            if is_found {
+                extent.there(Some(sent.batch));
+            } else if sent.due_ms.is_none() && !sent.gone && !flying {
+                extent.lost(Some(sent.batch));
+            }
             if !is_found && !flying {
                 // It may never be seen again. A delayed one may be delivered again.
                 (sent.gone, sent.place) = (sent.due_ms.is_none(), None);
@@ -1022,6 +1107,7 @@ impl World {
             let forgotten = whole.clone().any(|sent| !topics.contains(&sent.queue.topic));
             assert!(there == 0 || there == all || forgotten, "batch {batch}: {there} of {all}");
         }
+        extent
     }
 
     fn read_queue(&mut self, queue: QueueKey, found: &mut BTreeSet<u64>) {
