@@ -233,7 +233,8 @@ impl World {
             }
             // Who asks while a log is opened again is told nothing that is not safe.
             if self.random.chance(300) && !self.is_all_open() {
-                self.ask_end(index);
+                let (topic, queue) = self.recent_queue();
+                self.ask_end_of(index, topic, queue);
                 continue;
             }
             match self.random.below(100) {
@@ -368,9 +369,20 @@ impl World {
 
     fn ask_end(&mut self, index: usize) {
         let (topic, queue) = (self.topic(), self.random.below(QUEUES.into()) as u32);
+        self.ask_end_of(index, topic, queue);
+    }
+
+    fn ask_end_of(&mut self, index: usize, topic: usize, queue: u32) {
         let (then, least) = (self.model.glimpse(topic), self.model.end(topic, queue));
         let command = self.edge(request::GET_MAX_OFFSET, topic, queue);
         self.write(index, command, Asked::End { topic, queue, least, then });
+    }
+
+    /// Where one of the newest messages was sent to: if something was lost, it was there.
+    fn recent_queue(&mut self) -> (usize, u32) {
+        let back = 1 + self.random.below(4) as usize;
+        let sent = self.model.sent.iter().rev().filter(|sent| sent.topic < TOPICS).nth(back);
+        sent.map_or((0, 0), |sent| (sent.topic, sent.queue.unwrap_or(0)))
     }
 
     fn edge(&self, code: i32, topic: usize, queue: u32) -> Command {

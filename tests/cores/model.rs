@@ -58,7 +58,7 @@ pub struct Place {
 pub struct Sent {
     pub topic: usize,
     /// `None`: the broker chooses.
-    queue: Option<u32>,
+    pub queue: Option<u32>,
     /// The number in its body: a message that comes again has that of the first one.
     body: u64,
     length: usize,

@@ -90,6 +90,8 @@ pub struct World {
     lossy: bool,
     /// The most that was ever accepted, by partition.
     longest: Vec<u64>,
+    /// Whether a log was being read when it was looked at last and not open, by partition.
+    reads: Vec<bool>,
     trace: u64,
     traced: bool,
 }
@@ -165,6 +167,7 @@ impl World {
             reasons: BTreeMap::new(),
             lossy: false,
             longest: vec![0; usize::from(partitions)],
+            reads: vec![false; usize::from(partitions)],
             trace: 0,
             traced: std::env::var_os("TRACE").is_some(),
             settings,
@@ -195,8 +198,11 @@ impl World {
                     self.turn();
                 }
                 // What a log promises while it is opened again is forgotten by who dies then.
-                if !self.is_all_open() && self.random.chance(20) {
-                    break;
+                if !self.is_all_open() {
+                    let danger = if self.is_settling() { 100 } else { 20 };
+                    if self.random.chance(danger) {
+                        break;
+                    }
                 }
             }
             if self.random.chance(400) {
@@ -241,8 +247,12 @@ impl World {
 
     /// How a partition does.
     pub fn stats(&self, partition: u16) -> Stats {
-        let (core, place) = (usize::from(partition) % self.cores.len(), usize::from(partition) / self.cores.len());
-        self.cores[core].partitions()[place].stats()
+        self.partition(partition).stats()
+    }
+
+    fn partition(&self, number: u16) -> &Partition {
+        let (core, place) = (usize::from(number) % self.cores.len(), usize::from(number) / self.cores.len());
+        &self.cores[core].partitions()[place]
     }
 
     // -- lives -----------------------------------------------------------------------------------
@@ -413,6 +423,10 @@ impl World {
             assert!(ordered, "partition {partition}: {stats:?}");
             let longest = &mut self.longest[usize::from(partition)];
             *longest = (*longest).max(stats.accepted);
+            let log = self.partition(partition);
+            let (reads, is_open) = (log.progress().is_some(), log.is_open());
+            let before = self.reads[usize::from(partition)];
+            self.reads[usize::from(partition)] = reads || before && !is_open;
         }
         for index in 0..self.clients.len() {
             let slow = self.clients[index].slow;
@@ -486,8 +500,15 @@ impl World {
     }
 
     fn is_open(&self, partition: u16) -> bool {
-        let (core, place) = (usize::from(partition) % self.cores.len(), usize::from(partition) / self.cores.len());
-        self.cores[core].partitions()[place].is_open()
+        self.partition(partition).is_open()
+    }
+
+    /// Whether a log was read, and what was found is not durable yet.
+    fn is_settling(&self) -> bool {
+        (0..self.settings.partitions).zip(&self.reads).any(|(number, reads)| {
+            let partition = self.partition(number);
+            *reads && partition.progress().is_none() && !partition.is_open()
+        })
     }
 
     /// Looks at everything there is. Nothing else goes on meanwhile. `due_ms`: what is due by then is there.
