@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use engine::sim::Random;
 
@@ -32,8 +33,11 @@ pub fn noise(number: u64, length: usize) -> &'static [u8] {
     &NOISE[from..from + length]
 }
 
+/// A simulation has failed.
+static FAILED: AtomicBool = AtomicBool::new(false);
+
 /// Runs a simulation for each seed; a failure names the seed, which repeats it. `SEED=17`: this one only;
-/// `SEEDS=10000`: so many, from the first on.
+/// `SEEDS=10000`: so many, from the first on. `FIRST=1`: when one fails, the others end.
 pub fn repeat<T>(seeds: Range<u64>, mut run: impl FnMut(u64) -> T) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match (number("SEED"), number("SEEDS")) {
@@ -41,10 +45,15 @@ pub fn repeat<T>(seeds: Range<u64>, mut run: impl FnMut(u64) -> T) {
         (None, Some(count)) => seeds.start..seeds.start + count,
         (None, None) => seeds,
     };
+    let first = number("FIRST").is_some();
     for seed in seeds {
+        if first && FAILED.load(Ordering::Relaxed) {
+            return;
+        }
         if let Err(cause) = catch_unwind(AssertUnwindSafe(|| run(seed))) {
             let text = cause.downcast_ref::<String>().cloned();
             let text = text.or_else(|| cause.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            FAILED.store(true, Ordering::Relaxed);
             panic!("SEED={seed}: {}", text.unwrap_or_default());
         }
     }
