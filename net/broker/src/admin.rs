@@ -300,6 +300,8 @@ pub enum Goal {
         /// The group.
         group: String,
     },
+    /// Code 343.
+    TopicNames,
     /// Code 208.
     Progress {
         /// The topics, in the order that `QueueProgress` counts.

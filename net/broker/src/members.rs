@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use protocol::bodies::{
     Connection, ConsumeFromWhere, ConsumeType, ConsumerConnection, ConsumerData, MessageModel, ProducerConnection,
-    SubscriptionData,
+    ProducerInfo, ProducerTable, SubscriptionData,
 };
 
 use crate::call::{ConnectionId, Peer};
@@ -294,6 +294,25 @@ impl Members {
     pub fn producer_connection(&self, group: &str) -> Option<ProducerConnection> {
         let clients = self.producers.get(group)?;
         Some(ProducerConnection { connection_set: clients.values().map(connection_of).collect() })
+    }
+
+    /// The answer to code 328.
+    pub fn producers(&self) -> ProducerTable {
+        let infos = |clients: &BTreeMap<ConnectionId, Client>| {
+            let info = |client: &Client| {
+                let Connection { client_addr, client_id, language, version } = connection_of(client);
+                let last_update_timestamp = client.seen_ms.cast_signed();
+                ProducerInfo { client_id, language, last_update_timestamp, remote_ip: client_addr, version }
+            };
+            clients.values().map(info).collect()
+        };
+        let groups = self.producers.iter().map(|(group, clients)| (group.to_string(), infos(clients)));
+        ProducerTable { data: groups.collect() }
+    }
+
+    /// What this group subscribes to in this topic.
+    pub fn subscription(&self, group: &str, topic: &str) -> Option<&SubscriptionData> {
+        self.consumers.get(group)?.subscriptions.get(topic).map(|subscribed| &subscribed.data)
     }
 
     /// Counts one more membership, if the bounds allow it.

@@ -89,6 +89,15 @@ pub fn place(header: &mut Header, catalog: &Catalog, partitions: u16, random: u6
         | request::GET_CONSUMER_CONNECTION_LIST
         | request::GET_PRODUCER_CONNECTION_LIST
         | request::DELETE_TOPIC_IN_BROKER
+        | request::UPDATE_AND_CREATE_TOPIC_LIST
+        | request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST
+        | request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER
+        | request::GET_ALL_PRODUCER_INFO
+        | request::QUERY_TOPICS_BY_CONSUMER
+        | request::QUERY_SUBSCRIPTION_BY_CONSUMER
+        | request::CLEAN_EXPIRED_CONSUMEQUEUE
+        | request::CLEAN_UNUSED_TOPIC
+        | request::DELETE_EXPIRED_COMMITLOG
         | request::QUERY_TOPIC_CONSUME_BY_WHO => Place::Registrar,
         _ => Place::Nowhere,
     }

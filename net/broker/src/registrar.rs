@@ -14,7 +14,7 @@ use protocol::codes::{request, response};
 use protocol::frame::FRAME_BYTES_MAX;
 use protocol::headers::{CloneGroupOffset, CorrectionOffset, ResetOffset};
 use protocol::headers::{ConsumerGroup, CreateTopic, DeleteGroup, FieldError, GetConsumeStats, GroupOf};
-use protocol::headers::{ProducerGroup, QueryMessage, TopicOf, UnregisterClient};
+use protocol::headers::{ProducerGroup, QueryMessage, SubscriptionOf, TopicOf, UnregisterClient};
 
 use crate::admin::{Gatherings, Goal, Part, Question};
 use crate::answer::{Answer, BUSY};
@@ -241,10 +241,12 @@ impl Registrar {
         let fields = &request.header.fields;
         match request.header.code {
             request::UPDATE_AND_CREATE_TOPIC => self.create_topic(&CreateTopic::parse(fields).map_err(wrong_field)?),
+            request::UPDATE_AND_CREATE_TOPIC_LIST => self.create_topics(&request.body),
             request::DELETE_TOPIC_IN_BROKER => self.delete_topic(TopicOf::parse(fields).map_err(wrong_field)?.topic),
             request::GET_ALL_TOPIC_CONFIG => self.all_topics(),
             request::GET_TOPIC_CONFIG => self.topic_config(TopicOf::parse(fields).map_err(wrong_field)?.topic),
             request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => self.create_group(&request.body),
+            request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST => self.create_groups(&request.body),
             request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => self.all_groups(),
             request::GET_SUBSCRIPTIONGROUP_CONFIG => {
                 self.group_config(GroupOf::parse(fields).map_err(wrong_field)?.group)
@@ -264,6 +266,16 @@ impl Registrar {
             request::GET_PRODUCER_CONNECTION_LIST => {
                 self.producer_connections(ProducerGroup::parse(fields).map_err(wrong_field)?.producer_group)
             }
+            request::GET_ALL_PRODUCER_INFO => self.producers(),
+            request::QUERY_SUBSCRIPTION_BY_CONSUMER => {
+                self.subscription(&SubscriptionOf::parse(fields).map_err(wrong_field)?)
+            }
+            request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => self.system_topics(),
+            // Retention drops segments, and all that is derived from them, as they come of age; a topic's
+            // messages go with it. There is never anything left to clean.
+            request::CLEAN_EXPIRED_CONSUMEQUEUE | request::CLEAN_UNUSED_TOPIC | request::DELETE_EXPIRED_COMMITLOG => {
+                Ok(Outcome::Now(Answer::ok()))
+            }
             request::LOCK_BATCH_MQ => self.lock(&request.body, now_ms),
             request::UNLOCK_BATCH_MQ => self.unlock(&request.body),
             request::QUERY_MESSAGE => self.query(&QueryMessage::parse(fields).map_err(wrong_field)?),
@@ -277,6 +289,7 @@ impl Registrar {
             request::QUERY_CORRECTION_OFFSET => self.correction(&CorrectionOffset::parse(fields).map_err(wrong_field)?),
             request::CLONE_GROUP_OFFSET => self.clone_offsets(&CloneGroupOffset::parse(fields).map_err(wrong_field)?),
             request::GET_BROKER_CONSUME_STATS => Ok(Outcome::Gather(Goal::AllProgress, Question::AllProgress)),
+            request::QUERY_TOPICS_BY_CONSUMER => self.topics_of(GroupOf::parse(fields).map_err(wrong_field)?.group),
             request::QUERY_TOPIC_CONSUME_BY_WHO => self.groups_of(TopicOf::parse(fields).map_err(wrong_field)?.topic),
             code => Err(Answer::refusal(
                 response::REQUEST_CODE_NOT_SUPPORTED,

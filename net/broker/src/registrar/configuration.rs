@@ -1,9 +1,11 @@
-//! Topics and group configurations: codes 17, 215, 21, 351, 200, 201, 352 and 207, and topics that are made
+//! Topics and group configurations: codes 17, 18, 215, 21, 305, 351, 200, 225, 201,
+//! 352 and 207, and topics that are made
 //! because a message or a group needs them.
 
 use std::sync::Arc;
 
-use protocol::bodies::{self, SubscriptionGroupConfig, SubscriptionGroupTable, TopicConfig, TopicConfigTable};
+use protocol::bodies::{self, GroupConfigList, SubscriptionGroupConfig, SubscriptionGroupTable};
+use protocol::bodies::{TopicConfig, TopicConfigList, TopicConfigTable, TopicList};
 use protocol::codes::response;
 use protocol::headers::{CreateTopic, DeleteGroup};
 use protocol::names;
@@ -22,17 +24,46 @@ pub const CONFIG_BYTES_MAX: usize = 64 << 10;
 impl Registrar {
     pub(super) fn create_topic(&mut self, header: &CreateTopic<'_>) -> Result<Outcome, Answer> {
         self.check_room()?;
-        let old = self.ledger.newest().topic(header.topic).cloned();
-        let config = topics::requested(&self.settings, header, old.as_ref().map(|old| &old.config))?;
+        let config = self.check_topic(header)?;
+        self.put_topic(config).map_err(system_error)?;
+        Ok(Outcome::Settled(Answer::ok()))
+    }
+
+    /// Code 18: all of them or, if one may not be, none.
+    pub(super) fn create_topics(&mut self, body: &[u8]) -> Result<Outcome, Answer> {
+        self.check_room()?;
+        let list: TopicConfigList = bodies::decode(body).map_err(wrong_body)?;
+        let check = |config: &TopicConfig| self.check_topic(&requested(config, &attributes_text(config)));
+        let configs: Vec<TopicConfig> = list.topic_config_list.iter().map(check).collect::<Result<_, _>>()?;
+        let is_new = |config: &&TopicConfig| self.ledger.newest().topic(&config.topic_name).is_none();
+        let wanted = self.ledger.newest().topics_count() + configs.iter().filter(is_new).count();
+        let topics_max = self.settings.limits.topics;
+        if wanted > topics_max {
+            return Err(system_error(format!("this broker may have {topics_max} topics, with these it has {wanted}")));
+        }
+        for config in configs {
+            self.put_topic(config).map_err(system_error)?;
+        }
+        Ok(Outcome::Settled(Answer::ok()))
+    }
+
+    /// What a topic would be like after this request. `Err` is the answer.
+    fn check_topic(&self, header: &CreateTopic<'_>) -> Result<TopicConfig, Answer> {
+        let old = self.ledger.newest().topic(header.topic);
+        let config = topics::requested(&self.settings, header, old.map(|old| &old.config))?;
         if bodies::encode(&config).len() > CONFIG_BYTES_MAX {
             return Err(Answer::refusal(response::INVALID_PARAMETER, "the topic's attributes are too long"));
         }
-        match old {
-            None => self.add_topic(config).map_err(system_error)?,
+        Ok(config)
+    }
+
+    fn put_topic(&mut self, config: TopicConfig) -> Result<(), String> {
+        match self.ledger.newest().topic(&config.topic_name).cloned() {
+            None => self.add_topic(config)?,
             Some(old) if old.config == config => {}
             Some(old) => self.ledger.set_topic(Topic { config, ..Topic::clone(&old) }),
         }
-        Ok(Outcome::Settled(Answer::ok()))
+        Ok(())
     }
 
     pub(super) fn delete_topic(&mut self, name: &str) -> Result<Outcome, Answer> {
@@ -53,6 +84,14 @@ impl Registrar {
             ..TopicConfigTable::default()
         };
         body_that_fits(bodies::encode(&table))
+    }
+
+    /// Code 305.
+    pub(super) fn system_topics(&self) -> Result<Outcome, Answer> {
+        let is_system = |name: &&str| topics::is_system(&self.settings, name);
+        let names = self.ledger.published().topics().map(|topic| &*topic.name).filter(is_system);
+        let list = TopicList { broker_addr: None, topic_list: names.map(str::to_owned).collect() };
+        body_that_fits(bodies::encode(&list))
     }
 
     /// What `mqadmin topicStatus` and `consumerProgress` of 5.5.0 ask before they ask for the figures.
@@ -120,15 +159,39 @@ impl Registrar {
 impl Registrar {
     pub(super) fn create_group(&mut self, body: &[u8]) -> Result<Outcome, Answer> {
         self.check_room()?;
-        let mut config: SubscriptionGroupConfig = bodies::decode(body).map_err(wrong_body)?;
+        let config = self.check_group(bodies::decode(body).map_err(wrong_body)?)?;
+        self.put_group(config).map_err(system_error)?;
+        Ok(Outcome::Settled(Answer::ok()))
+    }
+
+    /// Code 225: all of them or, if one may not be, none.
+    pub(super) fn create_groups(&mut self, body: &[u8]) -> Result<Outcome, Answer> {
+        self.check_room()?;
+        let list: GroupConfigList = bodies::decode(body).map_err(wrong_body)?;
+        let configs = list.group_config_list.into_iter().map(|config| self.check_group(config));
+        let configs: Vec<SubscriptionGroupConfig> = configs.collect::<Result<_, _>>()?;
+        let is_new = |config: &&SubscriptionGroupConfig| self.ledger.newest().group(&config.group_name).is_none();
+        let wanted = self.ledger.newest().groups_count() + configs.iter().filter(is_new).count();
+        let groups_max = self.settings.limits.groups;
+        if wanted > groups_max {
+            return Err(system_error(format!("this broker may have {groups_max} groups, with these it has {wanted}")));
+        }
+        for config in configs {
+            self.put_group(config).map_err(system_error)?;
+        }
+        Ok(Outcome::Settled(Answer::ok()))
+    }
+
+    /// What a group would be like after this request. `Err` is the answer.
+    fn check_group(&self, mut config: SubscriptionGroupConfig) -> Result<SubscriptionGroupConfig, Answer> {
         names::check_group(&config.group_name)
             .map_err(|error| Answer::refusal(response::INVALID_PARAMETER, error.to_string()))?;
         if bodies::encode(&config).len() > CONFIG_BYTES_MAX {
             return Err(Answer::refusal(response::INVALID_PARAMETER, "the group's configuration is too long"));
         }
-        let old = self.ledger.newest().group(&config.group_name).cloned();
+        let old = self.ledger.newest().group(&config.group_name);
         let attributes = std::mem::take(&mut config.attributes);
-        config.attributes = old.as_ref().map(|old| old.config.attributes.clone()).unwrap_or_default();
+        config.attributes = old.map(|old| old.config.attributes.clone()).unwrap_or_default();
         for (key, value) in attributes {
             match key.split_at_checked(1) {
                 Some(("-", key)) => drop(config.attributes.remove(key)),
@@ -136,15 +199,17 @@ impl Registrar {
                 _ => drop(config.attributes.insert(key, value)),
             }
         }
-        match old {
-            Some(old) if old.config == config => {}
-            Some(_) => self.add_group(config),
-            None => {
-                self.check_groups_room().map_err(system_error)?;
-                self.add_group(config);
-            }
+        Ok(config)
+    }
+
+    fn put_group(&mut self, config: SubscriptionGroupConfig) -> Result<(), String> {
+        match self.ledger.newest().group(&config.group_name) {
+            Some(old) if old.config == config => return Ok(()),
+            Some(_) => {}
+            None => self.check_groups_room()?,
         }
-        Ok(Outcome::Settled(Answer::ok()))
+        self.add_group(config);
+        Ok(())
     }
 
     pub(super) fn delete_group(&mut self, header: &DeleteGroup<'_>) -> Result<Outcome, Answer> {
@@ -205,6 +270,28 @@ impl Registrar {
             self.add_group(SubscriptionGroupConfig::new(name));
         }
         Ok(self.ledger.newest().group(name).cloned())
+    }
+}
+
+/// The attributes of a configuration as the header of code 17 has them.
+fn attributes_text(config: &TopicConfig) -> String {
+    let pairs: Vec<String> = config.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    pairs.join(",")
+}
+
+/// A configuration as the header of code 17 asks for it.
+fn requested<'a>(config: &'a TopicConfig, attributes: &'a str) -> CreateTopic<'a> {
+    CreateTopic {
+        topic: &config.topic_name,
+        default_topic: "",
+        read_queue_nums: config.read_queue_nums,
+        write_queue_nums: config.write_queue_nums,
+        perm: config.perm,
+        topic_filter_type: &config.topic_filter_type,
+        topic_sys_flag: Some(config.topic_sys_flag),
+        order: config.order,
+        attributes: Some(attributes),
+        force: false,
     }
 }
 

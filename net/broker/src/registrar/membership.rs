@@ -1,11 +1,11 @@
-//! Members of groups and their queue locks: codes 34, 35, 38, 40, 41, 42, 46, 203 and 204.
+//! Members of groups and their queue locks: codes 34, 35, 38, 40, 41, 42, 46, 203, 204, 328 and 345.
 
 use bytes::Bytes;
 use protocol::Header;
-use protocol::bodies::{self, CheckClient, ConsumerIdList, HeartbeatData, LockAnswer, LockBatch};
+use protocol::bodies::{self, CheckClient, ConsumerIdList, GroupSubscription, HeartbeatData, LockAnswer, LockBatch};
 use protocol::codes::{request, response};
 use protocol::command::FLAG_ONEWAY;
-use protocol::headers::{ConsumerGroup, HeartbeatAnswer, UnregisterClient};
+use protocol::headers::{ConsumerGroup, HeartbeatAnswer, SubscriptionOf, UnregisterClient};
 use protocol::names;
 
 use super::configuration::retry_queues;
@@ -93,6 +93,21 @@ impl Registrar {
             return Err(system_error(format!("the producer group[{group}] not exist")));
         };
         body_that_fits(bodies::encode(&connections))
+    }
+
+    /// Code 328.
+    pub(super) fn producers(&self) -> Result<Outcome, Answer> {
+        body_that_fits(bodies::encode(&self.members.producers()))
+    }
+
+    /// Code 345.
+    pub(super) fn subscription(&self, header: &SubscriptionOf<'_>) -> Result<Outcome, Answer> {
+        let topic = header.topic.unwrap_or("");
+        body_that_fits(bodies::encode(&GroupSubscription {
+            group: header.group.to_owned(),
+            subscription_data: self.members.subscription(header.group, topic).cloned(),
+            topic: topic.to_owned(),
+        }))
     }
 
     /// A group's retry topic is there from its first heartbeat, and is an order topic as long as the

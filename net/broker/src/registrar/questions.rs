@@ -1,9 +1,9 @@
 //! Questions that only all cores together can answer: codes 12, 28, 202, 208, 222, 300, 308,
-//! 314 and 317; and code 26.
+//! 314, 317 and 343; and code 26.
 
 use std::collections::BTreeSet;
 
-use protocol::bodies::{self, GroupList};
+use protocol::bodies::{self, GroupList, TopicList};
 use protocol::codes::response;
 use protocol::headers::{CloneGroupOffset, CorrectionOffset, GetConsumeStats, QueryMessage, ResetOffset};
 use protocol::ids::key_hash;
@@ -135,6 +135,12 @@ impl Registrar {
         Ok(Outcome::Gather(Goal::Clone, Question::Clone { from, to, topics }))
     }
 
+    /// Code 343.
+    pub(super) fn topics_of(&self, group: &str) -> Result<Outcome, Answer> {
+        let group = group.to_owned();
+        Ok(Outcome::Gather(Goal::TopicNames, Question::TopicsOf { group }))
+    }
+
     pub(super) fn broker_config(&self) -> Result<Outcome, Answer> {
         let version = bodies::encode(&self.ledger.published().topics_version);
         let version = String::from_utf8(version).expect("JSON is UTF-8");
@@ -199,6 +205,11 @@ impl Registrar {
                 let topics = self.consumed(&group, names);
                 let goal = Goal::Progress { topics: topics.clone() };
                 return self.gather(reply, goal, Question::Progress { group, topics }, wanted);
+            }
+            (Goal::TopicNames, Part::TopicsOf(ids)) => {
+                let topics = self.ledger.published().topics().filter(|topic| ids.contains(&topic.id));
+                let topic_list = topics.map(|topic| topic.name.to_string()).collect();
+                Answer::with_body(bodies::encode(&TopicList { broker_addr: None, topic_list }))
             }
             (Goal::Topic { topic }, Part::Topic(queues)) => {
                 admin::topic_stats(&self.settings.broker_name, &topic, &queues)

@@ -212,6 +212,44 @@ pub struct ProducerConnection {
     pub connection_set: Vec<Connection>,
 }
 
+/// Answer to GET_ALL_PRODUCER_INFO (328): the clients of every producer group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the only field is the struct's sentence")]
+pub struct ProducerTable {
+    pub data: BTreeMap<String, Vec<ProducerInfo>>,
+}
+
+/// One client of a producer group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProducerInfo {
+    /// Its id.
+    pub client_id: String,
+    /// `Language::name`.
+    pub language: String,
+    /// Its last heartbeat, in ms since 1970.
+    pub last_update_timestamp: i64,
+    /// `ip:port`.
+    #[serde(rename = "remoteIP")]
+    pub remote_ip: String,
+    /// Its RocketMQ version.
+    pub version: i32,
+}
+
+/// Answer to QUERY_SUBSCRIPTION_BY_CONSUMER (345).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GroupSubscription {
+    /// The group.
+    pub group: String,
+    /// What it subscribes to in the topic; `None`: it does not, or has no member.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscription_data: Option<SubscriptionData>,
+    /// The topic.
+    pub topic: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -73,6 +73,14 @@ impl SubscriptionGroupConfig {
     }
 }
 
+/// Groups to make or change at once: 225.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the only field is the struct's sentence")]
+pub struct GroupConfigList {
+    pub group_config_list: Vec<SubscriptionGroupConfig>,
+}
+
 /// A broker's groups: answer to GET_ALL_SUBSCRIPTIONGROUP_CONFIG (201).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -196,6 +196,14 @@ pub struct TopicList {
     pub topic_list: BTreeSet<String>,
 }
 
+/// Topics to make or change at once: 18.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the only field is the struct's sentence")]
+pub struct TopicConfigList {
+    pub topic_config_list: Vec<TopicConfig>,
+}
+
 /// A set of groups: 300.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

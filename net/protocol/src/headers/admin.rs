@@ -27,6 +27,12 @@ headers! {
         group: &'a str = "group",
     }
 
+    /// QUERY_SUBSCRIPTION_BY_CONSUMER (345).
+    SubscriptionOf<'a> {
+        group: &'a str = "group",
+        topic: Option<&'a str> = "topic",
+    }
+
     /// GET_ALL_TOPIC_CONFIG (21). Without paging fields the whole is wanted.
     AllTopicConfig<'a> {
         topic_seq: Option<i32> = "topicSeq",

@@ -156,3 +156,41 @@ fn too_many_questions_are_refused() {
     assert_eq!(codes.last(), Some(&2));
     assert_eq!(world.ask(0, 28, &[], Vec::new()).code, 0, "and then there is room again");
 }
+
+#[test]
+fn who_produces_who_subscribes_and_what_a_group_read() {
+    let mut world = World::new();
+    let producers = world.ask(0, request::GET_ALL_PRODUCER_INFO, &[], Vec::new());
+    assert_eq!(producers.body, r#"{"data":{}}"#);
+    let beat = HeartbeatData {
+        client_id: "c".to_owned(),
+        consumer_data_set: vec![consumer("g", &[("T", 7)])],
+        producer_data_set: vec![ProducerData { group_name: "p".to_owned() }],
+        ..HeartbeatData::default()
+    };
+    world.ask(3, request::HEART_BEAT, &[], bodies::encode(&beat));
+    let producers = world.ask(0, request::GET_ALL_PRODUCER_INFO, &[], Vec::new());
+    let wanted = r#"{"data":{"p":[{"clientId":"c","language":"GO","lastUpdateTimestamp":1000000,"remoteIP":"10.0.0.3:500","version":317}]}}"#;
+    assert_eq!(producers.body, wanted);
+    let subscription = |world: &mut World, topic: &str| {
+        let answer =
+            world.ask(0, request::QUERY_SUBSCRIPTION_BY_CONSUMER, &[("group", "g"), ("topic", topic)], Vec::new());
+        bodies::decode::<bodies::GroupSubscription>(&answer.body).unwrap()
+    };
+    let found = subscription(&mut world, "T");
+    assert_eq!((found.group.as_str(), found.topic.as_str()), ("g", "T"));
+    assert_eq!(found.subscription_data.map(|data| data.sub_version), Some(7));
+    assert_eq!(subscription(&mut world, "U").subscription_data, None);
+    world.create("T", "1");
+    world.tell = |question| match question {
+        Question::TopicsOf { group } if group == "g" => Part::TopicsOf((0..1_000).collect()),
+        other => nothing(other),
+    };
+    let topics = world.ask(0, request::QUERY_TOPICS_BY_CONSUMER, &[("group", "g")], Vec::new());
+    let topics: bodies::TopicList = bodies::decode(&topics.body).unwrap();
+    assert!(topics.topic_list.contains("T"));
+    let system = world.ask(0, request::GET_SYSTEM_TOPIC_LIST_FROM_BROKER, &[], Vec::new());
+    let system: bodies::TopicList = bodies::decode(&system.body).unwrap();
+    assert!(system.topic_list.contains("TBW102") && system.topic_list.contains("broker-a"));
+    assert!(!system.topic_list.contains("T"));
+}

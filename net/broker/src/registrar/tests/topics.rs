@@ -224,3 +224,35 @@ fn missing_topics_are_made_by_their_rules() {
     world.run();
     assert_eq!(world.logged(), ["resume 3 on 0"]);
 }
+
+#[test]
+fn many_are_made_at_once_or_none() {
+    let mut world = World::new();
+    let topics = |names: &[&str]| {
+        let list = names.iter().map(|name| format!(r#"{{"topicName":"{name}","readQueueNums":3,"writeQueueNums":3}}"#));
+        format!(r#"{{"topicConfigList":[{}]}}"#, list.collect::<Vec<_>>().join(",")).into_bytes()
+    };
+    let groups = |names: &[&str]| {
+        let list = names.iter().map(|name| format!(r#"{{"groupName":"{name}","retryQueueNums":2}}"#));
+        format!(r#"{{"groupConfigList":[{}]}}"#, list.collect::<Vec<_>>().join(",")).into_bytes()
+    };
+    for (code, body) in [(18, topics(&["A", "TBW102"])), (18, topics(&["A", "b c"])), (225, groups(&["g", "h i"]))] {
+        assert_eq!(world.ask(0, code, &[], body).code, response::INVALID_PARAMETER);
+    }
+    assert_eq!(world.ask(0, 18, &[], b"{".to_vec()).code, response::SYSTEM_ERROR);
+    assert!(world.topic("A").is_none() && world.registrar.catalog().group("g").is_none(), "none");
+    world.logged();
+    assert_eq!(world.ask(0, 18, &[], topics(&["A", "B"])).code, 0);
+    assert_eq!(world.logged(), ["put n/", "put t/A", "put t/B", "publish", "register", "answer 5: 0"]);
+    assert_eq!(world.topic("B").map(|topic| topic.read_queues()), Some(3));
+    assert_eq!(world.ask(0, 225, &[], groups(&["g", "h"])).code, 0);
+    assert_eq!(world.registrar.catalog().group("h").map(|group| group.retry_queues()), Some(2));
+    // Together they would be too many.
+    let mut limited = settings();
+    limited.limits.topics = 64;
+    let mut world = World::with(limited);
+    let names: Vec<String> = (0..60).map(|number| format!("N{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(world.ask(0, 18, &[], topics(&names)).code, response::SYSTEM_ERROR);
+    assert!(world.topic("N0").is_none());
+}
