@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use protocol::Serialize;
+use protocol::bodies::{self, QueueEntries};
 use protocol::codes::{request, response};
 use protocol::ids::OffsetId;
 use protocol::message::BatchEntry;
@@ -535,5 +536,48 @@ fn a_topic_that_is_made_again_shows_nothing_old() {
         server.kill();
         let server = Server::with_cores(home, cores, &[]);
         server.client().expect(response::TOPIC_NOT_EXIST, pull("T", 0, 0));
+    });
+}
+
+#[test]
+fn the_index_of_a_queue_is_shown() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        let entries = |client: &mut Client, topic: &str, queue: i32, from: i64, group: &str| {
+            let (queue, from) = (queue.to_string(), from.to_string());
+            let fields = [("topic", topic), ("queueId", &queue), ("index", &from), ("count", "10")];
+            let mut command = asking(request::QUERY_CONSUME_QUEUE, &fields);
+            command.header.fields.push("consumerGroup", group);
+            let answer = client.expect(response::SUCCESS, command);
+            bodies::decode::<QueueEntries>(&answer.body).unwrap()
+        };
+        client.expect(response::SUCCESS, create_topic("shown", 2));
+        for queue in 0..2 {
+            for tag in ["A", "B", "C"] {
+                let text = properties(&[("TAGS", tag)]);
+                client.expect(response::SUCCESS, send_as(request::SEND_MESSAGE, "shown", queue, &text, tag.as_bytes()));
+            }
+            let found = entries(&mut client, "shown", queue, 1, "");
+            assert_eq!((found.min_queue_index, found.max_queue_index), (0, 3));
+            assert_eq!(found.queue_data.iter().map(|entry| entry.tags_code).collect::<Vec<_>>(), [66, 67]);
+            let pulled = client.expect(response::SUCCESS, pull("shown", queue, 1));
+            let places: Vec<i64> = messages(&pulled).iter().map(|message| message.physical_offset).collect();
+            assert_eq!(found.queue_data.iter().map(|entry| entry.physic_offset).collect::<Vec<_>>(), places);
+            let bytes: i32 = found.queue_data.iter().map(|entry| entry.physic_size).sum();
+            assert_eq!(bytes as usize, pulled.body.len());
+            assert_eq!(entries(&mut client, "shown", queue, 3, "").queue_data, []);
+            assert_eq!(entries(&mut client, "shown", queue, 99, "").queue_data, []);
+        }
+        let nobody = entries(&mut client, "shown", 0, 0, "g");
+        assert_eq!(nobody.filter_data.as_deref(), Some("g@shown is not online!"));
+        assert!(nobody.queue_data.iter().all(|entry| !entry.eval));
+        client.expect(response::SUCCESS, heartbeat("c", "g", &["shown"]));
+        let somebody = entries(&mut client, "shown", 0, 0, "g");
+        assert!(somebody.queue_data.iter().all(|entry| entry.eval) && somebody.filter_data.is_none());
+        for (topic, queue) in [("shown", "2"), ("hidden", "0")] {
+            let fields = [("topic", topic), ("queueId", queue), ("index", "0"), ("count", "1")];
+            client.expect(response::SYSTEM_ERROR, asking(request::QUERY_CONSUME_QUEUE, &fields));
+        }
     });
 }

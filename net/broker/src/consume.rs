@@ -26,6 +26,8 @@ use crate::catalog::{Subscription, Topic, Wants, offset_key, offset_value};
 use crate::desk::Desk;
 use crate::parked::{Cold, Filter, Pull};
 
+mod entries;
+
 /// A pull waits at most so long for a message, whatever it asks for. 60 s: Java asks for 15, Go for
 /// 20, and an idle connection is closed after 120. Milliseconds.
 pub const PARK_MS_MAX: u64 = 60_000;

@@ -404,6 +404,7 @@ impl Desk {
             GET_EARLIEST_MSG_STORETIME => self.earliest_time(call),
             VIEW_MESSAGE_BY_ID => self.view(call),
             CONSUME_MESSAGE_DIRECTLY => self.consume_directly(call),
+            QUERY_CONSUME_QUEUE => self.queue_entries(call),
             _ if self.index == 0 => {
                 if self.registrar.is_none() {
                     return self.refuse_append(&call.reply, AppendError::Opening);

@@ -47,6 +47,7 @@ pub fn place(header: &mut Header, catalog: &Catalog, partitions: u16, random: u6
         | request::SEARCH_OFFSET_BY_TIMESTAMP
         | request::GET_MAX_OFFSET
         | request::GET_MIN_OFFSET
+        | request::QUERY_CONSUME_QUEUE
         | request::GET_EARLIEST_MSG_STORETIME => match (topic(header, catalog, "topic"), number(header, "queueId")) {
             (Some(topic), Some(queue)) => place_queue(topic, queue, partitions),
             _ => Place::Here,

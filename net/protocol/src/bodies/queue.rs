@@ -7,6 +7,8 @@ use std::marker::PhantomData;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::SubscriptionData;
+
 /// One queue of a topic on one broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -63,6 +65,38 @@ pub struct TopicOffset {
     pub max_offset: i64,
     /// The first offset there is.
     pub min_offset: i64,
+}
+
+/// Answer to QUERY_CONSUME_QUEUE (321).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct QueueEntries {
+    /// Why nothing is said of the group, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter_data: Option<String>,
+    /// The next offset of the queue.
+    pub max_queue_index: i64,
+    /// The first offset of the queue.
+    pub min_queue_index: i64,
+    /// The entries, in order.
+    pub queue_data: Vec<QueueEntry>,
+    /// What the group subscribes to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscription_data: Option<SubscriptionData>,
+}
+
+/// One entry of a queue's index.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct QueueEntry {
+    /// Whether the group would get the message.
+    pub eval: bool,
+    /// Where the message lies.
+    pub physic_offset: i64,
+    /// Its bytes.
+    pub physic_size: i32,
+    /// The hash of its tag; 0: it has none.
+    pub tags_code: i64,
 }
 
 /// LOCK_BATCH_MQ (41) and UNLOCK_BATCH_MQ (42).

@@ -63,6 +63,15 @@ headers! {
         committed: Option<bool> = "committed",
     }
 
+    /// QUERY_CONSUME_QUEUE (321).
+    QueryConsumeQueue<'a> {
+        topic: &'a str = "topic",
+        queue_id: i32 = "queueId",
+        index: i64 = "index",
+        count: i32 = "count",
+        consumer_group: Option<&'a str> = "consumerGroup",
+    }
+
     /// Answer to 14, 29, 30 and 31.
     OffsetAnswer {
         offset: i64 = "offset",
