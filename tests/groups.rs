@@ -1,6 +1,7 @@
 //! Goal: groups, locks, topics and what admin tools ask are RocketMQ's on the wire. Method: as in wire.rs.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use protocol::bodies::{
     self, CheckClient, ConsumeStats, ConsumerConnection, ConsumerIdList, GroupList, KvTable, LockAnswer, LockBatch,
@@ -8,6 +9,7 @@ use protocol::bodies::{
     TopicConfigTable, TopicRouteData, TopicStatsTable,
 };
 use protocol::codes::{request, response};
+use protocol::headers::PullMessage;
 use protocol::ids::OffsetId;
 use protocol::{Command, Serialize};
 use tests::client::Client;
@@ -15,7 +17,7 @@ use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
     asking, commit, committed, create_topic, edge, field, heartbeat, message_queue, messages, number, oneway,
-    properties, pull, send, send_as, telling,
+    properties, pull, pull_header, pull_waiting, pull_with, send, send_as, send_batch, telling,
 };
 
 fn members(client: &mut Client, group: &str) -> Vec<String> {
@@ -337,5 +339,46 @@ fn admin_tools_see_what_there_is() {
         let first = asking(request::VIEW_MESSAGE_BY_ID, &[("offset", &ids[0].offset.to_string()), ("topic", "T")]);
         assert_eq!(messages(&other.expect(response::SUCCESS, first))[0].body, [0]);
         assert_eq!(number(&other.ask(pull("T", 0, 2)), "maxOffset"), 2);
+    });
+}
+
+#[test]
+fn settings_change_while_the_broker_runs_and_outlive_it() {
+    let update = |client: &mut Client, text: &'static str| {
+        client.expect(response::SUCCESS, telling(request::UPDATE_BROKER_CONFIG, &[], text))
+    };
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("settings", 2));
+        let bodies: Vec<String> = (0..40).map(|number| number.to_string()).collect();
+        for queue in 0..2 {
+            client.expect(response::SUCCESS, send_batch("settings", queue, &bodies));
+        }
+        let pulled = |client: &mut Client| {
+            let both = (0..2).map(|queue| {
+                let header = PullMessage { max_msg_nums: 100, ..pull_header("settings", queue, 0) };
+                let answer = client.expect(response::SUCCESS, pull_with(request::PULL_MESSAGE, header));
+                messages(&answer).len()
+            });
+            both.collect::<Vec<_>>()
+        };
+        assert_eq!(pulled(&mut client), [32, 32]);
+        let answer = update(&mut client, "maxTransferCountOnMessageInMemory=1024\nenableLmq=true");
+        assert_eq!(answer.header.remark, "taken, without meaning here: enableLmq");
+        assert_eq!(pulled(&mut client), [40, 40], "in force in every core");
+        // Without long polling a pull waits for a moment only, however long it asks for.
+        update(&mut client, "longPollingEnable=false\nshortPollingTimeMills=50");
+        for queue in 0..2 {
+            let began = Instant::now();
+            client.expect(response::PULL_NOT_FOUND, pull_waiting("settings", queue, 40, 30_000));
+            assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+        }
+        update(&mut client, "litePullMessageEnable=false");
+        let refused = client.ask(pull_with(request::LITE_PULL_MESSAGE, pull_header("settings", 0, 0)));
+        assert_eq!((refused.header.code, field(&refused, "forbiddenType")), (response::NO_PERMISSION, "1"));
+        server.kill();
+        let server = Server::with_cores(home, cores, &[]);
+        assert_eq!(pulled(&mut server.client()), [40, 40], "after a kill");
     });
 }

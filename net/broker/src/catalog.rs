@@ -15,6 +15,8 @@ use protocol::names::perm;
 use protocol::sql::Expression;
 use serde::{Deserialize, Serialize};
 
+use crate::config::{Changes, Settings};
+
 pub use protocol::bodies::{DataVersion, MessageModel, SubscriptionGroupConfig, TopicConfig};
 
 /// All there is to know, at one moment. Cheap to clone: the tables are shared.
@@ -27,6 +29,8 @@ pub struct Catalog {
     pub topics_version: DataVersion,
     /// Version of the group configurations, as admin tools see it.
     pub groups_version: DataVersion,
+    /// What of the configuration was changed at run time.
+    pub changes: Arc<Changes>,
 }
 
 impl Catalog {
@@ -38,6 +42,7 @@ impl Catalog {
             subscriptions: Arc::new(Table::new(seed ^ 2)),
             topics_version: DataVersion::default(),
             groups_version: DataVersion::default(),
+            changes: Arc::default(),
         }
     }
 
@@ -93,6 +98,16 @@ impl Catalog {
     /// How many group configurations there are.
     pub fn groups_count(&self) -> usize {
         self.groups.count
+    }
+
+    /// `settings` with what was changed at run time; the same ones if nothing was.
+    pub fn settings(&self, settings: &Arc<Settings>) -> Arc<Settings> {
+        if self.changes.is_empty() {
+            return Arc::clone(settings);
+        }
+        let mut changed = Settings::clone(settings);
+        self.changes.apply(&mut changed);
+        Arc::new(changed)
     }
 
     /// Puts a topic in, or in the place of the one of its name.
@@ -529,7 +544,7 @@ pub struct FactError {
 }
 
 impl FactError {
-    fn of(key: &[u8], reason: &dyn std::fmt::Display) -> FactError {
+    pub(crate) fn of(key: &[u8], reason: &dyn std::fmt::Display) -> FactError {
         FactError { key: String::from_utf8_lossy(key).into_owned(), reason: reason.to_string() }
     }
 }

@@ -10,9 +10,11 @@ use toml::de::{DeTable, DeValue};
 
 use crate::keys::{self, KEYS, Key, Kind, Unit};
 
+mod knobs;
 mod settings;
 mod value;
 
+pub use knobs::{ChangeError, Changes, KNOBS_KEY};
 pub use settings::{Flush, Found, Limits, Settings};
 use value::{Value, range};
 

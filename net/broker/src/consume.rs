@@ -62,7 +62,8 @@ impl Desk {
             Ok(asked) => asked,
             Err(error) => return self.refuse_field(&call.reply, error),
         };
-        let Some(topic) = self.topic_to_pull(&call.reply, &asked) else { return };
+        let is_lite = call.header.code == request::LITE_PULL_MESSAGE;
+        let Some(topic) = self.topic_to_pull(&call.reply, &asked, is_lite) else { return };
         let queue = match u32::try_from(asked.queue_id) {
             Ok(queue) if queue < topic.read_queues() => queue,
             _ => {
@@ -94,7 +95,8 @@ impl Desk {
         }
         let limits = &self.settings.limits;
         let suspends = asked.sys_flag & pull_flag::SUSPEND != 0;
-        let patience_ms = u64::try_from(asked.suspend_timeout_ms).unwrap_or(0).min(PARK_MS_MAX);
+        let asked_ms = u64::try_from(asked.suspend_timeout_ms).unwrap_or(0).min(PARK_MS_MAX);
+        let patience_ms = if self.settings.long_polling { asked_ms } else { self.settings.short_polling_ms };
         let bytes_wanted = asked.max_msg_bytes.and_then(|bytes| u32::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
         let pull = Pull {
             reply: call.reply,
@@ -319,9 +321,14 @@ impl Desk {
     }
 
     /// The topic of a pull, once it may be pulled from by this group. `None`: the pull was refused.
-    fn topic_to_pull(&mut self, reply: &ReplyTo, asked: &PullMessage<'_>) -> Option<Arc<Topic>> {
+    fn topic_to_pull(&mut self, reply: &ReplyTo, asked: &PullMessage<'_>, is_lite: bool) -> Option<Arc<Topic>> {
         if !perm::readable(self.settings.permission) {
             let remark = format!("the broker[{}] pulling message is forbidden", self.settings.broker_ip1);
+            self.forbid(reply, Forbidden::Broker, &remark);
+            return None;
+        }
+        if is_lite && !self.settings.lite_pull {
+            let remark = format!("the broker[{}] for lite pull consumer is forbidden", self.settings.broker_ip1);
             self.forbid(reply, Forbidden::Broker, &remark);
             return None;
         }

@@ -107,7 +107,7 @@ impl Task {
         let mut first = Some(first);
         loop {
             let catalog = self.catalogs.borrow_and_update().clone();
-            let command = registration(&self.settings, &catalog);
+            let command = registration(&catalog.settings(&self.settings), &catalog);
             let mut stop = self.stop.clone();
             let answer = tokio::select! {
                 answer = ask(&self.client, command, self.pace.timeout) => answer,

@@ -581,6 +581,10 @@ impl Desk {
     /// Holds another catalog from now on. What belongs to topics that are gone goes with them.
     fn install(&mut self, catalog: Arc<Catalog>, now_ms: u64) {
         let old = std::mem::replace(&mut self.catalog, catalog);
+        if !Arc::ptr_eq(&old.changes, &self.catalog.changes) {
+            self.settings = self.catalog.settings(&self.settings);
+            self.ours = ours(&self.settings);
+        }
         if old.topics_version == self.catalog.topics_version {
             return;
         }

@@ -15,6 +15,7 @@ use crate::answer::Answer;
 use crate::call::ReplyTo;
 use crate::catalog::{COUNTERS_KEY, Catalog, Counters, DataVersion, Fact, FactError, GROUP_KEY, Group, Subscriptions};
 use crate::catalog::{TOPIC_KEY, Topic};
+use crate::config::{Changes, KNOBS_KEY};
 use crate::mail::Mail;
 use crate::registrar::Order;
 
@@ -59,6 +60,7 @@ pub struct Ledger {
     topics_changed: bool,
     groups_changed: bool,
     subscriptions_changed: bool,
+    settings_changed: bool,
     then: Vec<Then>,
     notify: BTreeSet<Arc<str>>,
 }
@@ -91,6 +93,9 @@ impl Ledger {
                 catalog.set_group(Arc::new(Group::from_fact(key, value)?));
             } else if key == COUNTERS_KEY {
                 counters = Counters::from_fact(value)?;
+            } else if key == KNOBS_KEY {
+                let changes = Changes::from_fact(value).map_err(|error| FactError::of(KNOBS_KEY, &error))?;
+                catalog.changes = Arc::new(changes);
             }
         }
         catalog.topics_version = counters.topics;
@@ -105,6 +110,7 @@ impl Ledger {
             topics_changed: false,
             groups_changed: false,
             subscriptions_changed: false,
+            settings_changed: false,
             then: Vec::new(),
             notify: BTreeSet::new(),
         })
@@ -174,6 +180,14 @@ impl Ledger {
         self.subscriptions_changed = true;
     }
 
+    /// Accepts other settings. `register`: NameServers are to know.
+    pub fn set_changes(&mut self, changes: Changes, register: bool) {
+        self.facts.insert(KNOBS_KEY.to_vec(), Some(changes.fact()));
+        self.newest.changes = Arc::new(changes);
+        self.settings_changed = true;
+        self.topics_changed |= register;
+    }
+
     /// Keeps `then` until all that was accepted so far is in force. Gives it back if it is.
     pub fn wait(&mut self, then: Then) -> Option<Then> {
         if self.is_touched() {
@@ -209,6 +223,7 @@ impl Ledger {
         let register = std::mem::take(&mut self.topics_changed);
         let groups = std::mem::take(&mut self.groups_changed);
         self.subscriptions_changed = false;
+        self.settings_changed = false;
         bump(&mut self.newest.topics_version, register, now_ms);
         bump(&mut self.newest.groups_version, groups, now_ms);
         let mut puts = 0;
@@ -259,6 +274,7 @@ impl Ledger {
         self.topics_changed = false;
         self.groups_changed = false;
         self.subscriptions_changed = false;
+        self.settings_changed = false;
         self.newest = self.published.clone();
         Some(over)
     }
@@ -273,7 +289,7 @@ impl Ledger {
     }
 
     fn is_touched(&self) -> bool {
-        self.topics_changed || self.groups_changed || self.subscriptions_changed
+        self.topics_changed || self.groups_changed || self.subscriptions_changed || self.settings_changed
     }
 
     fn counters(&self) -> Fact {

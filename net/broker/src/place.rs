@@ -73,6 +73,7 @@ pub fn place(header: &mut Header, catalog: &Catalog, partitions: u16, random: u6
         | request::UPDATE_AND_CREATE_TOPIC
         | request::GET_ALL_TOPIC_CONFIG
         | request::GET_TOPIC_CONFIG
+        | request::UPDATE_BROKER_CONFIG
         | request::GET_BROKER_CONFIG
         | request::GET_BROKER_RUNTIME_INFO
         | request::HEART_BEAT

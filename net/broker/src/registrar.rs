@@ -125,8 +125,10 @@ impl Registrar {
         seed: u64,
         facts: impl Iterator<Item = (&'a [u8], &'a [u8])>,
     ) -> Result<Registrar, FactError> {
+        let ledger = Ledger::recover(seed, facts)?;
+        let settings = ledger.published().settings(&settings);
         Ok(Registrar {
-            ledger: Ledger::recover(seed, facts)?,
+            ledger,
             members: Members::default(),
             locks: Locks::new(settings.limits.lock_timeout_ms, settings.limits.group_locks),
             gatherings: Gatherings::new(settings.cores),
@@ -196,6 +198,7 @@ impl Registrar {
     /// Every core holds the catalog of `Order::Publish`.
     pub fn on_installed(&mut self, change: u64, now_ms: u64, wanted: &mut Vec<Order>) {
         let over = self.ledger.on_installed(change);
+        self.settings = self.ledger.published().settings(&self.settings);
         self.conclude(over, wanted);
         self.finish(now_ms, wanted);
     }
@@ -279,6 +282,7 @@ impl Registrar {
             request::LOCK_BATCH_MQ => self.lock(&request.body, now_ms),
             request::UNLOCK_BATCH_MQ => self.unlock(&request.body),
             request::QUERY_MESSAGE => self.query(&QueryMessage::parse(fields).map_err(wrong_field)?),
+            request::UPDATE_BROKER_CONFIG => self.update_config(&request.body),
             request::GET_BROKER_CONFIG => self.broker_config(),
             request::GET_BROKER_RUNTIME_INFO => Ok(Outcome::Gather(Goal::Runtime, Question::Tally)),
             request::GET_TOPIC_STATS_INFO => self.topic_stats(TopicOf::parse(fields).map_err(wrong_field)?.topic),

@@ -1,14 +1,14 @@
 //! The broker about itself: its configuration in RocketMQ's words (code 26) and what it is doing
 //! (code 28, PROTOCOL 4.22).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 
 use protocol::bodies::KvTable;
 use protocol::command::VERSION;
 
 use crate::admin::{Tally, Traffic};
-use crate::config::{Flush, Settings};
+use crate::config::{Changes, Flush, Settings};
 use crate::connection::Reason;
 
 /// The name of `VERSION`.
@@ -157,7 +157,7 @@ pub fn table(settings: &Settings, rates: &Rates, tally: &Tally, now_ms: u64) -> 
 }
 
 /// The answer to code 26: lines `key=value`, as a Java broker's configuration names things.
-pub fn properties(settings: &Settings) -> String {
+pub fn properties(settings: &Settings, changes: &Changes) -> String {
     let limits = &settings.limits;
     let flush = match settings.flush {
         Flush::Sync => "SYNC_FLUSH",
@@ -201,9 +201,11 @@ pub fn properties(settings: &Settings) -> String {
         ("traceOn", settings.trace_on.to_string()),
         ("traceTopicEnable", settings.trace_topic.to_string()),
     ];
+    let mut all: BTreeMap<String, String> = rows.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    all.extend(changes.rows(settings));
     let mut text = String::new();
-    for (key, value) in rows {
-        text.push_str(key);
+    for (key, value) in all {
+        text.push_str(&key);
         text.push('=');
         escape(&mut text, &value);
         text.push('\n');

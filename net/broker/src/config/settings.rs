@@ -69,6 +69,12 @@ pub struct Settings {
     pub store_replies: bool,
     /// `broker.server_side_reset`.
     pub server_side_reset: bool,
+    /// `broker.lite_pull`.
+    pub lite_pull: bool,
+    /// `broker.long_polling`.
+    pub long_polling: bool,
+    /// `broker.short_polling_ms`.
+    pub short_polling_ms: u64,
     /// `broker.topic_queues`.
     pub topic_queues: i32,
     /// Milliseconds of each delay level; level 1 is at index 0. Never empty.
@@ -182,6 +188,9 @@ impl Config {
             property_filter: self.switch("broker.property_filter"),
             store_replies: self.switch("broker.store_replies"),
             server_side_reset: self.switch("broker.server_side_reset"),
+            lite_pull: self.switch("broker.lite_pull"),
+            long_polling: self.switch("broker.long_polling"),
+            short_polling_ms: self.number("broker.short_polling_ms"),
             topic_queues: self.number("broker.topic_queues") as i32,
             delay_levels: keys::delay_levels(levels).expect("levels were checked when they were set"),
             delay_levels_text: levels.into(),

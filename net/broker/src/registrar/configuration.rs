@@ -1,5 +1,5 @@
-//! Topics and group configurations: codes 17, 18, 215, 21, 305, 351, 200, 225, 201,
-//! 352 and 207, and topics that are made
+//! Topics, group configurations and settings: codes 17, 18, 215, 21, 305, 351, 200, 225, 201,
+//! 352, 207 and 25, and topics that are made
 //! because a message or a group needs them.
 
 use std::sync::Arc;
@@ -14,11 +14,15 @@ use super::{Outcome, Registrar, body_that_fits, system_error, wrong_body};
 use crate::admin::{Goal, Question};
 use crate::answer::Answer;
 use crate::catalog::{Group, Topic};
+use crate::config::{ChangeError, Changes};
 use crate::mail::Make;
 use crate::topics;
 
 /// Longest JSON of a topic's or group's configuration, in bytes. 64 KiB; stock ones have 500.
 pub const CONFIG_BYTES_MAX: usize = 64 << 10;
+
+/// What the broker allows as a whole is told to the NameServers with each topic.
+const BROKER_PERMISSION: &str = "brokerPermission";
 
 /// Topics.
 impl Registrar {
@@ -152,6 +156,30 @@ impl Registrar {
                 self.add_group(SubscriptionGroupConfig::new(name));
             }
         }
+    }
+}
+
+/// Settings.
+impl Registrar {
+    /// Code 25. What has no meaning here is taken, and the answer names it.
+    pub(super) fn update_config(&mut self, body: &[u8]) -> Result<Outcome, Answer> {
+        self.check_room()?;
+        let text = std::str::from_utf8(body).map_err(|_| system_error("the properties are not UTF-8".to_owned()))?;
+        let old = &self.ledger.newest().changes;
+        let mut changes = Changes::clone(old);
+        let without_meaning = changes.update(text).map_err(|error| match error {
+            ChangeError::Forbidden(remark) => Answer::refusal(response::NO_PERMISSION, remark),
+            ChangeError::Invalid(remark) => Answer::refusal(response::INVALID_PARAMETER, remark),
+        })?;
+        if changes != **old {
+            let registers = changes.value(BROKER_PERMISSION) != old.value(BROKER_PERMISSION);
+            self.ledger.set_changes(changes, registers);
+        }
+        let mut answer = Answer::ok();
+        if !without_meaning.is_empty() {
+            answer.remark = format!("taken, without meaning here: {}", without_meaning.join(", "));
+        }
+        Ok(Outcome::Settled(answer))
     }
 }
 

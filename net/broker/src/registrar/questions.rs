@@ -142,9 +142,10 @@ impl Registrar {
     }
 
     pub(super) fn broker_config(&self) -> Result<Outcome, Answer> {
+        let changes = &self.ledger.published().changes;
         let version = bodies::encode(&self.ledger.published().topics_version);
         let version = String::from_utf8(version).expect("JSON is UTF-8");
-        Ok(Outcome::Now(Answer::with_body(runtime::properties(&self.settings)).field("version", &version)))
+        Ok(Outcome::Now(Answer::with_body(runtime::properties(&self.settings, changes)).field("version", &version)))
     }
 
     /// The offsets of a reset are known, and set if the broker does that; else clients are told.

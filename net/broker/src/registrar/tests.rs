@@ -20,6 +20,7 @@ use crate::mail::Make;
 
 mod members;
 mod questions;
+mod settings;
 mod topics;
 
 const SEED: u64 = 5;

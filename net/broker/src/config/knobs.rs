@@ -1,0 +1,283 @@
+//! What of the configuration may change while the broker runs (code 25), under the stock broker's names. Changes
+//! are a fact in partition 0: they outlive a restart, and outrank the configuration file.
+
+use std::collections::BTreeMap;
+
+use super::Settings;
+
+/// Key of the fact that holds the changes: a JSON object of names and values.
+pub const KNOBS_KEY: &[u8] = b"k/";
+
+/// All changes together take at most so many bytes. 64 KiB: all names that a stock broker knows have 13.
+const CHANGES_BYTES_MAX: usize = 64 << 10;
+
+/// Every name that a stock broker of 5.5.0 has a setter for (BrokerConfig, MessageStoreConfig, NettyServerConfig,
+/// NettyClientConfig, AuthConfig), sorted, one a line.
+const STOCK_KEYS: &str = include_str!("stock_keys.txt");
+
+/// Names that a stock broker lets nobody change from afar (its `configBlackList`).
+const FORBIDDEN: [&str; 2] = ["brokerConfigPath", "configBlackList"];
+
+/// How a knob turns.
+enum Knob {
+    /// `true` or `false`.
+    Switch(fn(&mut Settings) -> &mut bool),
+    /// A whole number in a range.
+    Number { min: u64, max: u64, get: fn(&Settings) -> u64, set: fn(&mut Settings, u64) },
+}
+
+const fn number(min: u64, max: u64, get: fn(&Settings) -> u64, set: fn(&mut Settings, u64)) -> Knob {
+    Knob::Number { min, max, get, set }
+}
+
+/// What is in force once the change is answered. Ranges are those of the keys in `keys.rs`.
+#[rustfmt::skip]
+const KNOBS: &[(&str, Knob)] = &[
+    ("autoCreateSubscriptionGroup", Knob::Switch(|at| &mut at.auto_create_group)),
+    ("autoCreateTopicEnable", Knob::Switch(|at| &mut at.auto_create_topic)),
+    ("brokerPermission", number(0, 7, |at| at.permission as u64, |at, to| at.permission = to as i32)),
+    ("channelExpiredTimeout", number(1_000, 3_600_000,
+        |at| at.limits.client_timeout_ms, |at, to| at.limits.client_timeout_ms = to)),
+    ("litePullMessageEnable", Knob::Switch(|at| &mut at.lite_pull)),
+    ("longPollingEnable", Knob::Switch(|at| &mut at.long_polling)),
+    ("maxMessageSize", number(1 << 10, 4 << 20,
+        |at| at.limits.message_bytes as u64, |at, to| at.limits.message_bytes = to as usize)),
+    ("maxTransferBytesOnMessageInMemory", number(1 << 10, 16 << 20,
+        |at| at.limits.pull_bytes.into(), |at, to| at.limits.pull_bytes = to as u32)),
+    ("maxTransferCountOnMessageInMemory", number(1, 1_024,
+        |at| at.limits.pull_messages.into(), |at, to| at.limits.pull_messages = to as u32)),
+    ("shortPollingTimeMills", number(1, 60_000, |at| at.short_polling_ms, |at, to| at.short_polling_ms = to)),
+    ("traceOn", Knob::Switch(|at| &mut at.trace_on)),
+    ("traceTopicEnable", Knob::Switch(|at| &mut at.trace_topic)),
+];
+
+/// Stock names of what is settled at the start, and the key of the configuration file.
+const AT_START: [(&str, &str); 21] = [
+    ("brokerClusterName", "broker.cluster"),
+    ("brokerIP1", "broker.ip1"),
+    ("brokerName", "broker.name"),
+    ("brokerTopicEnable", "broker.broker_topic"),
+    ("clusterTopicEnable", "broker.cluster_topic"),
+    ("defaultTopicQueueNums", "broker.topic_queues"),
+    ("diskMaxUsedSpaceRatio", "log.disk_clean_percent"),
+    ("fileReservedTime", "log.retention_hours"),
+    ("flushDiskType", "log.flush"),
+    ("flushIntervalCommitLog", "log.flush_interval_ms"),
+    ("listenPort", "broker.port"),
+    ("mappedFileSizeCommitLog", "log.segment_bytes"),
+    ("maxMsgsNumBatch", "limits.query_messages"),
+    ("messageDelayLevel", "broker.message_delay_level"),
+    ("namesrvAddr", "broker.namesrv"),
+    ("regionId", "broker.region"),
+    ("registerBrokerTimeoutMills", "broker.register_timeout_ms"),
+    ("registerNameServerPeriod", "broker.register_interval_ms"),
+    ("serverChannelMaxIdleTimeSeconds", "limits.idle_timeout_ms"),
+    ("storePathCommitLog", "log.dir"),
+    ("storePathRootDir", "log.dir"),
+];
+
+/// Why changes were not taken. Nothing has changed then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangeError {
+    /// What nobody may change while the broker runs.
+    Forbidden(String),
+    /// An unknown name, a value out of range, or no text at all.
+    Invalid(String),
+}
+
+/// What was changed at run time, by stock name: also what has no meaning here, so that who set it reads it back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes(BTreeMap<String, String>);
+
+impl Changes {
+    /// Takes lines `name=value`: all of them or, if one is wrong, none. Empty lines and lines that begin with `#`
+    /// or `!` say nothing, as in Java's properties. Returns the names among them that have no meaning here.
+    pub fn update(&mut self, text: &str) -> Result<Vec<String>, ChangeError> {
+        let mut changed = self.clone();
+        let mut without_meaning = Vec::new();
+        let mut count = 0;
+        for line in text.lines().map(str::trim) {
+            if line.is_empty() || line.starts_with(['#', '!']) {
+                continue;
+            }
+            let (name, value) = line.split_once('=').unwrap_or((line, ""));
+            let (name, value) = (name.trim(), value.trim());
+            if check(name, value)? == Meaning::Nothing {
+                without_meaning.push(name.to_owned());
+            }
+            changed.0.insert(name.to_owned(), value.to_owned());
+            count += 1;
+        }
+        if count == 0 {
+            return Err(ChangeError::Invalid("string2Properties error".to_owned()));
+        }
+        if changed.fact().len() > CHANGES_BYTES_MAX {
+            return Err(ChangeError::Invalid(format!("all changes together take more than {CHANGES_BYTES_MAX} bytes")));
+        }
+        *self = changed;
+        Ok(without_meaning)
+    }
+
+    /// Whether nothing was changed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What this name was changed to.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// Puts what has a meaning here into `settings`.
+    pub fn apply(&self, settings: &mut Settings) {
+        for (name, knob) in KNOBS {
+            let Some(value) = self.0.get(*name) else { continue };
+            match knob {
+                Knob::Switch(switch) => *switch(settings) = value == "true",
+                Knob::Number { min, max, set, .. } => {
+                    if let Some(value) = value.parse().ok().filter(|value| (*min..=*max).contains(value)) {
+                        set(settings, value);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Names and values of all knobs as they stand, and of what was taken although it has no meaning here.
+    pub fn rows(&self, settings: &Settings) -> Vec<(String, String)> {
+        let mut copy = settings.clone();
+        let mut rows: Vec<(String, String)> = KNOBS
+            .iter()
+            .map(|(name, knob)| {
+                let value = match knob {
+                    Knob::Switch(switch) => switch(&mut copy).to_string(),
+                    Knob::Number { get, .. } => get(&copy).to_string(),
+                };
+                ((*name).to_owned(), value)
+            })
+            .collect();
+        let others = self.0.iter().filter(|(name, _)| knob(name).is_none());
+        rows.extend(others.map(|(name, value)| (name.clone(), value.clone())));
+        rows
+    }
+
+    /// The fact's value.
+    pub fn fact(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.0).expect("names and values are text")
+    }
+
+    /// From the fact's value. What this version knows no longer is kept, and means nothing.
+    pub fn from_fact(value: &[u8]) -> Result<Changes, serde_json::Error> {
+        serde_json::from_slice(value).map(Changes)
+    }
+}
+
+/// What a name is to us.
+#[derive(PartialEq, Eq)]
+enum Meaning {
+    Knob,
+    Nothing,
+}
+
+fn knob(name: &str) -> Option<&'static Knob> {
+    KNOBS.iter().find(|(known, _)| *known == name).map(|(_, knob)| knob)
+}
+
+fn check(name: &str, value: &str) -> Result<Meaning, ChangeError> {
+    if FORBIDDEN.contains(&name) {
+        return Err(ChangeError::Forbidden("Can not update config in black list.".to_owned()));
+    }
+    if let Some((_, key)) = AT_START.iter().find(|(known, _)| *known == name) {
+        return Err(ChangeError::Forbidden(format!("{name} is settled at the start: {key} in the configuration file")));
+    }
+    match knob(name) {
+        Some(Knob::Switch(_)) if !matches!(value, "true" | "false") => {
+            Err(ChangeError::Invalid(format!("{name} is true or false, not {value}")))
+        }
+        Some(Knob::Number { min, max, .. })
+            if !value.parse::<u64>().is_ok_and(|value| (*min..=*max).contains(&value)) =>
+        {
+            Err(ChangeError::Invalid(format!("{name} is a whole number from {min} to {max}, not {value}")))
+        }
+        Some(_) => Ok(Meaning::Knob),
+        None if STOCK_KEYS.lines().any(|known| known == name) => Ok(Meaning::Nothing),
+        None => Err(ChangeError::Invalid(format!("{name} is not a name that a broker knows"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::config::{Config, Found};
+
+    fn settings() -> Settings {
+        Config::default().settings(Found {
+            broker_ip1: Ipv4Addr::LOCALHOST,
+            port: 10_911,
+            cores: 1,
+            partitions: 1,
+            memory_bytes: 1 << 30,
+            started_ms: 0,
+        })
+    }
+
+    #[test]
+    fn every_name_is_one_that_a_stock_broker_knows_and_has_one_meaning() {
+        let known: Vec<&str> = STOCK_KEYS.lines().collect();
+        assert!(known.is_sorted() && known.len() > 500, "{}", known.len());
+        let ours: Vec<&str> = KNOBS.iter().map(|(name, _)| *name).chain(AT_START.map(|(name, _)| name)).collect();
+        assert_eq!(ours.iter().collect::<BTreeSet<_>>().len(), ours.len(), "each once");
+        for name in ours {
+            assert!(known.contains(&name), "{name}");
+        }
+        for (name, key) in AT_START {
+            assert!(crate::keys::find(key).is_some(), "{name}: there is no key {key}");
+        }
+    }
+
+    #[test]
+    fn what_was_changed_is_in_force_and_outlives_a_restart() {
+        let mut changes = Changes::default();
+        let text = "# a comment\nlongPollingEnable=false\nmaxTransferCountOnMessageInMemory = 1024\n\nenableLmq=true\n";
+        assert_eq!(changes.update(text), Ok(vec!["enableLmq".to_owned()]));
+        let found = Changes::from_fact(&changes.fact()).unwrap();
+        assert_eq!(found, changes);
+        let mut settings = settings();
+        found.apply(&mut settings);
+        assert!(!settings.long_polling);
+        assert_eq!(settings.limits.pull_messages, 1024);
+        let rows: BTreeMap<String, String> = found.rows(&settings).into_iter().collect();
+        assert_eq!(rows["longPollingEnable"], "false");
+        assert_eq!(rows["enableLmq"], "true", "taken, and told");
+        assert_eq!(rows["traceOn"], "true", "never changed");
+    }
+
+    #[test]
+    fn one_wrong_line_changes_nothing() {
+        let mut changes = Changes::default();
+        for bad in [
+            "",
+            "# nothing",
+            "noSuchThing=1",
+            "longPollingEnable=yes",
+            "shortPollingTimeMills=0",
+            "shortPollingTimeMills=60001",
+            "brokerPermission=-1",
+        ] {
+            let text = if bad.contains('=') { format!("traceOn=false\n{bad}") } else { bad.to_owned() };
+            assert!(matches!(changes.update(&text), Err(ChangeError::Invalid(_))), "{bad}");
+        }
+        for bad in ["listenPort=1", "brokerName=x", "configBlackList=", "brokerConfigPath=/etc/passwd"] {
+            assert!(
+                matches!(changes.update(&format!("traceOn=false\n{bad}")), Err(ChangeError::Forbidden(_))),
+                "{bad}"
+            );
+        }
+        let long = format!("enableLmq={}", "x".repeat(CHANGES_BYTES_MAX));
+        assert!(matches!(changes.update(&long), Err(ChangeError::Invalid(_))));
+        assert_eq!(changes, Changes::default());
+    }
+}

@@ -1,0 +1,69 @@
+//! Settings changed at run time: durable and everywhere before they are answered, and there again after a restart.
+
+use super::*;
+
+fn update(world: &mut World, text: &str) -> Answer {
+    world.ask(0, request::UPDATE_BROKER_CONFIG, &[], text.as_bytes().to_vec())
+}
+
+/// The answer to code 26, by name.
+fn shown(world: &mut World) -> BTreeMap<String, String> {
+    let answer = world.ask(0, request::GET_BROKER_CONFIG, &[], Vec::new());
+    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    text.lines().map(|line| line.split_once('=').unwrap()).map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+#[test]
+fn a_setting_is_in_force_when_it_is_answered_and_after_a_restart() {
+    let mut world = World::new();
+    let answer = update(&mut world, "autoCreateSubscriptionGroup=false\nenablePopBufferMerge=true");
+    assert_eq!(answer.code, 0);
+    assert_eq!(answer.remark, "taken, without meaning here: enablePopBufferMerge");
+    assert_eq!(world.logged(), ["put n/", "put k/", "publish", "answer 1: 0"]);
+    world.heartbeat(1, "c", vec![consumer("late", &[("T", 1)])]);
+    assert!(world.registrar.catalog().group("late").is_none(), "groups are no longer made");
+    let again = World::recovered(settings(), world.facts.clone());
+    for world in [&mut world, &mut { again }] {
+        let shown = shown(world);
+        assert_eq!(shown["autoCreateSubscriptionGroup"], "false");
+        assert_eq!(shown["enablePopBufferMerge"], "true");
+        assert_eq!(shown["autoCreateTopicEnable"], "true");
+        assert!(!world.registrar.settings.auto_create_group);
+    }
+    // The same again is no change.
+    world.logged();
+    assert_eq!(update(&mut world, "autoCreateSubscriptionGroup=false").code, 0);
+    assert_eq!(world.logged().len(), 1, "an answer and nothing else");
+}
+
+#[test]
+fn what_is_refused_or_cannot_be_kept_changes_nothing() {
+    let mut world = World::new();
+    let before = shown(&mut world);
+    for (text, code) in [
+        ("", response::INVALID_PARAMETER),
+        ("traceOn=false\nnoSuchThing=1", response::INVALID_PARAMETER),
+        ("traceOn=false\nshortPollingTimeMills=0", response::INVALID_PARAMETER),
+        ("traceOn=false\nlistenPort=1", response::NO_PERMISSION),
+        ("traceOn=false\nbrokerConfigPath=x", response::NO_PERMISSION),
+    ] {
+        assert_eq!(update(&mut world, text).code, code, "{text}");
+    }
+    assert_eq!(world.ask(0, request::UPDATE_BROKER_CONFIG, &[], vec![0xff]).code, response::SYSTEM_ERROR);
+    world.disk_ok = false;
+    assert_eq!(update(&mut world, "traceOn=false").code, response::SERVICE_NOT_AVAILABLE);
+    world.disk_ok = true;
+    assert_eq!(shown(&mut world), before);
+    assert!(world.registrar.settings.trace_on);
+}
+
+#[test]
+fn what_the_broker_allows_is_told_to_the_nameservers() {
+    let mut world = World::new();
+    update(&mut world, "traceOn=false");
+    assert!(!world.logged().contains(&"register".to_owned()));
+    let version = world.registrar.catalog().topics_version;
+    update(&mut world, "brokerPermission=4");
+    assert!(world.logged().contains(&"register".to_owned()));
+    assert_ne!(world.registrar.catalog().topics_version, version);
+}
