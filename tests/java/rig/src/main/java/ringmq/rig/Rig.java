@@ -11,10 +11,12 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Comparator;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Supplier;
 import java.util.stream.Stream;
@@ -70,7 +72,7 @@ public final class Rig {
         if (kind() == Kind.JAVA) {
             return new Node(Kind.JAVA, address(namesrv), address(broker), dir, List.of(
                 javaNamesrv(dir.resolve("namesrv"), namesrv),
-                javaBroker(dir.resolve("broker"), "DefaultCluster", "broker-a", address(namesrv), broker)));
+                javaBroker(dir.resolve("broker"), Map.of(), "DefaultCluster", "broker-a", address(namesrv), broker)));
         }
         return new Node(Kind.RINGMQ, address(namesrv), address(broker), dir, List.of(() -> Server.start(
             List.of(ringmq(), "dev", "--data", dir.toString(), "--namesrv-port", "" + namesrv, "--broker-port", "" + broker,
@@ -92,11 +94,16 @@ public final class Rig {
 
     /** A broker alone, which registers with every one of {@code namesrvs}. */
     public static Node broker(Kind kind, String cluster, String name, String... namesrvs) {
+        return broker(kind, Map.of(), cluster, name, namesrvs);
+    }
+
+    /** The same; a stock broker starts with these settings. RingMQ takes such ones once it runs, by UPDATE_BROKER_CONFIG (25). */
+    public static Node broker(Kind kind, Map<String, String> javaSettings, String cluster, String name, String... namesrvs) {
         int port = port();
         Path dir = dir(name);
         String joined = String.join(";", namesrvs);
         return new Node(kind, joined, address(port), dir, List.of(kind == Kind.JAVA
-            ? javaBroker(dir, cluster, name, joined, port)
+            ? javaBroker(dir, javaSettings, cluster, name, joined, port)
             : ringmq("broker", dir,
                 "broker.cluster = \"" + cluster + "\"",
                 "broker.name = \"" + name + "\"",
@@ -136,10 +143,12 @@ public final class Rig {
         return javaServer(dir, "--only", "namesrv", "--namesrv-port", "" + port, "--light");
     }
 
-    private static Supplier<Server> javaBroker(Path dir, String cluster, String name, String namesrv, int port) {
+    private static Supplier<Server> javaBroker(Path dir, Map<String, String> settings, String cluster, String name, String namesrv, int port) {
         // On a busy machine a request may well wait longer than the 200 ms after which a stock broker refuses it.
-        Supplier<Server> launch = javaServer(dir, "--only", "broker", "--port", "" + port, "--cluster", cluster, "--name", name,
-            "--namesrv", namesrv, "--heap", "512m", "--light", "--set", "waitTimeMillsInSendQueue=15000");
+        List<String> options = new ArrayList<>(List.of("--only", "broker", "--port", "" + port, "--cluster", cluster, "--name", name,
+            "--namesrv", namesrv, "--heap", "512m", "--light", "--set", "waitTimeMillsInSendQueue=15000"));
+        settings.forEach((key, value) -> options.addAll(List.of("--set", key + "=" + value)));
+        Supplier<Server> launch = javaServer(dir, options.toArray(String[]::new));
         // It says that it is up before it is registered.
         return () -> {
             Server server = launch.get();
