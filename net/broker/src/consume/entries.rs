@@ -7,10 +7,12 @@ use protocol::bodies::{self, QueueEntries, QueueEntry, SubscriptionData};
 use protocol::codes::response;
 use protocol::headers::QueryConsumeQueue;
 use protocol::ids::tag_hash;
-use protocol::message::StoredMessage;
+use protocol::message::{self, StoredMessage};
 use protocol::properties;
+use protocol::sql::Expression;
 
 use crate::call::Call;
+use crate::catalog::Wants;
 use crate::desk::Desk;
 use crate::parked::Cold;
 
@@ -51,7 +53,8 @@ impl Desk {
                 physic_offset: stored.physical_offset,
                 physic_size: i32::try_from(record.len()).ok()?,
                 tags_code,
-                eval: group.is_none() || subscription.is_some_and(|subscription| subscription.wants.tag(tags_code)),
+                eval: group.is_none()
+                    || subscription.is_some_and(|subscription| would_get(&subscription.wants, tags_code, record)),
             })
         };
         let is_offline = group.filter(|_| subscription.is_none());
@@ -66,4 +69,10 @@ impl Desk {
         self.replies.header(&call.reply, response::SUCCESS);
         self.replies.send(&call.reply, Pieces::from_elem(bodies::encode(&body).into(), 1));
     }
+}
+
+/// Whether a filter lets this message through.
+fn would_get(wants: &Wants, tags_code: i64, record: &[u8]) -> bool {
+    let matches = |expression: &Expression| message::properties_of(record).is_some_and(|text| expression.matches(text));
+    wants.tag(tags_code) && wants.expression().is_none_or(matches)
 }
