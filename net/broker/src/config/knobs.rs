@@ -38,6 +38,7 @@ const KNOBS: &[(&str, Knob)] = &[
     ("brokerPermission", number(0, 7, |at| at.permission as u64, |at, to| at.permission = to as i32)),
     ("channelExpiredTimeout", number(1_000, 3_600_000,
         |at| at.limits.client_timeout_ms, |at, to| at.limits.client_timeout_ms = to)),
+    ("enablePropertyFilter", Knob::Switch(|at| &mut at.property_filter)),
     ("litePullMessageEnable", Knob::Switch(|at| &mut at.lite_pull)),
     ("longPollingEnable", Knob::Switch(|at| &mut at.long_polling)),
     ("maxMessageSize", number(1 << 10, 4 << 20,
@@ -47,8 +48,10 @@ const KNOBS: &[(&str, Knob)] = &[
     ("maxTransferCountOnMessageInMemory", number(1, 1_024,
         |at| at.limits.pull_messages.into(), |at, to| at.limits.pull_messages = to as u32)),
     ("shortPollingTimeMills", number(1, 60_000, |at| at.short_polling_ms, |at, to| at.short_polling_ms = to)),
+    ("storeReplyMessageEnable", Knob::Switch(|at| &mut at.store_replies)),
     ("traceOn", Knob::Switch(|at| &mut at.trace_on)),
     ("traceTopicEnable", Knob::Switch(|at| &mut at.trace_topic)),
+    ("useServerSideResetOffset", Knob::Switch(|at| &mut at.server_side_reset)),
 ];
 
 /// Stock names of what is settled at the start, and the key of the configuration file.
