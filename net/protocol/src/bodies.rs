@@ -12,12 +12,14 @@ use serde::de::DeserializeOwned;
 mod client;
 mod group;
 mod lenient;
+mod pop;
 mod queue;
 mod register;
 mod route;
 
 pub use client::*;
 pub use group::*;
+pub use pop::*;
 pub use queue::*;
 pub use register::*;
 pub use route::*;

@@ -10,11 +10,13 @@ use crate::fields::Fields;
 
 mod admin;
 mod consume;
+mod pop;
 mod route;
 mod send;
 
 pub use admin::*;
 pub use consume::*;
+pub use pop::*;
 pub use route::*;
 pub use send::*;
 

@@ -210,6 +210,13 @@ pub fn retry_topic(group: &str) -> String {
     format!("{RETRY_PREFIX}{group}")
 }
 
+/// Where messages of `topic` that a group popped in vain come again.
+pub fn pop_retry_topic(out: &mut String, group: &str, topic: &str, is_v2: bool) {
+    for part in [RETRY_PREFIX, group, if is_v2 { "+" } else { "_" }, topic] {
+        out.push_str(part);
+    }
+}
+
 /// The topic of a group's messages that failed for good.
 pub fn dlq_topic(group: &str) -> String {
     format!("{DLQ_PREFIX}{group}")

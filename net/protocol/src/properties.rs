@@ -47,6 +47,10 @@ pub mod name {
     pub const UNIQ_KEY: &str = "UNIQ_KEY";
     /// Where a popped message came from.
     pub const POP_CK: &str = "POP_CK";
+    /// When it was popped first, on what comes again, in ms since 1970.
+    pub const FIRST_POP_TIME: &str = "1ST_POP_TIME";
+    /// The group that popped it, on what comes again.
+    pub const ORIGIN_GROUP: &str = "ORIGIN_GROUP";
     /// A timer's relative delay in seconds.
     pub const TIMER_DELAY_SEC: &str = "TIMER_DELAY_SEC";
     /// A timer's relative delay in milliseconds.
