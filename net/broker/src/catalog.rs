@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
-use protocol::bodies::{SUB_ALL, SubscriptionData, TYPE_SQL92, TYPE_TAG};
+use protocol::bodies::{SUB_ALL, SetRequestMode, SubscriptionData, TYPE_SQL92, TYPE_TAG};
 use protocol::ids::tag_hash;
 use protocol::names::perm;
 use protocol::sql::Expression;
@@ -25,6 +25,7 @@ pub struct Catalog {
     topics: Arc<Table<Topic>>,
     groups: Arc<Table<Group>>,
     subscriptions: Arc<Table<Subscriptions>>,
+    modes: Arc<BTreeMap<ModeKey, SetRequestMode>>,
     /// Version of the topics, as NameServers see it.
     pub topics_version: DataVersion,
     /// Version of the group configurations, as admin tools see it.
@@ -40,6 +41,7 @@ impl Catalog {
             topics: Arc::new(Table::new(seed)),
             groups: Arc::new(Table::new(seed ^ 1)),
             subscriptions: Arc::new(Table::new(seed ^ 2)),
+            modes: Arc::default(),
             topics_version: DataVersion::default(),
             groups_version: DataVersion::default(),
             changes: Arc::default(),
@@ -110,6 +112,27 @@ impl Catalog {
         Arc::new(changed)
     }
 
+    /// How a group gets messages of a topic, if somebody said so.
+    pub fn mode(&self, topic: &str, group: &str) -> Option<&SetRequestMode> {
+        self.modes.get(&(topic.to_owned(), group.to_owned()))
+    }
+
+    /// All that was said about how groups get messages, by topic and group.
+    pub fn modes(&self) -> impl Iterator<Item = &SetRequestMode> {
+        self.modes.values()
+    }
+
+    /// How many there are of those.
+    pub fn modes_count(&self) -> usize {
+        self.modes.len()
+    }
+
+    /// Says how a group gets messages of a topic.
+    pub fn set_mode(&mut self, mode: SetRequestMode) {
+        let key = (mode.topic.clone(), mode.consumer_group.clone());
+        Arc::make_mut(&mut self.modes).insert(key, mode);
+    }
+
     /// Puts a topic in, or in the place of the one of its name.
     pub fn set_topic(&mut self, topic: Arc<Topic>) {
         Arc::make_mut(&mut self.topics).set(topic);
@@ -140,6 +163,9 @@ impl Catalog {
         Arc::make_mut(&mut self.subscriptions).remove(group);
     }
 }
+
+/// A topic's name and a group's.
+type ModeKey = (String, String);
 
 /// A topic of this broker. A topic that is deleted and created again is another one: it has
 /// another id.
@@ -431,6 +457,8 @@ fn shard_of(hash: u64) -> usize {
 pub const TOPIC_KEY: &[u8] = b"t/";
 /// Key prefix of group configurations' facts; the name follows.
 pub const GROUP_KEY: &[u8] = b"g/";
+/// Key prefix of facts that say how a group gets messages of a topic; topic, slash and group follow.
+pub const MODE_KEY: &[u8] = b"m/";
 /// Key of the fact that holds what outlives every topic.
 pub const COUNTERS_KEY: &[u8] = b"n/";
 /// Key prefix of consumer offsets: topic id (u32 BE), queue (u32 BE), the group's name.
@@ -513,7 +541,23 @@ impl Group {
     }
 }
 
-/// The key of a group's consumer offset: a fact of the queue's own partition, with a u64 BE.
+/// How a group gets messages of a topic, as a fact. Names have no slash.
+pub fn mode_fact(mode: &SetRequestMode) -> Fact {
+    let key = [MODE_KEY, mode.topic.as_bytes(), b"/", mode.consumer_group.as_bytes()].concat();
+    (key, json(mode))
+}
+
+/// From the fact's value.
+pub fn mode_from_fact(key: &[u8], value: &[u8]) -> Result<SetRequestMode, FactError> {
+    let mode: SetRequestMode = serde_json::from_slice(value).map_err(|error| FactError::of(key, &error))?;
+    if mode_fact(&mode).0 != key {
+        return Err(FactError::of(key, &"it names another topic or group"));
+    }
+    Ok(mode)
+}
+
+/// The key of a group's consumer offset: a fact of the queue's own partition. Its value begins with a u64 BE; of a group
+/// that pops, what it is done with above that follows (`pop/account.rs`).
 pub fn offset_key(topic: u32, queue: u32, group: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(OFFSET_KEY.len() + 8 + group.len());
     key.extend_from_slice(OFFSET_KEY);
@@ -533,7 +577,7 @@ pub fn split_offset_key(key: &[u8]) -> Option<(u32, u32, &str)> {
 
 /// A consumer offset's value. `None`: it has not eight bytes.
 pub fn offset_value(value: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(value.try_into().ok()?))
+    Some(u64::from_be_bytes(*value.first_chunk()?))
 }
 
 /// A fact that cannot be read: the store was written by another program or version.

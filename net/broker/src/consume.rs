@@ -194,7 +194,7 @@ impl Desk {
                 return self.answer_offset(&call.reply, offset);
             }
             // A new group on a young queue begins at its beginning.
-            let near = self.settings.memory_bytes / 100 * NEAR_PERCENT;
+            let near = self.near_bytes();
             let behind = match self.partitions[local].bytes_behind(key, 0) {
                 Ok(behind) => behind,
                 Err(load) => return self.wait_for(local, load, Cold::Request(call.to_request())),
@@ -358,7 +358,8 @@ impl Desk {
     /// What a pull wants, from its header or from its group. `None`: the pull was refused.
     fn filter(&mut self, reply: &ReplyTo, asked: &PullMessage<'_>) -> Option<Filter> {
         if asked.sys_flag & pull_flag::SUBSCRIPTION != 0 {
-            return self.own_filter(reply, asked).map(Filter::Own);
+            let (kind, text) = (asked.expression_type.unwrap_or(""), asked.subscription.unwrap_or(""));
+            return self.own_filter(reply, asked.topic, kind, text).map(Filter::Own);
         }
         let Some(live) = self.catalog.subscriptions(asked.consumer_group).cloned() else {
             self.refuse(reply, response::SUBSCRIPTION_NOT_EXIST, "the consumer's group info not exist");
@@ -392,11 +393,9 @@ impl Desk {
     }
 
     /// What a pull itself says that it wants. `None`: it was refused.
-    fn own_filter(&mut self, reply: &ReplyTo, asked: &PullMessage<'_>) -> Option<Wants> {
-        let text = asked.subscription.unwrap_or("");
-        let kind = asked.expression_type.unwrap_or("");
+    pub(crate) fn own_filter(&mut self, reply: &ReplyTo, topic: &str, kind: &str, text: &str) -> Option<Wants> {
         let wants = if matches!(kind, "" | TYPE_TAG) {
-            wants_of(asked.topic, text)
+            wants_of(topic, text)
         } else if !self.settings.property_filter {
             self.refuse(reply, response::SYSTEM_ERROR, &no_filter(kind));
             return None;
@@ -461,7 +460,15 @@ impl Desk {
         if !self.partitions[local].note(&key, &offset.to_be_bytes()) {
             tracing::warn!(group, topic = &*topic.name, queue, "no room for another consumer offset");
         }
+        if !self.accounts.is_empty() {
+            self.reset_account(QueueKey { topic: topic.id, queue }, group, offset);
+        }
         self.touched = true;
+    }
+
+    /// Bytes of log that a stock broker takes for being in memory.
+    pub(crate) fn near_bytes(&self) -> u64 {
+        self.settings.memory_bytes / 100 * NEAR_PERCENT
     }
 
     /// Whether the log of a queue is being opened. Where the queue ends is not known then, or not safe yet: a
@@ -555,7 +562,7 @@ impl Compiled {
 }
 
 /// The body of a pull's answer: records one behind the other, small ones in one copy.
-fn gather(messages: &[Bytes]) -> Pieces {
+pub(crate) fn gather(messages: &[Bytes]) -> Pieces {
     let is_small = |message: &&Bytes| message.len() < SHARE_BYTES_MIN;
     let mut small_bytes = messages.iter().filter(is_small).map(Bytes::len).sum();
     let mut pieces = Pieces::new();

@@ -1,6 +1,7 @@
 //! The desk: everything of a core but its sockets. Requests, mail and the partitions' effects come
 //! in; answers, mail and operations for the ring come out. It never waits and never reads a clock.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -29,6 +30,10 @@ use crate::inquiry::Inquiry;
 use crate::mail::{Mail, Mailboxes, Outbox};
 use crate::parked::{Ask, Cold, Loading, Parked, Pull};
 use crate::place::{Place, is_send, is_served_fast, place};
+use crate::pop::accounts::Accounts;
+use crate::pop::revive::Receipt;
+use crate::pop::waiting::Waiting;
+use crate::pop::{Pop, Popped};
 use crate::produce::{ours, write_sent};
 use crate::promise::{Promise, Promises, Says};
 use crate::registrar::{Order, Registrar};
@@ -104,6 +109,15 @@ pub struct Desk {
     pub(crate) compiled: Compiled,
     woken: Vec<Pull>,
     orders: Vec<Order>,
+    /// What groups that pop have on loan.
+    pub(crate) accounts: Accounts,
+    /// Pops that wait for messages, and those of them that go on.
+    pub(crate) waiting: Waiting,
+    pub(crate) stirred: VecDeque<Box<Pop>>,
+    /// Messages on their way to retry topics.
+    pub(crate) revivals: usize,
+    /// What a pop finds: memory that is used again.
+    pub(crate) popped: Popped,
 }
 
 impl Desk {
@@ -144,6 +158,11 @@ impl Desk {
             compiled: Compiled::default(),
             woken: Vec::new(),
             orders: Vec::new(),
+            accounts: Accounts::new(seed),
+            waiting: Waiting::new(settings.limits.parked_pulls, seed),
+            stirred: VecDeque::new(),
+            revivals: 0,
+            popped: Popped::default(),
             settings,
         }
     }
@@ -251,6 +270,13 @@ impl Desk {
             Mail::Ask { ticket, from, question } => {
                 self.ask(Box::new(Ask { ticket, from, inquiry: Inquiry::new(question) }), now_ms);
             }
+            Mail::Pop(pop) => self.take_pop(pop, now_ms),
+            Mail::Watch(watch) => self.watch(*watch, now_ms),
+            Mail::Stir(line) => self.stir(&line),
+            Mail::Fresh { topic, group } => self.on_fresh(topic, &group),
+            Mail::Acks(acks) => self.ack_all(acks, now_ms),
+            Mail::Revive(revival) => self.put_revival(revival, now_ms),
+            Mail::Revived { receipt, ok } => self.on_revived(&receipt, ok, now_ms),
             // The loop takes these itself.
             Mail::Adopt { .. } | Mail::Answer { .. } | Mail::Closed { .. } | Mail::Serve | Mail::Stop => {}
         }
@@ -267,17 +293,20 @@ impl Desk {
             self.pull(Pull { until_ms: 0, ..pull }, now_ms);
         }
         self.woken = expired;
+        self.pops_on_time(now_ms);
     }
 
     /// To be called about every second.
     pub fn on_tick(&mut self, now_ms: u64) {
         self.registrar(now_ms, |registrar, orders| registrar.on_tick(now_ms, orders));
+        self.accounts.sweep(now_ms);
     }
 
     /// When `on_time` or a partition wants to run again, in ms.
     pub fn deadline_ms(&self) -> u64 {
         let partitions = self.partitions.iter().map(Partition::deadline_ms);
-        partitions.chain(self.parked.deadline()).min().unwrap_or(u64::MAX)
+        let pops = [self.waiting.deadline(), self.accounts_deadline(), self.stirred.front().map(|_| 0)];
+        partitions.chain(self.parked.deadline()).chain(pops.into_iter().flatten()).min().unwrap_or(u64::MAX)
     }
 
     /// One thing that the partition at `local` wants; operations are the loop's.
@@ -301,6 +330,7 @@ impl Desk {
         let mut gone = HashSet::with_hasher(RandomState::with_seed(self.seed as usize));
         gone.extend(connections.iter().copied());
         self.parked.forget(&gone);
+        self.waiting.forget(&gone);
         for connection in connections {
             self.registrar(now_ms, |registrar, orders| registrar.on_closed(*connection, now_ms, orders));
         }
@@ -309,9 +339,15 @@ impl Desk {
     /// Takes no request any more, and shuts the partitions down.
     pub fn stop(&mut self) {
         self.stopping = true;
+        self.note_accounts(None);
         for partition in &mut self.partitions {
             partition.shut();
         }
+    }
+
+    /// Whether it was told to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping
     }
 
     /// Refuses a request: sends with the fields that their answers always have.
@@ -405,6 +441,12 @@ impl Desk {
             VIEW_MESSAGE_BY_ID => self.view(call),
             CONSUME_MESSAGE_DIRECTLY => self.consume_directly(call),
             QUERY_CONSUME_QUEUE => self.queue_entries(call),
+            POP_MESSAGE => self.pop_request(call, now_ms),
+            ACK_MESSAGE => self.ack_request(call, now_ms),
+            BATCH_ACK_MESSAGE => self.batch_ack(call, now_ms),
+            CHANGE_MESSAGE_INVISIBLETIME => self.change_invisible(call, now_ms),
+            NOTIFICATION => self.notification(call, now_ms),
+            POLLING_INFO => self.polling_info(call),
             _ if self.index == 0 => {
                 if self.registrar.is_none() {
                     return self.refuse_append(&call.reply, AppendError::Opening);
@@ -423,6 +465,8 @@ impl Desk {
             let reply = match cold {
                 Cold::Pull(pull) => pull.reply,
                 Cold::Request(request) => request.reply,
+                Cold::Pop(pop) => pop.reply,
+                Cold::Loan(loan) => return self.end_later(loan),
                 Cold::Ask(mut ask) => {
                     let part = ask.inquiry.give_up();
                     return self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part });
@@ -438,6 +482,10 @@ impl Desk {
             match cold {
                 Cold::Pull(pull) if ok => self.woken.push(pull),
                 Cold::Request(request) if ok => self.serve_owned(*request, now_ms),
+                Cold::Pop(pop) if ok => self.pop(pop, now_ms),
+                Cold::Loan(loan) if ok => self.end_loan(loan, now_ms),
+                Cold::Pop(pop) => self.refuse_read(&pop.reply),
+                Cold::Loan(loan) => self.end_later(loan),
                 Cold::Pull(Pull { reply, .. }) => self.refuse_read(&reply),
                 Cold::Request(request) => self.refuse_read(&request.reply),
                 Cold::Ask(mut ask) => {
@@ -454,6 +502,9 @@ impl Desk {
     fn ask(&mut self, mut ask: Box<Ask>, now_ms: u64) {
         let partitions_all = self.settings.partitions;
         let inquiry = &mut ask.inquiry;
+        if let Some(group) = inquiry.forgets() {
+            self.accounts.forget(|holder| *holder.group == *group);
+        }
         self.touched = true;
         let tally = Tally { traffic: self.traffic, counters: self.counters, ..Tally::default() };
         match inquiry.answer(&mut self.partitions, partitions_all, &self.catalog, tally, now_ms) {
@@ -491,6 +542,7 @@ impl Desk {
     /// A queue has new visible messages.
     fn wake(&mut self, queue: QueueKey) {
         self.parked.wake(queue, &mut self.woken);
+        self.wake_pops(queue);
     }
 
     /// Serves what an effect woke, until the bodies of answers take so many bytes. Returns whether some is
@@ -498,6 +550,12 @@ impl Desk {
     pub fn serve_woken(&mut self, now_ms: u64) -> bool {
         while let Some(pull) = self.woken.pop() {
             self.pull(pull, now_ms);
+            if self.replies.is_full() {
+                return true;
+            }
+        }
+        while let Some(pop) = self.stirred.pop_front() {
+            self.pop_again(pop, now_ms);
             if self.replies.is_full() {
                 return true;
             }
@@ -514,6 +572,10 @@ impl Desk {
                 self.registrar(now_ms, |registrar, orders| {
                     registrar.on_durable(change, outcome.is_ok(), now_ms, orders);
                 });
+            }
+            (Promise::Revival(receipt), outcome) => {
+                let receipt = Receipt::clone(receipt);
+                self.settle_revival(receipt, outcome.is_ok());
             }
             (Promise::Answer { to, messages, bytes, since_ms, says }, Ok(())) => {
                 self.traffic.put_messages += u64::from(*messages);
@@ -603,6 +665,8 @@ impl Desk {
             }
         }
         self.touched = true;
+        self.accounts.forget(|holder| gone.contains(&holder.key.topic));
+        gone.iter().for_each(|id| self.waiting.wake_topic(*id, &mut self.stirred));
         let mut woken = Vec::new();
         gone.iter().for_each(|id| self.parked.wake_topic(*id, &mut woken));
         for pull in woken {

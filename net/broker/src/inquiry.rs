@@ -43,6 +43,14 @@ pub struct Inquiry {
 }
 
 impl Inquiry {
+    /// The group that is to be forgotten, if that is asked.
+    pub fn forgets(&self) -> Option<&str> {
+        match &self.question {
+            Question::Forget { group } => Some(group),
+            _ => None,
+        }
+    }
+
     /// A question that nobody looked at yet.
     pub fn new(question: Question) -> Inquiry {
         Inquiry {

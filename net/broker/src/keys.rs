@@ -5,7 +5,10 @@
 
 use std::net::IpAddr;
 
+use engine::limits::FACT_BYTES_MAX;
 use protocol::delay::{LEVELS_DEFAULT, parse_levels};
+
+use crate::pop::account;
 
 /// One key of the configuration file.
 #[derive(Debug)]
@@ -81,6 +84,9 @@ const MESSAGE_BYTES_MAX: u64 = 4 * MIB;
 pub const CORES_MAX: u64 = 64;
 /// Most logs of a core. 256; with all cores this stays within the 15 bits that a position has for them.
 pub const PARTITIONS_PER_CORE_MAX: u64 = 256;
+/// Most of `limits.pop_unacked`: 50,000, so that what a group is done with fits a fact.
+const POP_UNACKED_MAX: u64 = 50_000;
+const _: () = assert!(POP_UNACKED_MAX as usize * account::MESSAGE_BYTES_MAX + 4096 <= FACT_BYTES_MAX);
 /// The kernel's CPU sets that we use have 1,024 bits.
 const CPU_MAX: usize = 1023;
 
@@ -137,6 +143,8 @@ pub const KEYS: &[Key] = &[
     number("broker.topic_queues", Count, 8, 1, 1_024, "Queues of TBW102, and so the most that an automatic topic gets."),
     text("broker.message_delay_level", LEVELS_DEFAULT,
          "1 to 64 delays such as `1s 5s 10m 2h`, each at most 10 years", is_delay_levels, "The delay levels, from level 1; retries start at level 3."),
+    number("broker.pop_retry_percent", Percent, 20, 0, 100, "How many pops look for messages that come again before they look for new ones (popFromRetryProbability)."),
+    switch("broker.pop_retry_v2", false, "Messages that were popped in vain come again in `%RETRY%group+topic` instead of `%RETRY%group_topic` (enableRetryTopicV2)."),
 
     // Threads and rings.
     number("engine.cores", Count, 0, 0, CORES_MAX, "Threads of the hot path, each with one ring. 0: half of the CPUs, at least 1, at most 16."),
@@ -180,6 +188,7 @@ pub const KEYS: &[Key] = &[
     number("limits.pull_bytes", Bytes, 256 * KIB, KIB, 16 * MIB, "Bytes of one pull at most, but one message always (maxTransferBytesOnMessageInMemory)."),
     number("limits.pull_scan", Count, 8_192, 32, 1_048_576, "Index entries that one pull looks at for its tags before it answers."),
     number("limits.parked_pulls", Count, 100_000, 1, 10_000_000, "Pulls that wait for messages, per core. One more is refused with code 2."),
+    number("limits.pop_unacked", Count, 10_000, 32, POP_UNACKED_MAX, "Messages of one queue that one group has popped and not acknowledged (popInflightMessageThreshold). Beyond it there are none for it."),
     number("limits.query_messages", Count, 64, 1, 1_024, "Messages of one query by key at most."),
     number("limits.topics", Count, 100_000, 64, 10_000_000, "Topics of the broker. One more is refused with code 1."),
     number("limits.topic_queues", Count, 16_384, 16, 65_536, "Queues of one topic at most."),

@@ -11,10 +11,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use protocol::bodies::SetRequestMode;
+
 use crate::answer::Answer;
 use crate::call::ReplyTo;
 use crate::catalog::{COUNTERS_KEY, Catalog, Counters, DataVersion, Fact, FactError, GROUP_KEY, Group, Subscriptions};
-use crate::catalog::{TOPIC_KEY, Topic};
+use crate::catalog::{MODE_KEY, TOPIC_KEY, Topic, mode_fact, mode_from_fact};
 use crate::config::{Changes, KNOBS_KEY};
 use crate::mail::Mail;
 use crate::registrar::Order;
@@ -91,6 +93,8 @@ impl Ledger {
                 catalog.set_topic(Arc::new(topic));
             } else if key.starts_with(GROUP_KEY) {
                 catalog.set_group(Arc::new(Group::from_fact(key, value)?));
+            } else if key.starts_with(MODE_KEY) {
+                catalog.set_mode(mode_from_fact(key, value)?);
             } else if key == COUNTERS_KEY {
                 counters = Counters::from_fact(value)?;
             } else if key == KNOBS_KEY {
@@ -166,6 +170,13 @@ impl Ledger {
         self.facts.insert(Group::key(name), None);
         self.newest.remove_group(name);
         self.groups_changed = true;
+    }
+
+    /// Accepts how a group gets messages of a topic.
+    pub fn set_mode(&mut self, mode: SetRequestMode) {
+        let (key, value) = mode_fact(&mode);
+        self.facts.insert(key, Some(value));
+        self.newest.set_mode(mode);
     }
 
     /// Accepts the subscriptions of a live group.

@@ -23,6 +23,7 @@ pub mod mail;
 mod members;
 mod parked;
 mod place;
+mod pop;
 pub mod produce;
 mod promise;
 mod registrar;

@@ -11,11 +11,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use engine::io::{Handle, Pieces};
+use protocol::bodies::BatchAck;
 
 use crate::admin::{Part, Question};
 use crate::call::{ConnectionId, ReplyTo, Request};
 use crate::catalog::Catalog;
 use crate::errands::Said;
+use crate::pop::Pop;
+use crate::pop::revive::{Receipt, Revival};
+use crate::pop::waiting::{LineKey, Watch};
 
 /// A message that the broker makes itself from another one: a retry, a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +79,18 @@ pub enum Make {
     },
     /// `%DLQ%` of this group.
     Dead {
+        /// The group.
+        group: String,
+    },
+    /// Where messages come again that this group popped in vain.
+    PopRetry {
+        /// The group.
+        group: String,
+        /// The topic that it popped from.
+        topic: String,
+    },
+    /// No topic at all: this group pops and has no configuration.
+    Group {
         /// The group.
         group: String,
     },
@@ -146,6 +162,30 @@ pub enum Mail {
         /// The part.
         part: Part,
     },
+    /// A pop that found nothing elsewhere.
+    Pop(Box<Pop>),
+    /// Pops of another core wait for messages here: tell it with `Stir`.
+    Watch(Box<Watch>),
+    /// There may be something for pops that wait in this line.
+    Stir(LineKey),
+    /// A topic's retry topic of this group is there now.
+    Fresh {
+        /// The topic.
+        topic: u32,
+        /// The group.
+        group: Arc<str>,
+    },
+    /// Messages of queues of the receiving core are acknowledged.
+    Acks(Vec<BatchAck>),
+    /// To the owner of a retry topic's queue: append this and answer with `Revived`.
+    Revive(Box<Revival>),
+    /// A revived message is safe, or cannot be made so now.
+    Revived {
+        /// Which.
+        receipt: Receipt,
+        /// Whether it is.
+        ok: bool,
+    },
     /// To core 0, once all partitions are open and all cores hold the catalog: accept connections.
     Serve,
     /// Stop: accept nothing more, answer what is durable, shut the partitions.
@@ -212,7 +252,8 @@ impl Mailboxes {
 ///
 /// What may wait here is bounded by what may be under way in this core: an answer by the waiting
 /// answers and parked pulls (both have limits), `Closed` by the connections, `Publish` and
-/// `Installed` by one change at a time, `Ask` and `Told` by the gatherings.
+/// `Installed` by one change at a time, `Ask` and `Told` by the gatherings, `Watch`, `Stir` and `Fresh` by the pops that
+/// wait, `Revive` and `Revived` by the messages that may be on their way to retry topics.
 #[derive(Debug)]
 pub struct Outbox {
     mailboxes: Mailboxes,

@@ -12,6 +12,8 @@ use protocol::sql::Expression;
 use crate::call::{ConnectionId, ReplyTo, Request};
 use crate::catalog::{Subscription, Topic, Wants};
 use crate::inquiry::Inquiry;
+use crate::pop::Pop;
+use crate::pop::accounts::LoanOf;
 
 /// A pull, without its request.
 #[derive(Clone, Debug)]
@@ -204,6 +206,10 @@ pub enum Cold {
     Request(Box<Request>),
     /// A question that all cores are asked: goes on where it stopped.
     Ask(Box<Ask>),
+    /// A pop.
+    Pop(Box<Pop>),
+    /// A loan that is over: what is left of it is to be written to a retry topic.
+    Loan(LoanOf),
 }
 
 /// A question under way on this core.

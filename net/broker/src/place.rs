@@ -48,10 +48,17 @@ pub fn place(header: &mut Header, catalog: &Catalog, partitions: u16, random: u6
         | request::GET_MAX_OFFSET
         | request::GET_MIN_OFFSET
         | request::QUERY_CONSUME_QUEUE
-        | request::GET_EARLIEST_MSG_STORETIME => match (topic(header, catalog, "topic"), number(header, "queueId")) {
+        | request::GET_EARLIEST_MSG_STORETIME
+        | request::ACK_MESSAGE
+        | request::CHANGE_MESSAGE_INVISIBLETIME => match (topic(header, catalog, "topic"), number(header, "queueId")) {
             (Some(topic), Some(queue)) => place_queue(topic, queue, partitions),
             _ => Place::Here,
         },
+        request::POP_MESSAGE | request::NOTIFICATION => place_pop(header, catalog, partitions, random),
+        // Pops that ask all queues wait where the first one is.
+        request::POLLING_INFO => place_pop(header, catalog, partitions, 0),
+        // Its queues may lie anywhere.
+        request::BATCH_ACK_MESSAGE => Place::Here,
         request::VIEW_MESSAGE_BY_ID | request::CONSUMER_SEND_MSG_BACK => match number(header, "offset") {
             Some(offset) => place_position(offset, partitions),
             None => Place::Here,
@@ -100,14 +107,18 @@ pub fn place(header: &mut Header, catalog: &Catalog, partitions: u16, random: u6
         | request::CLEAN_EXPIRED_CONSUMEQUEUE
         | request::CLEAN_UNUSED_TOPIC
         | request::DELETE_EXPIRED_COMMITLOG
-        | request::QUERY_TOPIC_CONSUME_BY_WHO => Place::Registrar,
+        | request::QUERY_TOPIC_CONSUME_BY_WHO
+        | request::QUERY_ASSIGNMENT
+        | request::SET_MESSAGE_REQUEST_MODE
+        | request::GET_ALL_MESSAGE_REQUEST_MODE => Place::Registrar,
         _ => Place::Nowhere,
     }
 }
 
-/// Whether the fast port serves this code. Everything but pulls (PROTOCOL 1.5).
+/// Whether the fast port serves this code. Everything but pulls and pops (PROTOCOL 1.5).
 pub fn is_served_fast(code: i32) -> bool {
-    !matches!(code, request::PULL_MESSAGE | request::LITE_PULL_MESSAGE)
+    use request::*;
+    !matches!(code, PULL_MESSAGE | LITE_PULL_MESSAGE | POP_MESSAGE | NOTIFICATION | POLLING_INFO)
 }
 
 /// Whether this is a send, whose answers carry the broker's region also when they refuse.
@@ -137,6 +148,17 @@ fn place_send(
     let place = place_queue(found, i64::from(queue), partitions);
     header.fields.push_int(queue_name, queue);
     place
+}
+
+/// A pop of all queues begins at any of them.
+fn place_pop(header: &Header, catalog: &Catalog, partitions: u16, random: u64) -> Place {
+    match (topic(header, catalog, "topic"), number(header, "queueId")) {
+        (Some(topic), Some(queue)) if queue < 0 && topic.read_queues() > 0 => {
+            place_queue(topic, (random % u64::from(topic.read_queues())).cast_signed(), partitions)
+        }
+        (Some(topic), Some(queue)) => place_queue(topic, queue, partitions),
+        _ => Place::Here,
+    }
 }
 
 fn place_queue(topic: &Topic, queue: i64, partitions: u16) -> Place {
@@ -197,6 +219,14 @@ mod tests {
             (33, &[("offset", "-1")], Place::Here),
             (33, &[("offset", "9223372036854775807")], Place::Here),
             (34, &[], Place::Registrar),
+            (200_050, &[("topic", "T"), ("queueId", "-1")], Place::Partition(2)),
+            (200_055, &[("topic", "T"), ("queueId", "-1")], Place::Partition(2)),
+            (200_050, &[("topic", "T"), ("queueId", "1")], Place::Partition(0)),
+            (200_050, &[("topic", "T"), ("queueId", "4")], Place::Here),
+            (200_051, &[("topic", "T"), ("queueId", "2")], Place::Partition(1)),
+            (200_053, &[("topic", "U"), ("queueId", "2")], Place::Here),
+            (200_151, &[], Place::Here),
+            (400, &[], Place::Registrar),
             (37, &[], Place::Nowhere),
             (-1, &[], Place::Nowhere),
         ];

@@ -469,7 +469,7 @@ impl Desk {
         .to_string()
     }
 
-    fn store_host(&self) -> SocketAddr {
+    pub(crate) fn store_host(&self) -> SocketAddr {
         SocketAddr::new(self.settings.broker_ip1.into(), self.settings.port)
     }
 }

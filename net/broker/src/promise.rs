@@ -6,6 +6,7 @@ use engine::Ticket;
 use engine::message::Stored;
 
 use crate::call::ReplyTo;
+use crate::pop::revive::Receipt;
 
 /// What the answer to one send says. It is written when it leaves: until then it takes a third of the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub enum Promise {
     },
     /// The registrar hears that a fact of this change is durable.
     Change(u64),
+    /// The core that had a message on loan hears that it is safe in its retry topic.
+    Revival(Box<Receipt>),
 }
 
 /// What an answer says.

@@ -28,6 +28,7 @@ use crate::mail::{Ensure, Mail, Make};
 use crate::members::Members;
 use crate::runtime::Rates;
 
+mod assignment;
 mod configuration;
 mod membership;
 mod questions;
@@ -281,6 +282,9 @@ impl Registrar {
             }
             request::LOCK_BATCH_MQ => self.lock(&request.body, now_ms),
             request::UNLOCK_BATCH_MQ => self.unlock(&request.body),
+            request::QUERY_ASSIGNMENT => self.query_assignment(&request.body),
+            request::SET_MESSAGE_REQUEST_MODE => self.set_request_mode(&request.body),
+            request::GET_ALL_MESSAGE_REQUEST_MODE => self.request_modes(),
             request::QUERY_MESSAGE => self.query(&QueryMessage::parse(fields).map_err(wrong_field)?),
             request::UPDATE_BROKER_CONFIG => self.update_config(&request.body),
             request::GET_BROKER_CONFIG => self.broker_config(),

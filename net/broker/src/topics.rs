@@ -135,6 +135,11 @@ pub fn retry(group: &str, queues: i32, is_ordered: bool, is_unit: bool) -> Topic
     }
 }
 
+/// The topic where messages come again that a group popped in vain.
+pub fn pop_retry(name: &str) -> TopicConfig {
+    TopicConfig::new(name, 1, OPEN)
+}
+
 /// The dead-letter topic of a group.
 pub fn dead(group: &str) -> TopicConfig {
     TopicConfig::new(names::dlq_topic(group), 1, OPEN)
@@ -175,7 +180,7 @@ const ATTRIBUTES: [Attribute; 4] = [
     Attribute {
         name: "message.type",
         is_changeable: true,
-        values: Values::Of(&["UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", "MIXED"]),
+        values: Values::Of(&["UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", "MIXED", "PRIORITY"]),
     },
     Attribute { name: "reserve.time", is_changeable: true, values: Values::Range(-1, i64::MAX) },
 ];

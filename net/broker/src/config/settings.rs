@@ -81,6 +81,10 @@ pub struct Settings {
     pub delay_levels: Vec<u64>,
     /// `broker.message_delay_level`, as written.
     pub delay_levels_text: String,
+    /// `broker.pop_retry_percent`.
+    pub pop_retry_percent: u64,
+    /// `broker.pop_retry_v2`.
+    pub pop_retry_v2: bool,
     /// How many cores run.
     pub cores: usize,
     /// How many partitions the data directory has.
@@ -144,6 +148,8 @@ pub struct Limits {
     pub pull_scan: u32,
     /// Pulls that wait for messages, per core.
     pub parked_pulls: usize,
+    /// Messages of one queue that one group has popped and not acknowledged.
+    pub pop_unacked: usize,
     /// Messages of one query by key.
     pub query_messages: usize,
     /// Topics of the broker.
@@ -194,6 +200,8 @@ impl Config {
             topic_queues: self.number("broker.topic_queues") as i32,
             delay_levels: keys::delay_levels(levels).expect("levels were checked when they were set"),
             delay_levels_text: levels.into(),
+            pop_retry_percent: self.number("broker.pop_retry_percent"),
+            pop_retry_v2: self.switch("broker.pop_retry_v2"),
             cores: found.cores,
             partitions: found.partitions,
             flush: match self.text("log.flush") {
@@ -224,6 +232,7 @@ impl Config {
             pull_bytes: self.number("limits.pull_bytes") as u32,
             pull_scan: self.number("limits.pull_scan") as u32,
             parked_pulls: self.size("limits.parked_pulls"),
+            pop_unacked: self.size("limits.pop_unacked"),
             query_messages: self.size("limits.query_messages"),
             topics: self.size("limits.topics"),
             topic_queues: self.number("limits.topic_queues") as u32,

@@ -136,8 +136,16 @@ impl Registrar {
                 Some(topics::retry(group, queues, false, false))
             }
             Make::Dead { group } => Some(topics::dead(group)),
+            Make::PopRetry { .. } => Some(topics::pop_retry(name)),
+            Make::Group { group } => {
+                // One that cannot be made is no error here either.
+                let _ = self.group(group);
+                None
+            }
         };
-        let is_legal = |config: &TopicConfig| config.topic_name == name && names::check_topic(name).is_ok();
+        // Version 2 of pop's retry topics has a plus between two names.
+        let plain = name.replacen('+', "_", usize::from(matches!(how, Make::PopRetry { .. })));
+        let is_legal = |config: &TopicConfig| config.topic_name == name && names::check_topic(&plain).is_ok();
         if let Some(config) = config.filter(is_legal) {
             // A full table is no error here: the message then finds no topic and says so.
             let _ = self.add_topic(config);

@@ -95,7 +95,8 @@ impl<'de> Deserialize<'de> for BitSet {
         let text = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
         let (mut bytes, mut number, mut bits) = (Vec::with_capacity(text.len() / 4 * 3), 0u32, 0);
         for digit in text.trim_end_matches('=').bytes() {
-            let value = DIGITS.iter().position(|known| *known == digit).ok_or_else(|| D::Error::custom("not base64"))?;
+            let value =
+                DIGITS.iter().position(|known| *known == digit).ok_or_else(|| D::Error::custom("not base64"))?;
             (number, bits) = (number << 6 | value as u32, bits + 6);
             if bits >= 8 {
                 bits -= 8;
@@ -206,7 +207,8 @@ mod tests {
         let text = r#"{"consumerGroup":"g","mode":"POP","popShareQueueNum":0,"topic":"T"}"#;
         let mode: SetRequestMode = decode(text.as_bytes()).unwrap();
         assert_eq!((mode.mode, String::from_utf8(encode(&mode)).unwrap().as_str()), (RequestMode::Pop, text));
-        let asked = br#"{"clientId":"c","consumerGroup":"g","messageModel":"CLUSTERING","strategyName":"AVG","topic":"T"}"#;
+        let asked =
+            br#"{"clientId":"c","consumerGroup":"g","messageModel":"CLUSTERING","strategyName":"AVG","topic":"T"}"#;
         assert_eq!(decode::<QueryAssignment>(asked).unwrap().strategy_name, "AVG");
         let queue = MessageQueue { broker_name: "b".into(), queue_id: -1, topic: "T".into() };
         let one = Assignment { message_queue: queue, mode: RequestMode::Pop };

@@ -1,0 +1,624 @@
+//! Pop consumption: POP_MESSAGE (200050) and NOTIFICATION (200054) (PROTOCOL 2.7, 4.12). The broker knows what each
+//! group has on loan in each queue; clients need no queue of their own.
+//!
+//! A pop visits the cores that have queues of its topic, one after the other, until one of them gives it messages; if
+//! none does, it waits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use engine::Span;
+use engine::error::AppendError;
+use engine::format::QueueKey;
+use engine::io::Pieces;
+use protocol::codes::response;
+use protocol::headers::{Notification, NotificationAnswer, PopAnswer, PopMessage};
+use protocol::names::{self, perm};
+
+use crate::answer::BUSY;
+use crate::call::{Call, ReplyTo};
+use crate::catalog::{Topic, offset_key};
+use crate::config::Settings;
+use crate::consume::{PARK_MS_MAX, gather};
+use crate::desk::Desk;
+use crate::mail::{Ensure, Mail, Make};
+use crate::parked::{Cold, Filter};
+
+pub mod account;
+pub mod accounts;
+mod ack;
+pub mod handle;
+mod lend;
+pub mod revive;
+pub mod waiting;
+
+use account::{Account, LOAN_MESSAGES_MAX};
+use handle::{Infos, REVIVE_ORDERLY, REVIVE_PLAIN};
+use lend::Visit;
+use waiting::{LineKey, Watch};
+
+/// Longest time for which messages are lent, in ms. Three days, how long a stock broker's timers wait
+/// (`timerMaxDelaySec`); who wants more gets this.
+pub const INVISIBLE_MS_MAX: u64 = 259_200_000;
+/// A pop that comes so late after its own end is not served. Milliseconds.
+const LATE_MS: u64 = 500;
+/// Attributes of topics and groups (PROTOCOL 3.18).
+const MESSAGE_TYPE: &str = "message.type";
+const PRIORITY_TYPE: &str = "PRIORITY";
+const PRIORITY_FACTOR: &str = "priority.factor";
+
+/// A topic and its retry topics of both versions.
+pub type Topics = [Option<Arc<Topic>>; 3];
+
+/// A pop or a notification, without its request.
+#[derive(Debug)]
+pub struct Pop {
+    /// Whom to answer.
+    pub reply: ReplyTo,
+    /// The group.
+    pub group: Arc<str>,
+    /// The topic as it was when the pop came.
+    pub topic: Arc<Topic>,
+    /// Which of its queues; `None`: all.
+    pub queue: Option<u32>,
+    /// What is wanted.
+    pub wish: Wish,
+    /// Whether the queue is not given to others before everything is acknowledged or its time is over.
+    pub is_orderly: bool,
+    /// Who asks again with the same text gets the same messages.
+    pub attempt: Option<Box<str>>,
+    /// It may wait for a message until then; 0: it may not wait at all. Milliseconds.
+    pub until_ms: u64,
+    /// Its way: see [`Desk::begin`].
+    way: Way,
+}
+
+/// What a pop wants.
+#[derive(Debug)]
+pub enum Wish {
+    /// Messages.
+    Messages {
+        /// At most so many.
+        count: u32,
+        /// For so long, in ms.
+        invisible_ms: u64,
+        /// A group without offsets begins at the newest message, else at the oldest one.
+        from_last: bool,
+        /// Which messages.
+        filter: Filter,
+    },
+    /// To know whether there are some.
+    Notice,
+}
+
+/// Where a pop goes.
+#[derive(Debug, Default)]
+struct Way {
+    retries: [Option<Arc<Topic>>; 2],
+    /// The queue to begin with, modulo their number.
+    start: u32,
+    /// In order of priority: the queue that is next, counted from the last one.
+    step: Option<u32>,
+    is_retry_first: bool,
+    /// Cores that have queues and were not visited, by bit.
+    rest: u64,
+    /// The core that it waited on.
+    home: Option<usize>,
+}
+
+/// What a pop found here. Memory that is used again.
+#[derive(Debug, Default)]
+pub struct Popped {
+    messages: Vec<Bytes>,
+    bytes: usize,
+    rest: u64,
+    infos: Infos,
+    offsets: Vec<u64>,
+    scratch: String,
+}
+
+impl Pop {
+    /// What it waits in.
+    pub fn line(&self) -> LineKey {
+        LineKey { topic: self.topic.id, group: self.group.clone(), queue: self.queue }
+    }
+
+    /// Its topic and its retry topics, as far as there are any.
+    pub fn topics(&self) -> Topics {
+        let [one, two] = self.way.retries.clone();
+        [Some(self.topic.clone()), one, two]
+    }
+
+    /// Their ids.
+    pub fn topic_ids(&self) -> [Option<u32>; 3] {
+        let id = |topic: &Option<Arc<Topic>>| topic.as_ref().map(|topic| topic.id);
+        [Some(self.topic.id), id(&self.way.retries[0]), id(&self.way.retries[1])]
+    }
+}
+
+/// What both requests say.
+struct Asked<'a> {
+    group: &'a str,
+    topic: &'a str,
+    queue: i32,
+    poll_ms: i64,
+    born_ms: Option<i64>,
+    is_orderly: bool,
+    attempt: Option<&'a str>,
+}
+
+impl Desk {
+    /// POP_MESSAGE (200050).
+    pub(crate) fn pop_request(&mut self, call: &Call<'_>, now_ms: u64) {
+        let asked = match PopMessage::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let (poll_ms, born_ms) = (asked.poll_time, asked.born_time.filter(|born_ms| *born_ms != 0));
+        let end_ms = born_ms.map_or(now_ms.cast_signed(), |born_ms| born_ms.saturating_add(poll_ms.max(0)));
+        // One that waited for its group to be made is late by our own doing.
+        if !call.resumed && now_ms.cast_signed().saturating_sub(end_ms) > LATE_MS.cast_signed() {
+            let remark = format!("the broker[{}] pop message is timeout too much", self.settings.broker_ip1);
+            // Clients look for the fields of an answer beside this code.
+            let header = self.replies.header(&call.reply, response::POLLING_TIMEOUT);
+            header.remark.push_str(&remark);
+            PopAnswer::default().push(&mut header.fields);
+            return self.replies.send(&call.reply, Pieces::new());
+        }
+        if asked.max_msg_nums > LOAN_MESSAGES_MAX as i32 {
+            let remark = format!(
+                "the broker[{}] pop message's num is greater than {LOAN_MESSAGES_MAX}",
+                self.settings.broker_ip1
+            );
+            return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
+        }
+        let Some(invisible_ms) = u64::try_from(asked.invisible_time).ok().filter(|time_ms| *time_ms > 0) else {
+            let remark = format!("invisibleTime[{}] is illegal", asked.invisible_time);
+            return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
+        };
+        let common = Asked {
+            group: asked.consumer_group,
+            topic: asked.topic,
+            queue: asked.queue_id,
+            poll_ms,
+            born_ms,
+            is_orderly: asked.order,
+            attempt: asked.attempt_id,
+        };
+        let Some(mut pop) = self.admit_pop(call, &common, now_ms) else { return };
+        let (kind, text) = (asked.expression_type.unwrap_or(""), asked.expression.unwrap_or(""));
+        // Without a text there is nothing to filter by, whatever the type.
+        let kind = if text.is_empty() { "" } else { kind };
+        let Some(wants) = self.own_filter(&call.reply, asked.topic, kind, text) else { return };
+        pop.wish = Wish::Messages {
+            count: u32::try_from(asked.max_msg_nums).unwrap_or(0).max(1),
+            invisible_ms: invisible_ms.min(INVISIBLE_MS_MAX),
+            from_last: asked.init_mode != 0,
+            filter: Filter::Own(wants),
+        };
+        self.pop_again(pop, now_ms);
+    }
+
+    /// NOTIFICATION (200054).
+    pub(crate) fn notification(&mut self, call: &Call<'_>, now_ms: u64) {
+        let asked = match Notification::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let common = Asked {
+            group: asked.consumer_group,
+            topic: asked.topic,
+            queue: asked.queue_id,
+            poll_ms: asked.poll_time,
+            born_ms: asked.born_time.filter(|born_ms| *born_ms != 0),
+            is_orderly: asked.order,
+            attempt: asked.attempt_id,
+        };
+        if let Some(pop) = self.admit_pop(call, &common, now_ms) {
+            self.pop_again(pop, now_ms);
+        }
+    }
+
+    /// Checks that a group may pop from a topic. `None`: it is answered, or waits for its group.
+    fn admit_pop(&mut self, call: &Call<'_>, asked: &Asked<'_>, now_ms: u64) -> Option<Box<Pop>> {
+        let (topic, queue) = self.topic_to_pop(call, asked.topic, asked.queue)?;
+        let group = self.group_to_pop(call, asked.group)?;
+        let now = now_ms.cast_signed();
+        // A client's clock may be any; nobody waits for longer than it asks.
+        let until = asked.born_ms.unwrap_or(now).saturating_add(asked.poll_ms).min(now.saturating_add(asked.poll_ms));
+        let until_ms = u64::try_from(until).unwrap_or(0).min(now_ms + PARK_MS_MAX);
+        Some(Box::new(Pop {
+            reply: call.reply,
+            group,
+            topic,
+            queue,
+            wish: Wish::Notice,
+            is_orderly: asked.is_orderly,
+            attempt: asked.attempt.filter(|attempt| !attempt.is_empty()).map(Box::from),
+            until_ms: if asked.poll_ms > 0 { until_ms } else { 0 },
+            way: Way::default(),
+        }))
+    }
+
+    /// The topic of a pop and its queue. `None`: it was refused.
+    fn topic_to_pop(&mut self, call: &Call<'_>, name: &str, queue: i32) -> Option<(Arc<Topic>, Option<u32>)> {
+        let reply = &call.reply;
+        if !perm::readable(self.settings.permission) {
+            let remark = format!("the broker[{}] pop message is forbidden", self.settings.broker_ip1);
+            self.refuse(reply, response::NO_PERMISSION, &remark);
+            return None;
+        }
+        let Some(topic) = self.catalog.topic(name).cloned() else {
+            self.refuse_topic(reply, name);
+            return None;
+        };
+        if !topic.is_readable() {
+            let remark = format!("the topic[{name}] peeking message is forbidden");
+            self.refuse(reply, response::NO_PERMISSION, &remark);
+            return None;
+        }
+        let queue = u32::try_from(queue).ok();
+        if let Some(queue) = queue.filter(|queue| *queue >= topic.read_queues()) {
+            let remark = illegal_queue(queue.cast_signed(), name, &topic, call);
+            self.refuse(reply, response::INVALID_PARAMETER, &remark);
+            return None;
+        }
+        Some((topic, queue))
+    }
+
+    /// The name of a group that may pop. `None`: it was refused, or is being made.
+    fn group_to_pop(&mut self, call: &Call<'_>, name: &str) -> Option<Arc<str>> {
+        match self.catalog.group(name) {
+            Some(group) if group.may_consume() => Some(group.name.clone()),
+            Some(_) => {
+                let remark = format!("subscription group no permission, {name}");
+                self.refuse(&call.reply, response::NO_PERMISSION, &remark);
+                None
+            }
+            None if call.resumed || !self.settings.auto_create_group || names::check_group(name).is_err() => {
+                let remark = format!("subscription group [{name}] does not exist");
+                self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
+                None
+            }
+            None => {
+                // What a group has consumed lasts only if the group does.
+                let mut request = call.to_request();
+                request.resumed = true;
+                let how = Make::Group { group: name.to_owned() };
+                let ensure = Ensure { topic: String::new(), how, then: Mail::Request(request), back: self.index };
+                if self.outbox.offer(0, Mail::Ensure(Box::new(ensure))).is_err() {
+                    self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
+                }
+                None
+            }
+        }
+    }
+
+    /// Sends a pop on its way, for the first time or again.
+    pub(crate) fn pop_again(&mut self, mut pop: Box<Pop>, now_ms: u64) {
+        self.begin(&mut pop);
+        self.pop(pop, now_ms);
+    }
+
+    /// Chooses a pop's way: all cores that have queues of its topic or of its retry topics, from this one on.
+    fn begin(&mut self, pop: &mut Pop) {
+        let draw = self.random.draw();
+        // A retry topic has none of its own: clients could not tell their messages apart.
+        let has_retries = !pop.is_orderly && !pop.topic.name.starts_with(names::RETRY_PREFIX);
+        let retries = [false, true].map(|is_v2| {
+            if !has_retries || is_v2 && !self.settings.pop_retry_v2 {
+                return None;
+            }
+            let name = &mut self.popped.scratch;
+            name.clear();
+            names::pop_retry_topic(name, &pop.group, &pop.topic.name, is_v2);
+            self.catalog.topic(name).cloned()
+        });
+        let is_priority = !pop.is_orderly && pop.queue.is_none() && self.is_priority(pop, draw);
+        let percent = if is_priority { 0 } else { self.settings.pop_retry_percent };
+        pop.way = Way {
+            retries,
+            start: (draw >> 32) as u32,
+            step: is_priority.then_some(0),
+            is_retry_first: draw % 100 < percent,
+            rest: 0,
+            home: pop.way.home,
+        };
+        let topics = pop.topics();
+        pop.way.rest = cores_of(&self.settings, &topics, pop.queue);
+    }
+
+    fn is_priority(&self, pop: &Pop, draw: u64) -> bool {
+        if pop.topic.config.attributes.get(MESSAGE_TYPE).is_none_or(|kind| kind != PRIORITY_TYPE) {
+            return false;
+        }
+        let group = self.catalog.group(&pop.group);
+        let factor = group.and_then(|group| group.config.attributes.get(PRIORITY_FACTOR)?.parse().ok());
+        (draw >> 16) % 100 < factor.unwrap_or(100)
+    }
+
+    /// Executes a pop here, and sends it on if there is nothing for it.
+    pub(crate) fn pop(&mut self, mut pop: Box<Pop>, now_ms: u64) {
+        let is_there = self.catalog.topic(&pop.topic.name).is_some_and(|topic| topic.id == pop.topic.id);
+        if !is_there {
+            return self.refuse_topic(&pop.reply, &pop.topic.name.clone());
+        }
+        let visit = match pop.wish {
+            Wish::Messages { .. } => self.visit(&mut pop, now_ms),
+            Wish::Notice if self.is_ready(&pop.topics(), pop.queue, &pop.group, pop.is_orderly, now_ms) => Visit::Found,
+            Wish::Notice => Visit::Nothing,
+        };
+        match visit {
+            Visit::Found => self.give_popped(&pop, now_ms),
+            Visit::Loading(local, load) => self.wait_for(local, load, Cold::Pop(pop)),
+            Visit::Opening => self.refuse_append(&pop.reply, AppendError::Opening),
+            Visit::Unfinished => self.answer_none(&pop, response::POLLING_TIMEOUT, now_ms),
+            Visit::Hop(core) => self.send_pop(core, pop),
+            Visit::Nothing => {
+                pop.way.rest &= !(1 << self.index);
+                match pop.way.rest {
+                    0 => self.wait_or_end(pop, now_ms),
+                    rest => self.send_pop(rest.trailing_zeros() as usize, pop),
+                }
+            }
+        }
+    }
+
+    /// A pop comes from another core.
+    pub(crate) fn take_pop(&mut self, pop: Box<Pop>, now_ms: u64) {
+        if pop.way.rest != 0 || pop.way.step.is_some() {
+            return self.pop(pop, now_ms);
+        }
+        // It has been everywhere and comes to wait. What came here since is for it.
+        if self.is_ready(&pop.topics(), pop.queue, &pop.group, pop.is_orderly, now_ms) {
+            return self.pop_again(pop, now_ms);
+        }
+        self.wait_or_end(pop, now_ms);
+    }
+
+    fn send_pop(&mut self, core: usize, pop: Box<Pop>) {
+        if let Err(Mail::Pop(pop)) = self.outbox.offer(core, Mail::Pop(pop)) {
+            self.refuse(&pop.reply, response::SYSTEM_BUSY, BUSY);
+        }
+    }
+
+    /// There is nothing for a pop anywhere: it waits on the core of its queue, if it may.
+    fn wait_or_end(&mut self, mut pop: Box<Pop>, now_ms: u64) {
+        if pop.until_ms <= now_ms {
+            return self.answer_none(&pop, response::POLLING_TIMEOUT, now_ms);
+        }
+        let home = self.core_of(&pop.topic, pop.queue.unwrap_or(0));
+        pop.way.step = None;
+        if home != self.index {
+            return self.send_pop(home, pop);
+        }
+        pop.way.home = Some(home);
+        let others = cores_of(&self.settings, &pop.topics(), pop.queue) & !(1 << home);
+        let watch = (others != 0).then(|| Watch {
+            line: pop.line(),
+            topics: pop.topics(),
+            is_orderly: pop.is_orderly,
+            home,
+            until_ms: pop.until_ms,
+        });
+        if let Err(pop) = self.waiting.wait(pop) {
+            return self.answer_none(&pop, response::POLLING_FULL, now_ms);
+        }
+        for core in (0..self.settings.cores).filter(|core| others & 1 << core != 0) {
+            let watch = watch.clone().expect("there are others");
+            self.outbox.send(core, Mail::Watch(Box::new(watch)));
+        }
+    }
+
+    /// Another core has pops that wait.
+    pub(crate) fn watch(&mut self, watch: Watch, now_ms: u64) {
+        if self.is_ready(&watch.topics, watch.line.queue, &watch.line.group, watch.is_orderly, now_ms) {
+            return self.outbox.send(watch.home, Mail::Stir(watch.line));
+        }
+        self.waiting.watch(watch, now_ms);
+    }
+
+    /// A pop that waits has something to get, perhaps.
+    pub(crate) fn stir(&mut self, line: &LineKey) {
+        let pop = self.waiting.next(line);
+        self.stirred.extend(pop);
+    }
+
+    /// A queue has something for pops that wait.
+    pub(crate) fn wake_pops(&mut self, queue: QueueKey) {
+        let mut told = Vec::new();
+        self.waiting.wake(queue, &mut self.stirred, &mut told);
+        for watch in told {
+            self.outbox.send(watch.home, Mail::Stir(watch.line.clone()));
+        }
+    }
+
+    /// What time brings: loans that are over, pops whose wait is, and offsets that are to be written down.
+    pub(crate) fn pops_on_time(&mut self, now_ms: u64) {
+        self.end_loans(now_ms);
+        let mut expired = VecDeque::new();
+        self.waiting.expire(now_ms, &mut expired);
+        for pop in expired {
+            self.answer_none(&pop, response::POLLING_TIMEOUT, now_ms);
+        }
+        while !self.replies.is_full()
+            && let Some(pop) = self.stirred.pop_front()
+        {
+            self.pop_again(pop, now_ms);
+        }
+        self.note_accounts(Some(now_ms));
+    }
+
+    /// Writes down what groups have consumed; all of it, if no time is told.
+    pub(crate) fn note_accounts(&mut self, now_ms: Option<u64>) {
+        let partitions = &mut self.partitions;
+        let touched = &mut self.touched;
+        self.accounts.note(now_ms, |holder, value| {
+            let key = offset_key(holder.key.topic, holder.key.queue, &holder.group);
+            if !partitions[holder.local].note(&key, value) {
+                let (group, topic, queue) = (&*holder.group, &*holder.topic.name, holder.key.queue);
+                tracing::warn!(group, topic, queue, "no room for another consumer offset");
+            }
+            *touched = true;
+        });
+    }
+
+    /// Somebody committed an offset of a group that pops.
+    pub(crate) fn reset_account(&mut self, queue: QueueKey, group: &str, floor: u64) {
+        let Some(id) = self.accounts.find(queue, group) else { return };
+        let used_ms = self.accounts.get(id).map_or(0, |holder| holder.used_ms());
+        self.accounts.change(id, used_ms, |account| account.reset(floor));
+        self.wake_pops(queue);
+    }
+
+    /// Answers with what was found here.
+    fn give_popped(&mut self, pop: &Pop, now_ms: u64) {
+        if let Wish::Notice = pop.wish {
+            return self.answer_notice(&pop.reply, true, false);
+        }
+        let Wish::Messages { invisible_ms, .. } = pop.wish else { return };
+        self.traffic.got_messages += self.popped.messages.len() as u64;
+        self.traffic.pulls_found += 1;
+        let header = self.replies.header(&pop.reply, response::SUCCESS);
+        header.remark.push_str("FOUND");
+        let infos = &self.popped.infos;
+        let answer = PopAnswer {
+            start_offset_info: Some(&infos.start),
+            msg_offset_info: Some(&infos.offsets),
+            order_count_info: pop.is_orderly.then_some(infos.times.as_str()),
+            ..empty_answer(pop, invisible_ms, now_ms, self.popped.rest)
+        };
+        answer.push(&mut header.fields);
+        self.replies.send(&pop.reply, gather(&self.popped.messages));
+        self.popped.messages.clear();
+        if self.popped.rest > 0 {
+            // One message wakes one pop; it wakes the next one.
+            let line = pop.line();
+            match pop.way.home {
+                Some(home) if home != self.index => self.outbox.send(home, Mail::Stir(line)),
+                _ => self.stir(&line),
+            }
+        }
+    }
+
+    /// Answers that there is nothing.
+    fn answer_none(&mut self, pop: &Pop, code: i32, now_ms: u64) {
+        let Wish::Messages { invisible_ms, .. } = pop.wish else {
+            return self.answer_notice(&pop.reply, false, code == response::POLLING_FULL);
+        };
+        self.traffic.pulls_missed += 1;
+        let header = self.replies.header(&pop.reply, code);
+        header.remark.push_str("NO_MESSAGE_IN_QUEUE");
+        empty_answer(pop, invisible_ms, now_ms, 0).push(&mut header.fields);
+        self.replies.send(&pop.reply, Pieces::new());
+    }
+
+    fn answer_notice(&mut self, reply: &ReplyTo, has_msg: bool, polling_full: bool) {
+        let header = self.replies.header(reply, response::SUCCESS);
+        NotificationAnswer { has_msg, polling_full }.push(&mut header.fields);
+        self.replies.send(reply, Pieces::new());
+    }
+
+    /// Whether a pop would find something in this core's queues, but for its filter.
+    fn is_ready(&mut self, topics: &Topics, queue: Option<u32>, group: &str, is_orderly: bool, now_ms: u64) -> bool {
+        topics.iter().enumerate().any(|(index, topic)| {
+            let Some(topic) = topic else { return false };
+            let queues = match queue.filter(|_| index == 0) {
+                Some(queue) => queue..queue + 1,
+                None => 0..topic.read_queues(),
+            };
+            queues.into_iter().any(|queue| self.has_some(topic, queue, group, is_orderly, now_ms))
+        })
+    }
+
+    fn has_some(&mut self, topic: &Topic, queue: u32, group: &str, is_orderly: bool, now_ms: u64) -> bool {
+        let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else { return false };
+        let key = QueueKey { topic: topic.id, queue };
+        let Span { min, max } = self.partitions[local].span(key);
+        let Some(id) = self.accounts.find(key, group) else {
+            let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, group));
+            return fact.and_then(Account::read).map_or(min, |account| account.next()) < max;
+        };
+        let has_room = self.accounts.has_room();
+        let account = &self.accounts.get(id).expect("it was found just now").account;
+        if is_orderly {
+            return account.blocked_until_ms(None, now_ms) == 0 && (account.next() < max || account.has_orderly());
+        }
+        has_room && account.out() < self.settings.limits.pop_unacked && account.next() < max
+    }
+
+    /// The core of a queue.
+    fn core_of(&self, topic: &Topic, queue: u32) -> usize {
+        usize::from(topic.partition_of(queue, self.settings.partitions)) % self.settings.cores
+    }
+}
+
+/// The cores that have queues of these topics, by bit; `queue` is one of the first topic.
+fn cores_of(settings: &Settings, topics: &Topics, queue: Option<u32>) -> u64 {
+    if settings.cores == 1 {
+        return 1;
+    }
+    let mut cores = 0;
+    for (index, topic) in topics.iter().enumerate() {
+        let Some(topic) = topic else { continue };
+        let queues = match queue.filter(|_| index == 0) {
+            Some(queue) => queue..queue + 1,
+            None => 0..topic.read_queues().min(settings.partitions.into()),
+        };
+        for queue in queues {
+            cores |= 1 << (usize::from(topic.partition_of(queue, settings.partitions)) % settings.cores);
+        }
+    }
+    cores
+}
+
+fn empty_answer(pop: &Pop, invisible_ms: u64, now_ms: u64, rest: u64) -> PopAnswer<'static> {
+    PopAnswer {
+        pop_time: now_ms.cast_signed(),
+        invisible_time: invisible_ms.cast_signed(),
+        revive_queue_id: if pop.is_orderly { REVIVE_ORDERLY } else { REVIVE_PLAIN },
+        rest: rest.cast_signed(),
+        ..PopAnswer::default()
+    }
+}
+
+fn illegal_queue(queue: i32, name: &str, topic: &Topic, call: &Call<'_>) -> String {
+    format!(
+        "queueId[{queue}] is illegal, topic:[{name}] topicConfig.readQueueNums:[{}] consumer:[{}]",
+        topic.read_queues(),
+        call.peer.address
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::ConnectionId;
+    use crate::catalog::TopicConfig;
+    use protocol::Serialize;
+
+    /// A pop from topic 1, whose retry topic is 2.
+    pub(super) fn pop(opaque: i32, group: &str, queue: Option<u32>, until_ms: u64) -> Pop {
+        let topic =
+            |id: u32| Arc::new(Topic { id, name: "T".into(), first_partition: 0, config: TopicConfig::default() });
+        Pop {
+            reply: ReplyTo {
+                connection: ConnectionId { core: 0, slot: opaque.cast_unsigned(), generation: 0 },
+                opaque,
+                code: 200_050,
+                version: 0,
+                serialize: Serialize::Json,
+                oneway: false,
+            },
+            group: group.into(),
+            topic: topic(1),
+            queue,
+            wish: Wish::Notice,
+            is_orderly: false,
+            attempt: None,
+            until_ms,
+            way: Way { retries: [Some(topic(2)), None], ..Way::default() },
+        }
+    }
+}

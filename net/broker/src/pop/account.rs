@@ -1,0 +1,618 @@
+//! One group's account in one queue: which messages it has on loan, and which it is done with.
+//!
+//! What a pop gives out is a *loan*: up to 32 messages that nobody else gets until a time. An acknowledged message is
+//! done with. A state machine without clock or I/O; what must last of it is one value (see [`Account::write`]).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+/// Most messages of one loan, as in RocketMQ.
+pub const LOAN_MESSAGES_MAX: usize = 32;
+/// Most bytes that one message on loan adds to [`Account::write`].
+pub const MESSAGE_BYTES_MAX: usize = 2 * VARINT_BYTES_MAX;
+const VARINT_BYTES_MAX: usize = 10;
+
+/// What a handle names: the first message of a loan, and when it was lent. Never two loans of an account alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LoanId {
+    /// The queue offset of its first message.
+    pub start: u64,
+    /// When it was lent, ms since 1970.
+    pub pop_ms: u64,
+}
+
+/// How a loan goes on when its time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Its messages are written to the retry topic.
+    Plain,
+    /// The same, but it does not count as a try: the consumer gave it back unused.
+    Suspended,
+    /// They are lent again, in their order; until then nothing else of the queue is.
+    Orderly,
+}
+
+/// What was lent together.
+#[derive(Debug)]
+pub struct Loan {
+    /// Until then nobody else gets its messages, ms since 1970.
+    pub until_ms: u64,
+    /// How it goes on.
+    pub kind: Kind,
+    /// By index: not acknowledged yet.
+    left: u32,
+    /// By index: on its way to the retry topic.
+    moving: u32,
+    /// Distances from the first message; `None`: they follow one another.
+    gaps: Option<Box<[u32]>>,
+    /// Orderly: times of single messages that were changed.
+    each_until_ms: Option<Box<[u64; LOAN_MESSAGES_MAX]>>,
+}
+
+/// What was done with one message of a loan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// It was on loan and is not any more.
+    Now,
+    /// There is no such loan, or the message is not on it any more.
+    Stale,
+}
+
+/// One group in one queue.
+#[derive(Debug, Default)]
+pub struct Account {
+    /// The next offset to lend. What lies below is on loan or done with.
+    next: u64,
+    /// Not to be lent, at or above `next`: ascending, apart from one another and from `next`. What an earlier life of
+    /// the broker lent and got acknowledged; what was acknowledged of an orderly loan that is lent again.
+    ahead: VecDeque<Range<u64>>,
+    loans: BTreeMap<LoanId, Loan>,
+    /// Messages on loan.
+    out: usize,
+    /// Orderly: whose loan it is, and how often messages were lent in vain.
+    attempt: Option<Box<str>>,
+    times: Vec<(u64, u32)>,
+}
+
+impl Loan {
+    fn index(&self, id: LoanId, offset: u64) -> Option<usize> {
+        let distance = u32::try_from(offset.checked_sub(id.start)?).ok()?;
+        let index = match &self.gaps {
+            None => distance as usize,
+            Some(gaps) => gaps.binary_search(&distance).ok()?,
+        };
+        (index < LOAN_MESSAGES_MAX && self.left & 1 << index != 0).then_some(index)
+    }
+
+    fn offset(&self, id: LoanId, index: u32) -> u64 {
+        id.start + self.gaps.as_ref().map_or(u64::from(index), |gaps| u64::from(gaps[index as usize]))
+    }
+
+    /// Offsets that are not acknowledged.
+    fn unacked(&self, id: LoanId) -> impl Iterator<Item = u64> {
+        bits(self.left).map(move |index| self.offset(id, index))
+    }
+
+    /// Orderly: when the last of what is left may be lent again.
+    fn free_ms(&self) -> u64 {
+        match &self.each_until_ms {
+            None => self.until_ms,
+            Some(each) => bits(self.left).map(|index| each[index as usize]).max().unwrap_or(0),
+        }
+    }
+}
+
+fn bits(mask: u32) -> impl Iterator<Item = u32> {
+    std::iter::successors(Some(mask), |mask| Some(mask & mask.wrapping_sub(1)))
+        .take_while(|mask| *mask != 0)
+        .map(u32::trailing_zeros)
+}
+
+impl Account {
+    /// A group that is done with everything below `floor`.
+    pub fn new(floor: u64) -> Account {
+        Account { next: floor, ..Account::default() }
+    }
+
+    /// What [`write`](Account::write) wrote. `None`: it is damaged. What was on loan is lent again.
+    pub fn read(value: &[u8]) -> Option<Account> {
+        let (floor, mut rest) = value.split_first_chunk::<8>()?;
+        let mut account = Account::new(u64::from_be_bytes(*floor));
+        let mut at = account.next;
+        while !rest.is_empty() {
+            let start = at.checked_add(varint(&mut rest)?)?;
+            at = start.checked_add(varint(&mut rest)?)?;
+            account.pass(start..at);
+        }
+        Some(account)
+    }
+
+    /// Writes what must last: `| floor u64 BE | distance varint, length varint | ... |`. Everything below the floor is
+    /// done with, and so are the ranges, each so far behind the end of the one before it. Cost: all loans.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut unacked: Vec<u64> = self.loans.iter().flat_map(|(id, loan)| loan.unacked(*id)).collect();
+        unacked.sort_unstable();
+        let floor = unacked.first().map_or(self.next, |first| self.next.min(*first));
+        out.extend_from_slice(&floor.to_be_bytes());
+        let mut end = floor;
+        let mut put = |range: Range<u64>| {
+            if !range.is_empty() {
+                push_varint(out, range.start - end);
+                push_varint(out, range.end - range.start);
+                end = range.end;
+            }
+        };
+        let mut unacked = unacked.into_iter().peekable();
+        for range in std::iter::once(floor..self.next).chain(self.ahead.iter().cloned()) {
+            let mut from = range.start;
+            while let Some(offset) = unacked.next_if(|offset| *offset < range.end) {
+                put(from..offset);
+                from = offset + 1;
+            }
+            put(from..range.end);
+        }
+    }
+
+    /// The next offset to lend.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// How many offsets from `next` on may be lent one after the other.
+    pub fn stretch(&self) -> u64 {
+        self.ahead.front().map_or(u64::MAX, |range| range.start - self.next)
+    }
+
+    /// Messages on loan.
+    pub fn out(&self) -> usize {
+        self.out
+    }
+
+    /// Loans.
+    pub fn loans(&self) -> usize {
+        self.loans.len()
+    }
+
+    /// Whether its value alone says everything.
+    pub fn is_quiet(&self) -> bool {
+        self.loans.is_empty() && self.times.is_empty()
+    }
+
+    /// Goes on to an offset: what lies before it is lent, unwanted or gone.
+    pub fn advance(&mut self, next: u64) {
+        self.next = self.next.max(next);
+        while self.ahead.front().is_some_and(|range| range.start <= self.next) {
+            let range = self.ahead.pop_front().expect("it was looked at");
+            self.next = self.next.max(range.end);
+        }
+    }
+
+    /// Somebody else says where the group is: everything below is done with, everything from there on comes again,
+    /// also what is on loan. Where it is already changes nothing.
+    pub fn reset(&mut self, floor: u64) {
+        if floor != self.floor() {
+            *self = Account::new(floor);
+        }
+    }
+
+    /// Everything below is done with.
+    pub fn floor(&self) -> u64 {
+        let unacked = self.loans.iter().filter_map(|(id, loan)| loan.unacked(*id).next());
+        unacked.min().map_or(self.next, |first| first.min(self.next))
+    }
+
+    /// Lends messages, in the order of their offsets, at most 32; [`advance`](Account::advance) has passed them.
+    pub fn lend(&mut self, offsets: &[u64], pop_ms: u64, until_ms: u64, kind: Kind) -> LoanId {
+        let (start, end) = (offsets[0], offsets[offsets.len() - 1]);
+        assert!(offsets.len() <= LOAN_MESSAGES_MAX && end < self.next, "a loan is of messages that were passed");
+        let follow = end - start == offsets.len() as u64 - 1;
+        let distance = |offset: &u64| u32::try_from(offset - start).expect("a pop looks at few messages");
+        let id = LoanId { start, pop_ms };
+        let loan = Loan {
+            until_ms,
+            kind,
+            left: u32::MAX >> (LOAN_MESSAGES_MAX - offsets.len()),
+            moving: 0,
+            gaps: (!follow).then(|| offsets.iter().map(distance).collect()),
+            each_until_ms: None,
+        };
+        self.out += offsets.len();
+        assert!(self.loans.insert(id, loan).is_none(), "a message is on one loan at a time");
+        id
+    }
+
+    /// A message is acknowledged, or safe elsewhere.
+    pub fn ack(&mut self, id: LoanId, offset: u64) -> Done {
+        let Some(loan) = self.loans.get_mut(&id) else { return Done::Stale };
+        let Some(index) = loan.index(id, offset) else { return Done::Stale };
+        loan.left &= !(1 << index);
+        loan.moving &= !(1 << index);
+        if loan.kind == Kind::Orderly {
+            self.times.retain(|(lent, _)| *lent != offset);
+        }
+        if loan.left == 0 {
+            self.loans.remove(&id);
+        }
+        self.out -= 1;
+        Done::Now
+    }
+
+    /// Several messages of a loan are acknowledged: those of which `is_acked` says so by their distance from the
+    /// first. Returns how many.
+    pub fn ack_some(&mut self, id: LoanId, is_acked: impl Fn(u64) -> bool) -> usize {
+        let Some(loan) = self.loans.get(&id) else { return 0 };
+        let acked: Vec<u64> = loan.unacked(id).filter(|offset| is_acked(offset - id.start)).collect();
+        acked.iter().filter(|offset| self.ack(id, **offset) == Done::Now).count()
+    }
+
+    /// Gives a message another time, under the handle that is returned. `None`: it is not on that loan any more, or on
+    /// its way to the retry topic.
+    pub fn extend(&mut self, id: LoanId, offset: u64, now_ms: u64, until_ms: u64, kind: Kind) -> Option<LoanId> {
+        let loan = self.loans.get_mut(&id)?;
+        let index = loan.index(id, offset)?;
+        if loan.kind == Kind::Orderly {
+            let until = loan.until_ms;
+            loan.each_until_ms.get_or_insert_with(|| Box::new([until; LOAN_MESSAGES_MAX]))[index] = until_ms;
+            loan.until_ms = loan.free_ms();
+            return Some(id);
+        }
+        if loan.moving & 1 << index != 0 {
+            return None;
+        }
+        self.ack(id, offset);
+        Some(self.lend(&[offset], now_ms.max(id.pop_ms + 1), until_ms, kind))
+    }
+
+    /// The loan of an orderly message. Handles of such messages say when, not where it began once times were changed.
+    pub fn orderly(&self, offset: u64) -> Option<LoanId> {
+        let holds = |(id, loan): &(&LoanId, &Loan)| loan.kind == Kind::Orderly && loan.index(**id, offset).is_some();
+        self.loans.iter().find(holds).map(|(id, _)| *id)
+    }
+
+    /// The loan of this name.
+    pub fn loan(&self, id: LoanId) -> Option<&Loan> {
+        self.loans.get(&id)
+    }
+
+    /// What is left of a loan whose time is over goes to the retry topic from now on. Offsets that go there already
+    /// are left out.
+    pub fn begin_move(&mut self, id: LoanId, offsets: &mut Vec<u64>) {
+        let Some(loan) = self.loans.get_mut(&id) else { return };
+        let waiting = loan.left & !loan.moving;
+        loan.moving = loan.left;
+        offsets.extend(bits(waiting).map(|index| loan.offset(id, index)));
+    }
+
+    /// A message could not be written to the retry topic: it is tried again at `until_ms`. False: it is not on that
+    /// loan any more.
+    pub fn move_again(&mut self, id: LoanId, offset: u64, until_ms: u64) -> bool {
+        let Some(loan) = self.loans.get_mut(&id) else { return false };
+        let Some(index) = loan.index(id, offset) else { return false };
+        loan.moving &= !(1 << index);
+        loan.until_ms = until_ms;
+        true
+    }
+
+    /// What is left of a loan waits for longer.
+    pub fn postpone(&mut self, id: LoanId, until_ms: u64) {
+        if let Some(loan) = self.loans.get_mut(&id) {
+            loan.until_ms = until_ms;
+        }
+    }
+
+    /// Whether something is on an orderly loan, over or not.
+    pub fn has_orderly(&self) -> bool {
+        self.loans.values().any(|loan| loan.kind == Kind::Orderly)
+    }
+
+    /// Until when an orderly loan keeps the queue from others; 0: not at all. `attempt`: who asks again for what it
+    /// asked before gets it again.
+    pub fn blocked_until_ms(&self, attempt: Option<&str>, now_ms: u64) -> u64 {
+        if attempt.is_some() && attempt == self.attempt.as_deref() {
+            return 0;
+        }
+        let orderly = self.loans.values().filter(|loan| loan.kind == Kind::Orderly);
+        orderly.map(Loan::free_ms).filter(|until_ms| *until_ms > now_ms).max().unwrap_or(0)
+    }
+
+    /// Orderly loans are over: the queue goes on from the first message that was not acknowledged.
+    pub fn take_back(&mut self, attempt: Option<&str>) {
+        self.attempt = attempt.map(Box::from);
+        let is_orderly = |id: &LoanId| self.loans[id].kind == Kind::Orderly;
+        let ids: Vec<LoanId> = self.loans.keys().copied().filter(is_orderly).collect();
+        let mut back = Vec::new();
+        for id in ids {
+            let loan = self.loans.remove(&id).expect("it was there just now");
+            back.extend(loan.unacked(id));
+        }
+        self.out -= back.len();
+        back.sort_unstable();
+        let Some(first) = back.first().copied() else { return };
+        for offset in &back {
+            match self.times.iter_mut().find(|(lent, _)| lent == offset) {
+                Some((_, times)) => *times += 1,
+                None => self.times.push((*offset, 1)),
+            }
+        }
+        // What lies between them is not lent again.
+        let mut end = self.next;
+        self.next = first;
+        for offset in back.into_iter().rev() {
+            if offset + 1 < end {
+                match self.ahead.front_mut().filter(|range| range.start == end) {
+                    Some(range) => range.start = offset + 1,
+                    None => self.ahead.push_front(offset + 1..end),
+                }
+            }
+            end = offset;
+        }
+    }
+
+    /// How often an orderly message was lent in vain.
+    pub fn times(&self, offset: u64) -> u32 {
+        self.times.iter().find(|(lent, _)| *lent == offset).map_or(0, |(_, times)| *times)
+    }
+
+    /// Adds a range that is not to be lent, behind all others.
+    fn pass(&mut self, range: Range<u64>) {
+        if range.start <= self.next {
+            self.next = self.next.max(range.end);
+        } else if let Some(last) = self.ahead.back_mut().filter(|last| last.end >= range.start) {
+            last.end = last.end.max(range.end);
+        } else if !range.is_empty() {
+            self.ahead.push_back(range);
+        }
+    }
+}
+
+fn push_varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for place in 0..VARINT_BYTES_MAX {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f).checked_shl(7 * place as u32)?;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+/// Goal: nothing that is not acknowledged is lost, nothing that is acknowledged durably comes again, and no message is
+/// on two loans. Method: random loans, acknowledgements, changes, retries, restarts and resets against a model that knows
+/// the state of every offset. Repeat: the seed in the message.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desk::Random;
+    use std::collections::BTreeSet;
+
+    fn written(account: &Account) -> Vec<u8> {
+        let mut value = Vec::new();
+        account.write(&mut value);
+        value
+    }
+
+    #[derive(Default)]
+    struct Model {
+        account: Account,
+        /// Handles that were given out, also stale ones, with the messages of each.
+        handles: Vec<(LoanId, Vec<u64>)>,
+        /// What is on loan, and under which handle.
+        out: std::collections::BTreeMap<u64, LoanId>,
+        done: BTreeSet<u64>,
+        max: u64,
+        now_ms: u64,
+    }
+
+    impl Model {
+        fn lend(&mut self, random: &mut Random, kind: Kind) {
+            let mut offsets = Vec::new();
+            let count = 1 + random.draw() % 32;
+            while (offsets.len() as u64) < count && self.account.next() < self.max {
+                let until = self.account.next() + self.account.stretch().min(self.max - self.account.next()).min(7);
+                for offset in self.account.next()..until {
+                    // Some are unwanted.
+                    if !random.draw().is_multiple_of(4) && (offsets.len() as u64) < count {
+                        offsets.push(offset);
+                    } else {
+                        self.done.insert(offset);
+                    }
+                }
+                self.account.advance(until);
+            }
+            if offsets.is_empty() {
+                return;
+            }
+            for offset in &offsets {
+                assert!(!self.done.contains(offset), "{offset} was acknowledged and is lent");
+                assert!(!self.out.contains_key(offset), "{offset} is lent twice");
+            }
+            let id = self.account.lend(&offsets, self.now_ms, self.now_ms + 100, kind);
+            self.out.extend(offsets.iter().map(|offset| (*offset, id)));
+            self.handles.push((id, offsets));
+        }
+
+        fn handle(&self, random: &mut Random) -> Option<(LoanId, u64)> {
+            let recent = self.handles.len().min(40);
+            if recent == 0 {
+                return None;
+            }
+            let (id, offsets) = &self.handles[self.handles.len() - 1 - (random.draw() as usize % recent)];
+            Some((*id, offsets[random.draw() as usize % offsets.len()]))
+        }
+
+        fn ack(&mut self, id: LoanId, offset: u64) {
+            let is_out = self.out.get(&offset) == Some(&id);
+            assert_eq!(self.account.ack(id, offset) == Done::Now, is_out, "{offset} of {id:?}");
+            if is_out {
+                self.out.remove(&offset);
+                self.done.insert(offset);
+            }
+        }
+
+        fn check(&self) {
+            assert_eq!(self.account.out(), self.out.len());
+            let read = Account::read(&written(&self.account)).expect("what is written is read");
+            let floor = self.out.keys().next().map_or(self.account.next(), |first| *first.min(&self.account.next()));
+            assert_eq!((read.floor(), self.account.floor()), (floor, floor));
+            let mut at = read;
+            for offset in floor..self.max.max(self.account.next()) {
+                let is_done = offset < at.next();
+                if !is_done {
+                    assert!(at.stretch() > 0);
+                }
+                assert_eq!(is_done, self.done.contains(&offset), "{offset}");
+                at.advance(offset + 1);
+            }
+        }
+
+        fn restart(&mut self) {
+            self.account = Account::read(&written(&self.account)).unwrap();
+            self.out.clear();
+        }
+    }
+
+    #[test]
+    fn a_random_life_loses_nothing() {
+        for seed in 0..400 {
+            let random = &mut Random(seed);
+            let mut model = Model { account: Account::new(3), ..Model::default() };
+            model.done.extend(0..3);
+            println!("seed {seed}");
+            for _ in 0..300 {
+                model.now_ms += random.draw() % 3;
+                match random.draw() % 16 {
+                    0..4 => model.max += random.draw() % 40,
+                    4..8 => model.lend(random, Kind::Plain),
+                    8..12 => {
+                        if let Some((id, offset)) = model.handle(random) {
+                            model.ack(id, offset);
+                        }
+                    }
+                    12 => {
+                        if let Some((id, _)) = model.handle(random) {
+                            let acked: Vec<u64> = (0..64).map(|_| random.draw() % 2).collect();
+                            let is_acked = |distance: u64| acked.get(distance as usize) == Some(&1);
+                            let count = model.account.ack_some(id, is_acked);
+                            let before = model.out.len();
+                            let done = model.out.extract_if(.., |offset, of| *of == id && is_acked(offset - id.start));
+                            model.done.extend(done.map(|(offset, _)| offset));
+                            assert_eq!(before - model.out.len(), count);
+                        }
+                    }
+                    13 => {
+                        if let Some((id, offset)) = model.handle(random) {
+                            let is_out = model.out.get(&offset) == Some(&id);
+                            let now_ms = model.now_ms;
+                            let new = model.account.extend(id, offset, now_ms, now_ms + 50, Kind::Suspended);
+                            assert_eq!(new.is_some(), is_out, "a stale handle changes nothing");
+                            if let Some(new) = new {
+                                model.out.insert(offset, new);
+                                model.handles.push((new, vec![offset]));
+                            }
+                        }
+                    }
+                    14 if random.draw().is_multiple_of(8) => model.restart(),
+                    15 if random.draw().is_multiple_of(32) => {
+                        let floor = random.draw() % (model.max + 1);
+                        if floor != model.account.floor() {
+                            model.account.reset(floor);
+                            model.done = (0..floor).collect();
+                            model.out.clear();
+                        }
+                    }
+                    _ => {
+                        // A loan is over: what is left moves, or fails to.
+                        let Some((id, _)) = model.handle(random) else { continue };
+                        let mut moving = Vec::new();
+                        model.account.begin_move(id, &mut moving);
+                        let expected: Vec<u64> =
+                            model.out.iter().filter(|(_, of)| **of == id).map(|(offset, _)| *offset).collect();
+                        assert_eq!(moving, expected);
+                        let mut again = Vec::new();
+                        model.account.begin_move(id, &mut again);
+                        assert!(again.is_empty(), "nothing moves twice");
+                        for offset in moving {
+                            if random.draw().is_multiple_of(4) {
+                                assert!(model.account.move_again(id, offset, model.now_ms + 1));
+                            } else {
+                                model.ack(id, offset);
+                            }
+                        }
+                    }
+                }
+                model.check();
+            }
+            // In the end everything is lent and acknowledged.
+            model.restart();
+            while model.account.next() < model.max {
+                model.lend(random, Kind::Plain);
+            }
+            for (offset, id) in model.out.clone() {
+                model.ack(id, offset);
+            }
+            assert!((0..model.max).all(|offset| model.done.contains(&offset)), "seed {seed}");
+            assert_eq!((written(&model.account).len(), model.account.loans()), (8, 0));
+        }
+    }
+
+    #[test]
+    fn an_orderly_queue_waits_and_goes_on_from_the_first_that_is_left() {
+        let mut account = Account::new(10);
+        account.advance(15);
+        let id = account.lend(&[10, 11, 12, 13, 14], 1_000, 2_000, Kind::Orderly);
+        account.take_back(Some("a"));
+        assert_eq!((account.next(), account.out()), (10, 0));
+        account.advance(15);
+        let id = LoanId { pop_ms: 1_001, ..id };
+        assert_eq!(account.lend(&[10, 11, 12, 13, 14], 1_001, 2_000, Kind::Orderly), id);
+        assert_eq!(account.blocked_until_ms(None, 1_500), 2_000);
+        assert_eq!(account.blocked_until_ms(Some("b"), 1_999), 2_000);
+        assert_eq!((account.blocked_until_ms(Some("a"), 1_500), account.blocked_until_ms(None, 2_000)), (0, 0));
+        assert_eq!((account.ack(id, 10), account.ack(id, 12)), (Done::Now, Done::Now));
+        assert_eq!((account.orderly(11), account.orderly(12)), (Some(id), None));
+        // Given back early, one by one: the last one decides.
+        for (offset, until_ms, free_ms) in [(11, 1_600, 2_000), (13, 1_700, 2_000), (14, 1_650, 1_700)] {
+            assert_eq!(account.extend(id, offset, 1_550, until_ms, Kind::Orderly), Some(id));
+            assert_eq!(account.blocked_until_ms(None, 1_550), free_ms);
+        }
+        account.take_back(None);
+        assert_eq!((account.next(), account.stretch(), account.out()), (11, 1, 0));
+        assert_eq!((account.times(11), account.times(12), account.times(10)), (2, 0, 0));
+        assert_eq!(written(&account), [&11u64.to_be_bytes()[..], &[1, 1]].concat());
+        account.advance(12);
+        assert_eq!((account.next(), account.stretch()), (13, u64::MAX));
+        account.advance(15);
+        let id = account.lend(&[11, 13, 14], 1_700, 9_000, Kind::Orderly);
+        assert_eq!(account.ack_some(id, |distance| distance != 2), 2);
+        assert_eq!((account.times(11), account.times(13), account.floor()), (0, 2, 13));
+        assert_eq!(account.ack(id, 13), Done::Now);
+        assert_eq!((account.floor(), account.is_quiet()), (15, true));
+    }
+
+    #[test]
+    fn damaged_values_are_refused_and_a_plain_offset_is_one() {
+        let mut account = Account::new(5);
+        account.advance(400);
+        let id = account.lend(&[5, 7, 300], 1, 2, Kind::Plain);
+        account.ack(id, 7);
+        let value = written(&account);
+        assert_eq!(value, [&5u64.to_be_bytes()[..], &[1, 0xa6, 2, 1, 99]].concat());
+        assert!(Account::read(&value[..7]).is_none() && Account::read(&value[..value.len() - 1]).is_none());
+        assert!(Account::read(&[0xff; 40]).is_none());
+        assert_eq!(Account::read(&5u64.to_be_bytes()).unwrap().next(), 5);
+        account.reset(5);
+        assert_eq!(account.out(), 2, "where it is already");
+        account.reset(6);
+        assert_eq!((account.out(), account.next(), written(&account).len()), (0, 6, 8));
+    }
+}

@@ -1,0 +1,310 @@
+//! A pop on one core: it looks through the queues there, one after the other, and is lent messages.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use engine::format::QueueKey;
+use engine::partition::{Pull as Pulled, PullLimits};
+use engine::{LoadId, Span};
+use protocol::StoredMessage;
+use protocol::message::{self, QUEUE_OFFSET_AT};
+use protocol::names;
+use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
+
+use super::account::{Account, Kind};
+use super::accounts::AccountId;
+use super::handle::{Origin, REVIVE_PLAIN};
+use super::{Pop, Popped, Wish};
+use crate::catalog::{Topic, offset_key};
+use crate::consume::MATCHED_MAX;
+use crate::desk::Desk;
+
+/// Times that one pop looks on in one queue, each for `limits.pull_scan` entries, when none is wanted.
+const SCANS_MAX: u32 = 8;
+
+/// How a visit to a core, or to a queue, ends.
+pub(super) enum Visit {
+    Nothing,
+    Found,
+    /// There is more to look at, but not now.
+    Unfinished,
+    Loading(usize, LoadId),
+    Opening,
+    /// Another core is next.
+    Hop(usize),
+}
+
+impl Desk {
+    /// Looks through this core's queues for messages.
+    pub(super) fn visit(&mut self, pop: &mut Pop, now_ms: u64) -> Visit {
+        self.popped.messages.clear();
+        self.popped.infos.clear();
+        (self.popped.bytes, self.popped.rest) = (0, 0);
+        let mut visit = Visit::Nothing;
+        if pop.way.is_retry_first {
+            visit = self.visit_retries(pop, now_ms);
+        }
+        if matches!(visit, Visit::Nothing | Visit::Found) {
+            visit = self.visit_topic(pop, now_ms);
+        }
+        if !pop.way.is_retry_first && matches!(visit, Visit::Nothing) {
+            visit = self.visit_retries(pop, now_ms);
+        }
+        if self.popped.messages.is_empty() { visit } else { Visit::Found }
+    }
+
+    fn visit_topic(&mut self, pop: &mut Pop, now_ms: u64) -> Visit {
+        let topic = pop.topic.clone();
+        if let Some(queue) = pop.queue {
+            return self.visit_queue(pop, &topic, queue, now_ms);
+        }
+        let queues = topic.read_queues();
+        let mut step = pop.way.step.unwrap_or(0);
+        while step < queues {
+            let queue = match pop.way.step {
+                Some(_) => queues - 1 - step,
+                None => (pop.way.start % queues + step) % queues,
+            };
+            let core = self.core_of(&topic, queue);
+            if core != self.index && pop.way.step.is_some() {
+                // Higher ones first, wherever they are.
+                return if self.popped.messages.is_empty() { Visit::Hop(core) } else { Visit::Found };
+            }
+            if core == self.index {
+                match self.visit_queue(pop, &topic, queue, now_ms) {
+                    Visit::Nothing | Visit::Found => {}
+                    other => return other,
+                }
+            }
+            step += 1;
+            pop.way.step = pop.way.step.map(|_| step);
+        }
+        Visit::Nothing
+    }
+
+    fn visit_retries(&mut self, pop: &mut Pop, now_ms: u64) -> Visit {
+        for topic in pop.way.retries.clone().into_iter().flatten() {
+            for queue in 0..topic.read_queues() {
+                match self.visit_queue(pop, &topic, queue, now_ms) {
+                    Visit::Nothing | Visit::Found => {}
+                    other => return other,
+                }
+            }
+        }
+        Visit::Nothing
+    }
+
+    /// Lends messages of one queue to a pop, as many as it still wants.
+    fn visit_queue(&mut self, pop: &Pop, topic: &Arc<Topic>, queue: u32, now_ms: u64) -> Visit {
+        let Wish::Messages { count, invisible_ms, filter, .. } = &pop.wish else { return Visit::Nothing };
+        let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else {
+            return Visit::Nothing;
+        };
+        let key = QueueKey { topic: topic.id, queue };
+        let bytes_max = self.settings.limits.pull_bytes as usize;
+        let Span { min, max } = self.partitions[local].span(key);
+        let id = match self.accounts.find(key, &pop.group) {
+            Some(id) => id,
+            None => match self.open_account(pop, topic, queue, local, now_ms) {
+                Ok(Some(id)) => id,
+                Ok(None) => return Visit::Nothing,
+                Err(visit) => return visit,
+            },
+        };
+        if let Some(offset) = self.resets.take(key, &pop.group) {
+            self.accounts.change(id, now_ms, |account| account.reset(offset));
+        }
+        let unacked_max = self.settings.limits.pop_unacked;
+        let has_room = self.accounts.has_room();
+        let account = &self.accounts.get(id).expect("it was found or opened just now").account;
+        let is_held = pop.is_orderly && account.blocked_until_ms(pop.attempt.as_deref(), now_ms) > 0;
+        let is_over = account.next() >= max && !(pop.is_orderly && account.has_orderly()) && account.next() <= max;
+        if is_held || is_over {
+            return Visit::Nothing;
+        }
+        let wanted = (*count as usize).saturating_sub(self.popped.messages.len());
+        let room = unacked_max.saturating_sub(account.out()).min(wanted);
+        if room == 0 || !has_room || self.popped.bytes >= bytes_max && !self.popped.messages.is_empty() {
+            self.popped.rest += max.saturating_sub(account.next());
+            return Visit::Nothing;
+        }
+        let is_orderly = pop.is_orderly;
+        self.accounts.change(id, now_ms, |account| {
+            if is_orderly {
+                account.take_back(pop.attempt.as_deref());
+            }
+            account.advance(min);
+            if account.next() > max {
+                // The log has lost its end (it may, when it is not flushed at once).
+                account.reset(max);
+            }
+        });
+        let first = self.popped.messages.len();
+        self.popped.offsets.clear();
+        let mut visit = Visit::Nothing;
+        for scan in 0.. {
+            let account = &self.accounts.get(id).expect("nobody closes it meanwhile").account;
+            let from = account.next();
+            let room = room - self.popped.offsets.len();
+            let bytes = bytes_max.saturating_sub(self.popped.bytes);
+            if from >= max || room == 0 || bytes == 0 {
+                break;
+            }
+            if scan >= SCANS_MAX {
+                visit = Visit::Unfinished;
+                break;
+            }
+            let stretch = account.stretch().min(u64::from(self.settings.limits.pull_scan));
+            let mut limits = PullLimits { messages: room as u32, bytes: bytes as u32, scan: stretch as u32 };
+            let wants = |tag_hash| filter.wants(tag_hash);
+            let partition = &mut self.partitions[local];
+            let (found, _) = match filter.expression() {
+                None => partition.pull(key, from, limits, &wants),
+                Some(expression) => {
+                    limits.scan = limits.scan.min(MATCHED_MAX);
+                    let matches = |record: &[u8]| {
+                        message::properties_of(record).is_some_and(|properties| expression.matches(properties))
+                    };
+                    partition.pull_matching(key, from, limits, &wants, Some(&matches))
+                }
+            };
+            let next = match found {
+                Pulled::Found { messages, next } => {
+                    for message in messages {
+                        // Records that are larger than what is left wait for the next pop.
+                        self.popped.bytes += message.len();
+                        self.popped.offsets.push(queue_offset(&message));
+                        self.popped.messages.push(message);
+                    }
+                    next
+                }
+                Pulled::NoMatch { next } => next,
+                Pulled::OutOfRange => {
+                    let Span { min, max } = self.partitions[local].span(key);
+                    if from >= min || min > max {
+                        break;
+                    }
+                    min
+                }
+                Pulled::Empty => break,
+                Pulled::Loading(load) => {
+                    visit = Visit::Loading(local, load);
+                    break;
+                }
+                Pulled::Opening => {
+                    visit = Visit::Opening;
+                    break;
+                }
+                Pulled::Damaged(position) => {
+                    let (topic, group) = (&*topic.name, &*pop.group);
+                    tracing::error!(?position, topic, queue, group, "a stored message is damaged");
+                    break;
+                }
+            };
+            self.accounts.change(id, now_ms, |account| account.advance(next));
+        }
+        let next = self.accounts.get(id).map_or(max, |holder| holder.account.next());
+        self.popped.rest += max.saturating_sub(next);
+        if self.popped.offsets.is_empty() {
+            return visit;
+        }
+        let kind = if pop.is_orderly { Kind::Orderly } else { Kind::Plain };
+        self.accounts.lend(id, &self.popped.offsets, now_ms, now_ms + invisible_ms, kind);
+        self.tell(pop, topic, queue, id, first, now_ms);
+        Visit::Found
+    }
+
+    /// Opens the account of a group in a queue: where it was, or where it begins. `Ok(None)`: there are too many.
+    fn open_account(
+        &mut self,
+        pop: &Pop,
+        topic: &Arc<Topic>,
+        queue: u32,
+        local: usize,
+        now_ms: u64,
+    ) -> Result<Option<AccountId>, Visit> {
+        let key = QueueKey { topic: topic.id, queue };
+        if !self.partitions[local].is_open() {
+            return Err(Visit::Opening);
+        }
+        let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, &pop.group));
+        let known = fact.and_then(Account::read);
+        let is_new = known.is_none();
+        let account = match known {
+            Some(account) => account,
+            None => Account::new(self.first_offset(pop, topic, key, local)?),
+        };
+        let Some(id) = self.accounts.open(queue, topic, &pop.group, local, account) else {
+            tracing::warn!(group = &*pop.group, topic = &*topic.name, "no room for another pop account");
+            return Ok(None);
+        };
+        if is_new {
+            // Where it begins is decided once.
+            self.accounts.change(id, now_ms, |_| ());
+        }
+        Ok(Some(id))
+    }
+
+    /// Where a group begins that never was in this queue (PROTOCOL 4.12.4).
+    fn first_offset(&mut self, pop: &Pop, topic: &Topic, key: QueueKey, local: usize) -> Result<u64, Visit> {
+        let Span { min, max } = self.partitions[local].span(key);
+        let from_last = matches!(pop.wish, Wish::Messages { from_last: true, .. });
+        if !from_last || topic.name.starts_with(names::RETRY_PREFIX) {
+            return Ok(min);
+        }
+        match self.partitions[local].bytes_behind(key, 0) {
+            Ok(Some(bytes)) if min == 0 && bytes < self.near_bytes() => Ok(0),
+            Ok(_) => Ok(max.saturating_sub(1)),
+            Err(load) => Err(Visit::Loading(local, load)),
+        }
+    }
+
+    /// Says what was lent of a queue: `messages[first..]`, at the offsets collected.
+    fn tell(&mut self, pop: &Pop, topic: &Topic, queue: u32, id: AccountId, first: usize, now_ms: u64) {
+        let origin = Origin::of(&topic.name);
+        let Popped { messages, infos, offsets, .. } = &mut self.popped;
+        infos.add(origin, queue, offsets);
+        if pop.is_orderly {
+            let account = &self.accounts.get(id).expect("it lent just now").account;
+            for offset in &*offsets {
+                let times = account.times(*offset);
+                if times > 0 {
+                    infos.add_times(origin, queue, *offset, times);
+                }
+            }
+        }
+        if topic.id != pop.topic.id {
+            // Clients see the topic that they asked for, with the handle beside it.
+            let Wish::Messages { invisible_ms, .. } = pop.wish else { return };
+            for (message, offset) in messages[first..].iter_mut().zip(&*offsets) {
+                let start = offsets[0];
+                let (kind, broker) = (origin as i32, &self.settings.broker_name);
+                let handle = format!("{start} {now_ms} {invisible_ms} {REVIVE_PLAIN} {kind} {broker} {queue} {offset}");
+                if let Some(told) = as_asked(message, &pop.topic.name, &handle) {
+                    *message = told;
+                }
+            }
+        }
+    }
+}
+
+/// The queue offset that stands in a stored record.
+pub(super) fn queue_offset(record: &[u8]) -> u64 {
+    let bytes = record.get(QUEUE_OFFSET_AT..).and_then(|bytes| bytes.first_chunk());
+    u64::from_be_bytes(*bytes.expect("a stored record is longer"))
+}
+
+/// A message of a retry topic as one of the topic that was popped. `None`: it has no room for its handle.
+fn as_asked(record: &[u8], topic: &str, handle: &str) -> Option<Bytes> {
+    let mut message = StoredMessage::decode(record).ok()?;
+    let mut text = String::with_capacity(message.properties.len() + handle.len() + 16);
+    text.push_str(message.properties);
+    properties::set(&mut text, name::POP_CK, handle);
+    if text.len() > PROPERTIES_BYTES_MAX {
+        return None;
+    }
+    (message.topic, message.properties) = (topic, &text);
+    let mut out = vec![0; message.encoded_len()];
+    message.encode(&mut out);
+    Some(Bytes::from(out))
+}

@@ -1,0 +1,331 @@
+//! Loans that are over: what nobody acknowledged is written to the group's retry topic, or is dead after too many
+//! tries, and only then done with here (PROTOCOL 4.12.4).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use engine::format::QueueKey;
+use engine::message::Draft;
+use engine::partition::{Pull as Pulled, PullLimits};
+use protocol::StoredMessage;
+use protocol::ids::OffsetId;
+use protocol::names::{self, RETRY_PREFIX};
+use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
+
+use super::account::{Account, Kind, LOAN_MESSAGES_MAX, LoanId};
+use super::accounts::LoanOf;
+use super::lend::queue_offset;
+use crate::catalog::Topic;
+use crate::desk::Desk;
+use crate::mail::{Ensure, Mail, Make};
+use crate::parked::Cold;
+use crate::produce::describe;
+use crate::promise::Promise;
+
+/// Messages on their way to retry topics at once, from one core. Their records are in memory.
+const REVIVALS_MAX: usize = 1_024;
+/// Loans that end in one turn.
+const ENDS_MAX: usize = 256;
+/// A message that could not be written is tried again after so long. Milliseconds.
+const RETRY_MS: u64 = 1_000;
+/// One that the disk does not give, after so long. Milliseconds.
+const UNREADABLE_MS: u64 = 10_000;
+
+/// A message on its way to a retry topic, or to the dead letters.
+#[derive(Debug)]
+pub struct Revival {
+    /// Whom to tell.
+    pub receipt: Receipt,
+    /// Where it goes: queue 0 of this topic.
+    pub topic: String,
+    /// How that is made if it is missing.
+    pub how: Make,
+    /// It was missing.
+    pub is_fresh: bool,
+    /// The whole record.
+    pub record: Vec<u8>,
+}
+
+/// What hears of it when a message is safe, or cannot be made so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The core that has it on loan.
+    pub core: usize,
+    /// Which loan.
+    pub loan: LoanOf,
+    /// Which message.
+    pub offset: u64,
+    /// The topic it is made for, and the group, if its retry topic is a new one: pops that wait do not know it.
+    pub news: Option<(u32, Arc<str>)>,
+}
+
+impl Desk {
+    /// Ends the loans whose time is over, as many as may be on their way.
+    pub(super) fn end_loans(&mut self, now_ms: u64) {
+        for _ in 0..ENDS_MAX {
+            if self.is_stopping() || self.revivals + LOAN_MESSAGES_MAX > REVIVALS_MAX {
+                return;
+            }
+            let Some(of) = self.accounts.take_due(now_ms) else { return };
+            self.end_loan(of, now_ms);
+        }
+    }
+
+    /// When there is a loan to end, in ms; `None` also when nothing more may be on its way.
+    pub(crate) fn accounts_deadline(&self) -> Option<u64> {
+        let may_end = !self.is_stopping() && self.revivals + LOAN_MESSAGES_MAX <= REVIVALS_MAX;
+        self.accounts.deadline().filter(|_| may_end)
+    }
+
+    /// A loan is over.
+    pub(crate) fn end_loan(&mut self, of: LoanOf, now_ms: u64) {
+        let Some(holder) = self.accounts.get(of.account) else { return };
+        let (key, local) = (holder.key, holder.local);
+        let Some(kind) = holder.account.loan(of.loan).map(|loan| loan.kind) else { return };
+        if kind == Kind::Orderly {
+            // It is taken back when somebody asks for it.
+            return self.wake_pops(key);
+        }
+        let mut offsets = Vec::with_capacity(LOAN_MESSAGES_MAX);
+        holder.account.begin_move(of.loan, &mut offsets);
+        let lent = Lent { topic: holder.topic.clone(), group: holder.group.clone(), kind };
+        let mut waiting = offsets.into_iter().peekable();
+        while let Some(first) = waiting.peek().copied() {
+            match self.read_again(local, key, first) {
+                Ok(Some(messages)) => {
+                    for message in messages {
+                        let offset = queue_offset(&message);
+                        // What is gone is done with.
+                        while let Some(gone) = waiting.next_if(|wanted| *wanted < offset) {
+                            self.accounts.ack(of, gone, now_ms);
+                        }
+                        if waiting.next_if_eq(&offset).is_some() {
+                            self.revive(of, &lent, &message, offset, now_ms);
+                        }
+                    }
+                }
+                Ok(None) => {
+                    for gone in waiting.by_ref() {
+                        self.accounts.ack(of, gone, now_ms);
+                    }
+                }
+                Err(cold) => {
+                    let rest: Vec<u64> = waiting.collect();
+                    return self.read_later(of, local, &rest, cold, now_ms);
+                }
+            }
+        }
+    }
+
+    /// Messages of a queue from an offset on, as far as they are here. `Ok(None)`: there are none. `Err`: not now, or
+    /// once this read is done.
+    fn read_again(
+        &mut self,
+        local: usize,
+        key: QueueKey,
+        offset: u64,
+    ) -> Result<Option<Vec<Bytes>>, Option<engine::LoadId>> {
+        let limits = PullLimits { messages: LOAN_MESSAGES_MAX as u32, bytes: 1 << 20, scan: 64 };
+        let (found, span) = self.partitions[local].pull(key, offset, limits, &|_| true);
+        match found {
+            Pulled::Found { messages, .. } => Ok(Some(messages)),
+            Pulled::OutOfRange if offset < span.min && span.min < span.max => {
+                let (found, _) = self.partitions[local].pull(key, span.min, limits, &|_| true);
+                if let Pulled::Found { messages, .. } = found { Ok(Some(messages)) } else { Err(None) }
+            }
+            Pulled::OutOfRange | Pulled::Empty | Pulled::NoMatch { .. } => Ok(None),
+            Pulled::Loading(load) => Err(Some(load)),
+            Pulled::Opening | Pulled::Damaged(_) => Err(None),
+        }
+    }
+
+    /// The rest of a loan is read when that is possible.
+    fn read_later(&mut self, of: LoanOf, local: usize, offsets: &[u64], load: Option<engine::LoadId>, now_ms: u64) {
+        let until_ms = now_ms + if load.is_some() { RETRY_MS } else { UNREADABLE_MS };
+        for offset in offsets {
+            self.accounts.change(of.account, now_ms, |account| account.move_again(of.loan, *offset, until_ms));
+        }
+        match load {
+            Some(load) => self.wait_for(local, load, Cold::Loan(of)),
+            None => self.accounts.remind(of, until_ms),
+        }
+    }
+
+    /// A loan cannot go on now: the disk does not give what it needs, or too much waits.
+    pub(crate) fn end_later(&mut self, of: LoanOf) {
+        let Some(holder) = self.accounts.get(of.account) else { return };
+        let now_ms = holder.used_ms();
+        let until_ms = now_ms + UNREADABLE_MS;
+        self.accounts.change(of.account, now_ms, |account| account.postpone(of.loan, until_ms));
+        self.accounts.remind(of, until_ms);
+    }
+
+    /// Sends a message to the retry topic, or to the dead letters.
+    fn revive(&mut self, of: LoanOf, lent: &Lent, record: &Bytes, offset: u64, now_ms: u64) {
+        let retries_max = self.catalog.group(&lent.group).map_or(RETRIES_MAX, |group| group.retries_max());
+        let Some((topic, how, record)) =
+            lent.revived(record, of.loan, retries_max, self.settings.pop_retry_v2, self.store_host())
+        else {
+            let (topic, group) = (&*lent.topic.name, &*lent.group);
+            tracing::error!(topic, group, offset, "a popped message cannot be read; it is tried again");
+            return self.move_again(of, offset, now_ms + UNREADABLE_MS, now_ms);
+        };
+        let receipt = Receipt { core: self.index, loan: of, offset, news: None };
+        self.revivals += 1;
+        self.put_revival(Box::new(Revival { receipt, topic, how, is_fresh: false, record }), now_ms);
+    }
+
+    /// Writes a message to its retry topic, wherever that is.
+    pub(crate) fn put_revival(&mut self, mut revival: Box<Revival>, now_ms: u64) {
+        let Some(topic) = self.catalog.topic(&revival.topic).cloned() else {
+            if revival.is_fresh {
+                return self.tell_revived(revival.receipt, false);
+            }
+            revival.is_fresh = true;
+            let (topic, how) = (revival.topic.clone(), revival.how.clone());
+            let ensure = Ensure { topic, how, then: Mail::Revive(revival), back: self.index };
+            return self.outbox.send(0, Mail::Ensure(Box::new(ensure)));
+        };
+        let partition = topic.partition_of(0, self.settings.partitions);
+        let Some(local) = self.local(partition) else {
+            return self.outbox.send(usize::from(partition) % self.settings.cores, Mail::Revive(revival));
+        };
+        let Revival { mut receipt, how, is_fresh, record, .. } = *revival;
+        if let Make::PopRetry { group, topic } = &how
+            && is_fresh
+            && let Some(topic) = self.catalog.topic(topic)
+        {
+            receipt.news = Some((topic.id, group.as_str().into()));
+        }
+        let described = describe(&record).filter(|_| self.promises.has_room());
+        let Some(description) = described else { return self.tell_revived(receipt, false) };
+        let ticket = self.promises.open(Promise::Revival(Box::new(receipt.clone())));
+        let mut draft = [Draft {
+            queue: QueueKey { topic: topic.id, queue: 0 },
+            length: record.len(),
+            tag_hash: description.tag_hash,
+            keys: description.keys.as_slice(),
+            stamp: description.stamp,
+            fill: &mut |out| out.copy_from_slice(&record),
+        }];
+        self.touched = true;
+        self.stored.clear();
+        let outcome = self.partitions[local].append(&mut draft, Some(ticket), now_ms, &mut self.stored);
+        if outcome.is_err() {
+            self.promises.close(ticket);
+            self.tell_revived(receipt, false);
+        }
+    }
+
+    /// The log has kept a revived message, or never will.
+    pub(crate) fn settle_revival(&mut self, receipt: Receipt, ok: bool) {
+        if let Some((topic, group)) = receipt.news.clone().filter(|_| ok) {
+            for core in 0..self.settings.cores {
+                self.outbox.send(core, Mail::Fresh { topic, group: group.clone() });
+            }
+        }
+        self.tell_revived(receipt, ok);
+    }
+
+    fn tell_revived(&mut self, receipt: Receipt, ok: bool) {
+        self.outbox.send(receipt.core, Mail::Revived { receipt, ok });
+    }
+
+    /// A message of this core's loans is safe elsewhere, or could not be made so: then it is tried again.
+    pub(crate) fn on_revived(&mut self, receipt: &Receipt, ok: bool, now_ms: u64) {
+        self.revivals -= 1;
+        let Receipt { loan, offset, .. } = *receipt;
+        if ok {
+            self.accounts.ack(loan, offset, now_ms);
+            return;
+        }
+        self.move_again(loan, offset, now_ms + RETRY_MS, now_ms);
+    }
+
+    /// A message is tried again later.
+    fn move_again(&mut self, of: LoanOf, offset: u64, until_ms: u64, now_ms: u64) {
+        let again = |account: &mut Account| account.move_again(of.loan, offset, until_ms);
+        if self.accounts.change(of.account, now_ms, again) == Some(true) {
+            self.accounts.remind(of, until_ms);
+        }
+    }
+
+    /// A retry topic is new: pops that wait did not know that they wait for it too.
+    pub(crate) fn on_fresh(&mut self, topic: u32, group: &str) {
+        for line in self.waiting.lines_of(topic, group) {
+            self.stir(&line);
+        }
+    }
+}
+
+/// Of a group that was deleted meanwhile: RocketMQ's default.
+const RETRIES_MAX: i32 = 16;
+
+/// What was lent.
+struct Lent {
+    topic: Arc<Topic>,
+    group: Arc<str>,
+    kind: Kind,
+}
+
+impl Lent {
+    /// A message that nobody acknowledged, as it comes again: the topic, how that is made, and the record. `None`: it
+    /// cannot be read.
+    fn revived(
+        &self,
+        record: &[u8],
+        loan: LoanId,
+        retries_max: i32,
+        is_v2: bool,
+        host: SocketAddr,
+    ) -> Option<(String, Make, Vec<u8>)> {
+        let original = StoredMessage::decode(record).ok()?;
+        let is_try = self.kind != Kind::Suspended;
+        let (retry, asked) = self.retry_topic(is_v2);
+        let group = self.group.to_string();
+        let is_dead = is_try && original.reconsume_times >= retries_max;
+        let (topic, how) = match is_dead {
+            true => (names::dlq_topic(&group), Make::Dead { group }),
+            false => (retry, Make::PopRetry { group, topic: asked.to_owned() }),
+        };
+        let mut text = original.properties.to_owned();
+        if original.reconsume_times == 0 || original.property(name::FIRST_POP_TIME).is_none() {
+            properties::set(&mut text, name::FIRST_POP_TIME, &loan.pop_ms.to_string());
+        }
+        properties::set(&mut text, name::ORIGIN_GROUP, &self.group);
+        if is_dead && original.property(name::RETRY_TOPIC).is_none() {
+            properties::append(&mut text, name::RETRY_TOPIC, asked);
+        }
+        if is_dead && original.property(name::ORIGIN_MESSAGE_ID).is_none() {
+            let id = OffsetId { host: original.store_host, offset: original.physical_offset };
+            properties::append(&mut text, name::ORIGIN_MESSAGE_ID, &id.to_string());
+        }
+        // Rather without them than not at all.
+        let properties = if text.len() <= PROPERTIES_BYTES_MAX { text.as_str() } else { original.properties };
+        let message = StoredMessage {
+            queue_id: 0,
+            born_host: host,
+            store_host: host,
+            reconsume_times: original.reconsume_times.saturating_add(i32::from(is_try)),
+            topic: &topic,
+            properties,
+            ..original
+        };
+        let mut record = vec![0; message.encoded_len()];
+        message.encode(&mut record);
+        Some((topic, how, record))
+    }
+
+    /// Where its messages come again, and the topic that consumers know. Messages of a retry topic stay in it.
+    fn retry_topic(&self, is_v2: bool) -> (String, &str) {
+        let name = &*self.topic.name;
+        let mut retry = String::new();
+        let Some(rest) = name.strip_prefix(RETRY_PREFIX) else {
+            names::pop_retry_topic(&mut retry, &self.group, name, is_v2);
+            return (retry, name);
+        };
+        let asked = rest.strip_prefix(&*self.group).and_then(|rest| rest.strip_prefix(['_', '+']));
+        (name.to_owned(), asked.unwrap_or(name))
+    }
+}
