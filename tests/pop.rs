@@ -1,0 +1,650 @@
+//! Goal: pop consumption is RocketMQ's on the wire: what is popped comes to nobody else until it is acknowledged or its
+//! time is over, and nothing is lost. Method: as in wire.rs; crashes are `kill -9`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use protocol::bodies::{
+    self, Assignments, BatchAck, BatchAcks, BitSet, QueryAssignment, RequestMode, RequestModes, SetRequestMode,
+};
+use protocol::codes::{request, response};
+use protocol::headers::{AckMessage, ChangeInvisibleTime, Notification, PopMessage};
+use protocol::{Command, StoredMessage};
+use tests::client::Client;
+use tests::server::Server;
+use tests::with_cores;
+use tests::words::{
+    asking, commit, committed, create_topic, edge, field, heartbeat, messages, now_ms, number, properties, send,
+    send_as, telling,
+};
+
+const GROUP: &str = "poppers";
+/// Longer than any test takes.
+const LONG_MS: i64 = 600_000;
+/// A time that is over soon, and not before the requests that a test makes in between, on a busy machine.
+const SHORT_MS: i64 = 3_000;
+
+fn header(topic: &str, queue: i32) -> PopMessage<'_> {
+    PopMessage {
+        consumer_group: GROUP,
+        topic,
+        queue_id: queue,
+        max_msg_nums: 32,
+        invisible_time: LONG_MS,
+        ..PopMessage::default()
+    }
+}
+
+fn pop_with(header: PopMessage<'_>) -> Command {
+    let mut command = Command::request(request::POP_MESSAGE);
+    header.push(&mut command.header.fields);
+    command
+}
+
+fn pop(topic: &str, queue: i32) -> Command {
+    pop_with(header(topic, queue))
+}
+
+/// A message that was popped, with what is needed to answer for it.
+#[derive(Clone, Debug)]
+struct Got {
+    body: String,
+    topic: String,
+    queue: i32,
+    offset: i64,
+    times: i32,
+    handle: String,
+    properties: String,
+}
+
+/// Reads an answer as the Java client does: a message without a handle gets one made of the answer's fields.
+fn got(answer: &Command) -> Vec<Got> {
+    assert_eq!(answer.header.code, response::SUCCESS, "{answer:?}");
+    let entries = |name| {
+        let text = field(answer, name);
+        let entries = text.split(';').filter(|entry| !entry.is_empty());
+        let entries: Vec<Vec<String>> =
+            entries.map(|entry| entry.split(' ').map(str::to_owned).collect::<Vec<_>>()).collect();
+        let keys: BTreeSet<_> = entries.iter().map(|entry| (entry[0].clone(), entry[1].clone())).collect();
+        assert_eq!(keys.len(), entries.len(), "a queue twice: {text}");
+        entries
+    };
+    let (starts, offsets) = (entries("startOffsetInfo"), entries("msgOffsetInfo"));
+    let words = ["popTime", "invisibleTime", "reviveQid"].map(|name| field(answer, name));
+    let one = |message: StoredMessage<'_>| {
+        let queue = message.queue_id.to_string();
+        let handle = match message.property("POP_CK") {
+            Some(handle) => handle.to_owned(),
+            None => {
+                let kind = if message.topic.starts_with("%RETRY%") { "1" } else { "0" };
+                let of = |entry: &&Vec<String>| entry[0] == kind && entry[1] == queue;
+                let start = &starts.iter().find(of).expect("the queue's start")[2];
+                let known = &offsets.iter().find(of).expect("the queue's offsets")[2];
+                let offset = message.queue_offset.to_string();
+                assert!(known.split(',').any(|known| known == offset), "{offset} in {known}");
+                format!("{start} {} {kind} broker-a {queue} {offset}", words.join(" "))
+            }
+        };
+        let kind = handle.split(' ').nth(4).expect("a handle has eight words").to_owned();
+        Got {
+            body: String::from_utf8(message.body.to_vec()).expect("a text"),
+            topic: if kind == "1" { format!("%RETRY%{GROUP}_{}", message.topic) } else { message.topic.to_owned() },
+            queue: message.queue_id,
+            offset: message.queue_offset,
+            times: message.reconsume_times,
+            handle,
+            properties: message.properties.to_owned(),
+        }
+    };
+    messages(answer).into_iter().map(one).collect()
+}
+
+fn bodies_of(got: &[Got]) -> Vec<&str> {
+    got.iter().map(|got| got.body.as_str()).collect()
+}
+
+fn ack(got: &Got) -> Command {
+    let mut command = Command::request(request::ACK_MESSAGE);
+    AckMessage {
+        consumer_group: GROUP,
+        topic: &got.topic,
+        queue_id: got.queue,
+        extra_info: &got.handle,
+        offset: got.offset,
+    }
+    .push(&mut command.header.fields);
+    command
+}
+
+fn change(got: &Got, invisible_time: i64) -> Command {
+    let mut command = Command::request(request::CHANGE_MESSAGE_INVISIBLETIME);
+    ChangeInvisibleTime {
+        consumer_group: GROUP,
+        topic: &got.topic,
+        queue_id: got.queue,
+        extra_info: &got.handle,
+        offset: got.offset,
+        invisible_time,
+        suspend: false,
+    }
+    .push(&mut command.header.fields);
+    command
+}
+
+fn none(client: &mut Client, command: Command) {
+    let answer = client.expect(response::POLLING_TIMEOUT, command);
+    assert!(number(&answer, "popTime") > 0 && answer.body.is_empty(), "{answer:?}");
+}
+
+/// Pops that wait, until so many messages came.
+fn pop_all(client: &mut Client, topic: &str, count: usize) -> Vec<Got> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        let answer = client.ask(pop_with(PopMessage { poll_time: 30_000, ..header(topic, -1) }));
+        all.extend(got(&answer));
+    }
+    all
+}
+
+#[test]
+fn what_is_popped_comes_to_nobody_else() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let [mut one, mut two] = [server.client(), server.client()];
+        one.expect(response::SUCCESS, create_topic("T", 4));
+        none(&mut one, pop("T", -1));
+        for queue in 0..4 {
+            for index in 0..3 {
+                one.expect(response::SUCCESS, send("T", queue, format!("{queue}-{index}").as_bytes()));
+            }
+        }
+        // One queue.
+        let answer = one.ask(pop_with(PopMessage { max_msg_nums: 2, ..header("T", 2) }));
+        assert_eq!(field(&answer, "startOffsetInfo"), "0 2 0");
+        assert_eq!(field(&answer, "msgOffsetInfo"), "0 2 0,1");
+        assert_eq!((number(&answer, "restNum"), number(&answer, "invisibleTime")), (1, LONG_MS));
+        let first = got(&answer);
+        assert_eq!(bodies_of(&first), ["2-0", "2-1"]);
+        // All the others, from all queues.
+        let mut rest = Vec::new();
+        while rest.len() < 10 {
+            rest.extend(got(&two.ask(pop("T", -1))));
+        }
+        let all: BTreeSet<&str> = bodies_of(&first).into_iter().chain(bodies_of(&rest)).collect();
+        assert_eq!(all.len(), 12);
+        none(&mut one, pop("T", -1));
+        none(&mut one, pop("T", 2));
+        // Another group has its own.
+        let other = PopMessage { consumer_group: "others", ..header("T", 2) };
+        assert_eq!(got(&one.ask(pop_with(other))).len(), 3);
+        for got in first.iter().chain(&rest) {
+            one.expect(response::SUCCESS, ack(got));
+            // Again is no error, and changes nothing.
+            two.expect(response::SUCCESS, ack(got));
+        }
+        server.stop();
+        // Stopping has written everything down.
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        none(&mut client, pop("T", -1));
+        for queue in 0..4 {
+            assert_eq!(committed(&mut client, GROUP, "T", queue), Some(3));
+        }
+    });
+}
+
+#[test]
+fn a_pop_waits_for_a_message_in_any_queue() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let [mut one, mut two, mut producer] = [server.client(), server.client(), server.client()];
+        producer.expect(response::SUCCESS, create_topic("T", 4));
+        let waiting =
+            |client: &mut Client, queue| client.write(pop_with(PopMessage { poll_time: 60_000, ..header("T", queue) }));
+        for queue in 0..4 {
+            // Each of them gets one of two messages, wherever they are.
+            let [first, second] = [waiting(&mut one, -1), waiting(&mut two, -1)];
+            let polling = |client: &mut Client, queue: &str| {
+                let fields = [("consumerGroup", GROUP), ("topic", "T"), ("queueId", queue)];
+                let asked = asking(request::POLLING_INFO, &fields);
+                number(&client.expect(response::SUCCESS, asked), "pollingNum")
+            };
+            while polling(&mut producer, "-1") < 2 {}
+            assert_eq!(polling(&mut producer, "1"), 0);
+            producer.expect(response::SUCCESS, send("T", queue, b"a"));
+            producer.expect(response::SUCCESS, send("T", (queue + 1) % 4, b"b"));
+            let [first, second] = [got(&one.answer(first)), got(&two.answer(second))];
+            let both = [bodies_of(&first), bodies_of(&second)].concat();
+            assert_eq!(BTreeSet::from_iter(both), BTreeSet::from(["a", "b"]));
+        }
+        // One queue alone; and what tells of messages without giving them.
+        let first = waiting(&mut one, 3);
+        let mut notice = Command::request(request::NOTIFICATION);
+        let asked = Notification {
+            consumer_group: "noticed",
+            topic: "T",
+            queue_id: 3,
+            poll_time: 60_000,
+            ..Notification::default()
+        };
+        asked.push(&mut notice.header.fields);
+        let answer = two.expect(response::SUCCESS, notice.clone());
+        assert_eq!((field(&answer, "hasMsg"), field(&answer, "pollingFull")), ("true", "false"));
+        notice.header.fields.push("consumerGroup", GROUP);
+        let second = two.write(notice.clone());
+        producer.expect(response::SUCCESS, send("T", 2, b"not for them"));
+        producer.expect(response::SUCCESS, send("T", 3, b"c"));
+        assert_eq!(field(&two.answer(second), "hasMsg"), "true");
+        assert_eq!(bodies_of(&got(&one.answer(first))), ["c"]);
+        notice.header.fields.push("pollTime", "300");
+        assert_eq!(field(&two.expect(response::SUCCESS, notice), "hasMsg"), "false");
+        let began = now_ms();
+        none(&mut one, pop_with(PopMessage { poll_time: 700, ..header("T", 3) }));
+        assert!(now_ms() - began >= 690, "it waits as long as it may");
+    });
+}
+
+#[test]
+fn what_is_not_acknowledged_in_time_comes_again_until_it_is_dead() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 2));
+        let group = br#"{"groupName":"poppers","retryMaxTimes":2}"#;
+        client.expect(response::SUCCESS, telling(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], &group[..]));
+        let text = properties(&[("TAGS", "tag"), ("KEYS", "key"), ("own", "x")]);
+        for (queue, body) in [(0, "good"), (1, "bad")] {
+            client.expect(response::SUCCESS, send_as(request::SEND_MESSAGE_V2, "T", queue, &text, body.as_bytes()));
+        }
+        let short = |queue| pop_with(PopMessage { invisible_time: SHORT_MS, ..header("T", queue) });
+        let good = got(&client.ask(short(0)));
+        client.expect(response::SUCCESS, ack(&good[0]));
+        let mut bad = got(&client.ask(short(1)));
+        for times in 1..3 {
+            let stale = bad;
+            bad = got(&client.ask(pop_with(PopMessage {
+                poll_time: 30_000,
+                invisible_time: SHORT_MS,
+                expression: Some("tag"),
+                ..header("T", 0)
+            })));
+            assert_eq!((bodies_of(&bad), bad[0].times), (vec!["bad"], times));
+            let retry = format!("%RETRY%{GROUP}_T");
+            assert_eq!((bad[0].topic.as_str(), bad[0].queue), (retry.as_str(), 0));
+            for known in ["own\u{1}x", "1ST_POP_TIME", "ORIGIN_GROUP\u{1}poppers", "KEYS\u{1}key"] {
+                assert!(bad[0].properties.contains(known), "{known:?} in {:?}", bad[0].properties);
+            }
+            // An old handle means nothing any more.
+            client.expect(response::SUCCESS, ack(&stale[0]));
+            client.expect(response::NO_MESSAGE, change(&stale[0], LONG_MS));
+        }
+        // It was tried twice more; the third time it is dead.
+        let dead = || asking(request::GET_MAX_OFFSET, &[("topic", "%DLQ%poppers"), ("queueId", "0")]);
+        while number(&client.expect(response::SUCCESS, dead()), "offset") == 0 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let letter = client.ask(tests::words::pull("%DLQ%poppers", 0, 0));
+        let letters = messages(&letter);
+        assert_eq!((letters[0].body, letters[0].reconsume_times), (&b"bad"[..], 3));
+        assert_eq!(letters[0].property("RETRY_TOPIC"), Some("T"));
+        none(&mut client, pop("T", -1));
+    });
+}
+
+#[test]
+fn acknowledgements_survive_kill_9_and_nothing_else_is_lost() {
+    with_cores(|home, cores| {
+        let mut server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 3));
+        let mut left = BTreeSet::new();
+        for index in 0..300 {
+            let body = format!("m{index}");
+            client.expect(response::SUCCESS, send("T", index % 3, body.as_bytes()));
+            left.insert(body);
+        }
+        for round in 0..3 {
+            let mut popped = Vec::new();
+            while popped.len() < left.len() {
+                popped.extend(got(&client.ask(pop("T", -1))));
+            }
+            // What was acknowledged durably does not come again; everything else does, and once.
+            let bodies: BTreeSet<String> = popped.iter().map(|got| got.body.clone()).collect();
+            assert_eq!((bodies.len(), &bodies), (popped.len(), &left), "round {round}");
+            none(&mut client, pop("T", -1));
+            for got in popped.iter().filter(|got| got.offset % 3 == round) {
+                client.expect(response::SUCCESS, ack(got));
+                left.remove(&got.body);
+            }
+            // Batched: what leaves one of four.
+            let batch: Vec<BatchAck> = (0..3)
+                .map(|queue| {
+                    let of_queue: Vec<&Got> = popped.iter().filter(|got| got.queue == queue).collect();
+                    let words: Vec<i64> = of_queue[0].handle.split(' ').map(|word| word.parse().unwrap_or(0)).collect();
+                    let of_loan: Vec<&&Got> = of_queue
+                        .iter()
+                        .filter(|got| got.handle.starts_with(&format!("{} {} ", words[0], words[1])))
+                        .collect();
+                    let some = of_loan.iter().filter(|got| got.offset % 4 == 0);
+                    for got in some.clone() {
+                        left.remove(&got.body);
+                    }
+                    BatchAck {
+                        bits: BitSet::of(some.map(|got| usize::try_from(got.offset - words[0]).unwrap())),
+                        consumer_group: GROUP.to_owned(),
+                        invisible_time: LONG_MS,
+                        pop_time: words[1],
+                        queue_id: queue,
+                        retry: "0".to_owned(),
+                        revive_queue_id: 0,
+                        start_offset: words[0],
+                        topic: "T".to_owned(),
+                    }
+                })
+                .collect();
+            let body = bodies::encode(&BatchAcks { acks: batch, broker_name: "broker-a".to_owned() });
+            client.expect(response::SUCCESS, telling(request::BATCH_ACK_MESSAGE, &[], body));
+            // The log has it when the offset does: both are one record of it.
+            let floors: Vec<i64> = (0..3)
+                .map(|queue| {
+                    popped
+                        .iter()
+                        .filter(|got| got.queue == queue && left.contains(&got.body))
+                        .map(|got| got.offset)
+                        .min()
+                })
+                .map(|floor| floor.unwrap_or(100))
+                .collect();
+            for (queue, floor) in (0..).zip(&floors) {
+                while committed(&mut client, GROUP, "T", queue) != Some(*floor) {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+            // Noted is not durable; that takes a second more, and nothing tells.
+            std::thread::sleep(Duration::from_millis(2_500));
+            server.kill();
+            server = Server::with_cores(home, cores, &[]);
+            client = server.client();
+        }
+    });
+}
+
+#[test]
+fn a_message_is_given_another_time() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        for body in ["a", "b"] {
+            client.expect(response::SUCCESS, send("T", 0, body.as_bytes()));
+        }
+        let popped = got(&client.ask(pop("T", 0)));
+        let answer = client.expect(response::SUCCESS, change(&popped[1], LONG_MS / 2));
+        assert_eq!((number(&answer, "invisibleTime"), number(&answer, "reviveQid")), (LONG_MS / 2, 0));
+        let handle = format!("1 {} {} 0 0 broker-a 0 1", field(&answer, "popTime"), LONG_MS / 2);
+        let changed = Got { handle, ..popped[1].clone() };
+        client.expect(response::NO_MESSAGE, change(&popped[1], LONG_MS));
+        client.expect(response::SUCCESS, ack(&popped[0]));
+        client.expect(response::SUCCESS, change(&changed, 10));
+        let again = pop_all(&mut client, "T", 1);
+        assert_eq!((bodies_of(&again), again[0].times), (vec!["b"], 1));
+        client.expect(response::SUCCESS, ack(&again[0]));
+        // Set aside unused it does not count as a try.
+        client.expect(response::SUCCESS, send("T", 0, b"c"));
+        let popped = pop_all(&mut client, "T", 1);
+        let mut aside = change(&popped[0], 0);
+        aside.header.fields.push("suspend", "true");
+        client.expect(response::SUCCESS, aside);
+        let again = pop_all(&mut client, "T", 1);
+        assert_eq!((bodies_of(&again), again[0].times), (vec!["c"], 0));
+    });
+}
+
+#[test]
+fn an_orderly_queue_gives_nothing_before_it_has_its_answers() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let [mut client, mut other] = [server.client(), server.client()];
+        client.expect(response::SUCCESS, create_topic("T", 2));
+        for body in ["a", "b", "c"] {
+            client.expect(response::SUCCESS, send("T", 1, body.as_bytes()));
+        }
+        let orderly = |count, invisible_time, attempt| {
+            let asked = header("T", -1);
+            pop_with(PopMessage { order: true, max_msg_nums: count, invisible_time, attempt_id: attempt, ..asked })
+        };
+        let answer = client.ask(orderly(2, LONG_MS, Some("one")));
+        assert_eq!((number(&answer, "reviveQid"), field(&answer, "orderCountInfo")), (999, ""));
+        assert_eq!(bodies_of(&got(&answer)), ["a", "b"]);
+        none(&mut other, orderly(2, LONG_MS, None));
+        none(&mut other, orderly(2, LONG_MS, Some("two")));
+        // Who asks again with the same words gets the same.
+        let answer = client.ask(orderly(2, LONG_MS, Some("one")));
+        assert_eq!(bodies_of(&got(&answer)), ["a", "b"]);
+        assert_eq!(field(&answer, "orderCountInfo"), "0 qo1%0 1;0 qo1%1 1");
+        let popped = got(&answer);
+        let unknown = Got { offset: 2, ..popped[0].clone() };
+        client.expect(response::MESSAGE_ILLEGAL, ack(&unknown));
+        // The other one waits until the last answer is there.
+        let waiting = other.write(pop_with(PopMessage { order: true, poll_time: 60_000, ..header("T", -1) }));
+        client.expect(response::SUCCESS, ack(&popped[1]));
+        none(&mut client, orderly(2, LONG_MS, None));
+        client.expect(response::SUCCESS, ack(&popped[0]));
+        let third = got(&other.answer(waiting));
+        assert_eq!(bodies_of(&third), ["c"]);
+        // Its time is made short: it comes again in its place.
+        let waiting = client.write(pop_with(PopMessage { order: true, poll_time: 60_000, ..header("T", -1) }));
+        let answer = other.expect(response::SUCCESS, change(&third[0], 50));
+        assert_eq!(field(&answer, "popTime"), third[0].handle.split(' ').nth(1).unwrap());
+        let again = got(&client.answer(waiting));
+        assert_eq!((bodies_of(&again), again[0].queue), (vec!["c"], 1));
+        client.expect(response::SUCCESS, ack(&again[0]));
+        none(&mut client, orderly(2, LONG_MS, None));
+        assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, &format!("%RETRY%{GROUP}_T"), 0), 0);
+    });
+}
+
+#[test]
+fn tags_choose_and_what_is_not_wanted_does_not_come_again() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        for index in 0..40 {
+            let text = properties(&[("TAGS", if index % 5 == 0 { "A" } else { "B" })]);
+            client.expect(
+                response::SUCCESS,
+                send_as(request::SEND_MESSAGE_V2, "T", 0, &text, index.to_string().as_bytes()),
+            );
+        }
+        let tagged = |tags| pop_with(PopMessage { expression: Some(tags), max_msg_nums: 3, ..header("T", 0) });
+        let first = got(&client.ask(tagged("A")));
+        assert_eq!(bodies_of(&first), ["0", "5", "10"]);
+        assert_eq!(bodies_of(&got(&client.ask(tagged("A || C")))), ["15", "20", "25"]);
+        client.expect(response::SUCCESS, ack(&first[1]));
+        client.expect(response::SUBSCRIPTION_PARSE_FAILED, tagged("||"));
+        assert_eq!(bodies_of(&got(&client.ask(tagged("A")))), ["30", "35"]);
+        none(&mut client, tagged("B"));
+    });
+}
+
+#[test]
+fn where_a_group_begins_and_where_others_send_it() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        for index in 0..5 {
+            client.expect(response::SUCCESS, send("T", 0, index.to_string().as_bytes()));
+        }
+        // A young queue is read from its beginning, as by those who pull.
+        let last = PopMessage { init_mode: 1, max_msg_nums: 2, ..header("T", 0) };
+        assert_eq!(bodies_of(&got(&client.ask(pop_with(last)))), ["0", "1"]);
+        client.expect(response::SUCCESS, heartbeat("client", GROUP, &["T"]));
+        client.expect(response::SUCCESS, commit(GROUP, "T", 0, 4));
+        assert_eq!(bodies_of(&got(&client.ask(pop("T", 0)))), ["4"]);
+        client.expect(response::SUCCESS, commit(GROUP, "T", 0, 3));
+        assert_eq!(bodies_of(&got(&client.ask(pop("T", 0)))), ["3", "4"]);
+        assert_eq!(committed(&mut client, GROUP, "T", 0), Some(3));
+        // An offset behind the end is no way to lose what comes.
+        client.expect(response::SUCCESS, commit(GROUP, "T", 0, 1_000));
+        none(&mut client, pop("T", 0));
+        client.expect(response::SUCCESS, send("T", 0, b"5"));
+        assert_eq!(bodies_of(&got(&client.ask(pop("T", 0)))), ["5"]);
+    });
+}
+
+#[test]
+fn a_full_queue_gives_no_more_and_goes_on_when_it_has_room() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &["--set", "limits.pop_unacked=32"]);
+        let [mut client, mut other] = [server.client(), server.client()];
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        for index in 0..40 {
+            client.expect(response::SUCCESS, send("T", 0, index.to_string().as_bytes()));
+        }
+        let popped = got(&client.ask(pop("T", 0)));
+        assert_eq!(popped.len(), 32);
+        none(&mut client, pop("T", 0));
+        let waiting = other.write(pop_with(PopMessage { poll_time: 60_000, ..header("T", 0) }));
+        none(&mut client, pop("T", 0));
+        client.expect(response::SUCCESS, ack(&popped[7]));
+        assert_eq!(bodies_of(&got(&other.answer(waiting))), ["32"]);
+    });
+}
+
+#[test]
+fn bad_requests_have_rocketmqs_codes_and_change_nothing() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 2));
+        client.expect(response::SUCCESS, send("T", 0, b"a"));
+        let asked = header("T", 0);
+        for (code, bad) in [
+            (response::TOPIC_NOT_EXIST, PopMessage { topic: "none", ..asked }),
+            (response::INVALID_PARAMETER, PopMessage { queue_id: 2, ..asked }),
+            (response::INVALID_PARAMETER, PopMessage { max_msg_nums: 33, ..asked }),
+            (response::INVALID_PARAMETER, PopMessage { invisible_time: 0, ..asked }),
+            (response::INVALID_PARAMETER, PopMessage { invisible_time: i64::MIN, ..asked }),
+            (response::SUBSCRIPTION_GROUP_NOT_EXIST, PopMessage { consumer_group: "a b", ..asked }),
+            (response::POLLING_TIMEOUT, PopMessage { born_time: Some(now_ms() - 60_000), ..asked }),
+        ] {
+            client.expect(code, pop_with(bad));
+        }
+        let off = br#"{"groupName":"off","consumeEnable":false}"#;
+        client.expect(response::SUCCESS, telling(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], &off[..]));
+        client.expect(response::NO_PERMISSION, pop_with(PopMessage { consumer_group: "off", ..asked }));
+        client.expect(response::SYSTEM_ERROR, asking(request::POP_MESSAGE, &[("topic", "T")]));
+
+        // Years are limited to days.
+        let answer = client.ask(pop_with(PopMessage { invisible_time: i64::MAX, ..asked }));
+        assert_eq!(number(&answer, "invisibleTime"), 259_200_000);
+        let real = got(&answer).remove(0);
+        let forged = |handle: &str| Got { handle: handle.to_owned(), ..real.clone() };
+        let pop_ms = real.handle.split(' ').nth(1).unwrap().to_owned();
+        for (code, bad) in [
+            (response::SUCCESS, forged(&format!("0 {pop_ms} 60000 0 0 broker-b 0 0"))),
+            (response::SUCCESS, forged("0 1 60000 0 0 broker-a 0 0")),
+            (response::SYSTEM_ERROR, forged("")),
+            (response::SYSTEM_ERROR, forged("x y z")),
+            (response::SYSTEM_ERROR, forged("-1 -1 -1 -1 -1 -1")),
+            (response::MESSAGE_ILLEGAL, Got { queue: 2, ..real.clone() }),
+            (response::MESSAGE_ILLEGAL, Got { queue: -1, ..real.clone() }),
+            (response::NO_MESSAGE, Got { offset: 2, ..real.clone() }),
+            (response::NO_MESSAGE, Got { offset: -1, ..real.clone() }),
+            (response::TOPIC_NOT_EXIST, Got { topic: "none".to_owned(), ..real.clone() }),
+            (response::SUCCESS, Got { queue: 1, offset: 0, ..real.clone() }),
+        ] {
+            client.expect(code, ack(&bad));
+            let code = if code == response::SUCCESS { response::NO_MESSAGE } else { code };
+            client.expect(code, change(&bad, 1_000));
+        }
+        client.expect(response::INVALID_PARAMETER, change(&real, -1));
+        client.expect(response::NO_MESSAGE, asking(request::BATCH_ACK_MESSAGE, &[]));
+        client.expect(response::SYSTEM_ERROR, telling(request::BATCH_ACK_MESSAGE, &[], &b"{"[..]));
+        let strange = BatchAck { retry: "7".to_owned(), topic: "T".to_owned(), ..BatchAck::default() };
+        let far = BatchAck {
+            bits: BitSet(vec![0xff; 100_000]),
+            consumer_group: GROUP.to_owned(),
+            topic: "T".to_owned(),
+            retry: "0".to_owned(),
+            start_offset: i64::MAX,
+            ..BatchAck::default()
+        };
+        let body = bodies::encode(&BatchAcks { acks: vec![strange, far], ..BatchAcks::default() });
+        client.expect(response::SUCCESS, telling(request::BATCH_ACK_MESSAGE, &[], body));
+        // It is still on loan, and its own handle is good.
+        none(&mut client, pop("T", -1));
+        let answer = client.expect(response::SUCCESS, change(&real, i64::MAX));
+        assert_eq!(number(&answer, "invisibleTime"), 259_200_000);
+        // The fast port serves no pops.
+        Client::connect(server.fast()).expect(response::REQUEST_CODE_NOT_SUPPORTED, pop("T", 0));
+    });
+}
+
+#[test]
+fn the_broker_says_who_gets_what() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let [mut one, mut two, mut three] = [server.client(), server.client(), server.client()];
+        one.expect(response::SUCCESS, create_topic("T", 5));
+        let assigned = |client: &mut Client, id: &str, strategy: &str, topic: &str| {
+            let asked = QueryAssignment {
+                client_id: id.to_owned(),
+                consumer_group: GROUP.to_owned(),
+                strategy_name: strategy.to_owned(),
+                topic: topic.to_owned(),
+                ..QueryAssignment::default()
+            };
+            let answer =
+                client.expect(response::SUCCESS, telling(request::QUERY_ASSIGNMENT, &[], bodies::encode(&asked)));
+            let found: Assignments = bodies::decode(&answer.body).unwrap();
+            let found = found.message_queue_assignments?;
+            assert!(found.iter().all(|one| one.message_queue.broker_name == "broker-a"));
+            let modes: BTreeSet<bool> = found.iter().map(|one| one.mode == RequestMode::Pop).collect();
+            assert!(modes.len() < 2);
+            let queues: Vec<i32> = found.iter().map(|one| one.message_queue.queue_id).collect();
+            Some((modes.contains(&true), queues))
+        };
+        assert_eq!(assigned(&mut one, "a", "AVG", "T"), None, "there is no such group yet");
+        for (client, id) in [(&mut one, "a"), (&mut two, "b"), (&mut three, "c")] {
+            client.expect(response::SUCCESS, heartbeat(id, GROUP, &["T"]));
+        }
+        assert_eq!(assigned(&mut one, "a", "AVG", "T"), Some((false, vec![0, 1])));
+        assert_eq!(assigned(&mut one, "b", "AVG", "T"), Some((false, vec![2, 3])));
+        assert_eq!(assigned(&mut one, "c", "AVG_BY_CIRCLE", "T"), Some((false, vec![2])));
+        assert_eq!(assigned(&mut one, "nobody", "AVG", "T"), Some((false, vec![])));
+        assert_eq!(assigned(&mut one, "a", "BY_LOT", "T"), None);
+        assert_eq!(assigned(&mut one, "a", "AVG", "none"), None);
+
+        let mode = |share, topic: &str, group: &str| {
+            let mode = SetRequestMode {
+                consumer_group: group.to_owned(),
+                mode: RequestMode::Pop,
+                pop_share_queue_num: share,
+                topic: topic.to_owned(),
+            };
+            telling(request::SET_MESSAGE_REQUEST_MODE, &[], bodies::encode(&mode))
+        };
+        one.expect(response::TOPIC_NOT_EXIST, mode(0, "none", GROUP));
+        one.expect(response::NO_PERMISSION, mode(0, "%RETRY%poppers", GROUP));
+        one.expect(response::SUBSCRIPTION_GROUP_NOT_EXIST, mode(0, "T", "a/b"));
+        one.expect(response::SUCCESS, mode(1, "T", GROUP));
+        // Each client works on its own queues and on the next one's.
+        assert_eq!(assigned(&mut one, "a", "AVG", "T"), Some((true, vec![0, 1, 2, 3])));
+        assert_eq!(assigned(&mut one, "c", "AVG", "T"), Some((true, vec![0, 1, 4])));
+        one.expect(response::SUCCESS, mode(0, "T", GROUP));
+        server.kill();
+
+        // The setting lasts.
+        let server = Server::with_cores(home, cores, &[]);
+        let mut one = server.client();
+        one.expect(response::SUCCESS, heartbeat("a", GROUP, &["T"]));
+        assert_eq!(assigned(&mut one, "a", "AVG", "T"), Some((true, vec![-1])));
+        assert_eq!(assigned(&mut one, "a", "AVG", "%RETRY%poppers"), Some((false, vec![0])));
+        let answer = one.expect(response::SUCCESS, asking(request::GET_ALL_MESSAGE_REQUEST_MODE, &[]));
+        let modes: RequestModes = bodies::decode(&answer.body).unwrap();
+        assert_eq!(modes.message_request_mode_map["T"][GROUP].mode, RequestMode::Pop);
+    });
+}
