@@ -176,6 +176,8 @@ struct Sent {
     batch: u64,
     /// Where it was said to be; of a delayed one, where it waits.
     stored: Stored,
+    /// It was asked not to deliver it, by a ticket; that was promised.
+    withdrawn: Option<(Ticket, bool)>,
     /// Where it was seen, once it was.
     place: Option<(u64, Position)>,
     promised: bool,
@@ -223,6 +225,7 @@ impl Extent {
 enum Answer {
     Messages(u64),
     Fact { key: u64, version: u64 },
+    Withdrawn(u64),
 }
 
 /// How the last life of the partition ended: what must have survived it.
@@ -406,7 +409,7 @@ impl World {
             // What was delivered may be retired before it is seen; it lies behind what was written when it was due.
             let index = self.written.partition_point(|(time_ms, _)| Some(*time_ms) < sent.due_ms);
             let behind = index.checked_sub(1).map_or(0, |index| self.written[index].1);
-            let gone = sent.gone || behind < floor;
+            let gone = sent.gone || behind < floor || sent.withdrawn.is_some();
             let due = sent.due_ms.is_some() && sent.promised && !gone && topics.contains(&sent.queue.topic);
             assert!(!due || sent.place.is_some(), "the delayed message {id} was never delivered: {sent:?}");
         }
@@ -542,6 +545,11 @@ impl World {
                 let history = self.facts.get_mut(&key).expect("it was put");
                 history.promised = history.promised.max(version);
             }
+            Answer::Withdrawn(id) => {
+                let sent = &mut self.sent[id as usize];
+                assert_eq!(sent.place, None, "{id} was withdrawn after it was delivered");
+                sent.withdrawn = sent.withdrawn.map(|(ticket, _)| (ticket, true));
+            }
         }
     }
 
@@ -600,6 +608,7 @@ impl World {
             let lossy = self.config.flush != Flush::Sync;
             for sent in self.sent.iter_mut().filter(|sent| lossy && sent.due_ms.is_some()) {
                 sent.promised &= sent.stored.position.byte() < durable;
+                sent.withdrawn = sent.withdrawn.map(|(ticket, _)| (ticket, false));
                 sent.place = sent.place.filter(|(_, position)| position.byte() < durable);
             }
         } else {
@@ -662,7 +671,8 @@ impl World {
         for _ in 0..self.random.below(4) {
             match self.random.below(100) {
                 0..50 => self.append(),
-                50..58 => self.delay(),
+                50..57 => self.delay(),
+                57..58 => self.withdraw(),
                 58..68 => self.put(),
                 68..75 => self.note(),
                 75..84 => self.pull_some(),
@@ -746,8 +756,8 @@ impl World {
         let due_ms = self.sim.now_ms() + [0, 5, 500, 20_000, 100_000][self.random.below(5) as usize];
         let mut write = |out: &mut [u8]| fill(out, id, queue, length);
         let draft = Draft { queue, length, tag_hash: tag_hash(id), keys: &[], stamp: STAMP, fill: &mut write };
-        let ticket = Ticket(self.tickets);
-        match self.partition.delay(draft, due_ms, Some(ticket), self.sim.now_ms()) {
+        let (ticket, key) = (Ticket(self.tickets), recall_key(id));
+        match self.partition.delay(draft, due_ms, key, Some(ticket), self.sim.now_ms()) {
             Err(error) => self.refused(error),
             Ok(stored) => {
                 self.submitted(queue, length, Some(due_ms), stored);
@@ -757,9 +767,29 @@ impl World {
         }
     }
 
+    /// A delayed message is never delivered.
+    fn withdraw(&mut self) {
+        let waits = |sent: &Sent| sent.due_ms.is_some() && sent.promised && sent.withdrawn.is_none();
+        let ids: Vec<usize> = (0..self.sent.len()).filter(|id| waits(&self.sent[*id])).collect();
+        if ids.is_empty() || !self.partition.is_open() {
+            return;
+        }
+        let id = ids[self.random.below(ids.len() as u64) as usize] as u64;
+        let Ok(found) = self.partition.find_delayed(recall_key(id), &|message| id_of(message) == id) else { return };
+        let Some(byte) = found else { return };
+        let ticket = Ticket(self.tickets);
+        if let Err(error) = self.partition.withdraw(byte, Some(ticket), self.sim.now_ms()) {
+            return self.refused(error);
+        }
+        self.sent[id as usize].withdrawn = Some((ticket, false));
+        self.answers.push_back((ticket, Answer::Withdrawn(id)));
+        self.tickets += 1;
+    }
+
     fn submitted(&mut self, queue: QueueKey, length: usize, due_ms: Option<u64>, stored: Stored) {
         let batch = self.tickets;
-        let sent = Sent { queue, length, due_ms, batch, stored, place: None, promised: false, gone: false };
+        let sent =
+            Sent { queue, length, due_ms, batch, stored, withdrawn: None, place: None, promised: false, gone: false };
         self.sent.push(sent);
     }
 
@@ -1150,6 +1180,7 @@ impl World {
         let id = id_of(message);
         let sent = self.sent.get_mut(id as usize).unwrap_or_else(|| panic!("message {id} was never sent"));
         assert_eq!(sent.queue, queue, "message {id} is in the wrong queue");
+        assert!(!matches!(sent.withdrawn, Some((_, true))), "message {id} was withdrawn: {sent:?}");
         let mut head = [0; HEADER_BYTES];
         fill(&mut head, id, queue, HEADER_BYTES);
         let is_whole = message.len() == sent.length
@@ -1203,6 +1234,11 @@ fn id_of(message: &[u8]) -> u64 {
 
 fn tag_hash(id: u64) -> i64 {
     (id as u8 % 3).into()
+}
+
+/// Some share one.
+fn recall_key(id: u64) -> u32 {
+    1 + id as u32 % 100
 }
 
 fn key_hash(id: u64) -> u64 {

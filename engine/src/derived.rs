@@ -117,7 +117,7 @@ impl Derived {
                 }
                 Kind::Delayed => {
                     let (due_ms, length) = (header.offset, header.length);
-                    self.timers.insert(Timer { due_ms, byte, queue: header.queue, length });
+                    self.timers.insert(Timer { due_ms, byte, queue: header.queue, length, key: header.note });
                 }
                 Kind::Delivered => self.timers.remove(header.offset),
                 Kind::Facts => {

@@ -294,10 +294,11 @@ pub const RECORD_HEADER_BYTES: usize = 32;
 pub enum Kind {
     /// A message of a queue; `offset` is its queue offset.
     Message = 1,
-    /// A message that is due later; `offset` is the wall clock it is due at, ms since 1970.
+    /// A message that is due later; `offset` is the wall clock it is due at, ms since 1970; `note` is what it is
+    /// found by until then, or 0.
     Delayed = 2,
-    /// A delayed message was delivered or written again, in this batch; `offset` is the log byte of the payload
-    /// that counts no more.
+    /// A message that waited was delivered or written again, in this batch, or is not to be delivered; `offset` is
+    /// the log byte of the payload that counts no more.
     Delivered = 3,
     /// Small state: entries of key and value, see `facts.rs`.
     Facts = 4,
@@ -311,7 +312,7 @@ pub enum Kind {
 ///
 /// ```text
 /// |  0 length u32 |  4 crc32c u32 of the payload | 8 kind u8 | 9 zero 3 |
-/// | 12 topic u32  | 16 queue u32 | 20 zero 4     | 24 offset u64         |
+/// | 12 topic u32  | 16 queue u32 | 20 note u32   | 24 offset u64         |
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {
@@ -323,6 +324,8 @@ pub struct RecordHeader {
     pub kind: Kind,
     /// Whose message it is, or was; zero for other kinds.
     pub queue: QueueKey,
+    /// See [`Kind`]; zero for most.
+    pub note: u32,
     /// See [`Kind`].
     pub offset: u64,
 }
@@ -338,6 +341,7 @@ impl RecordHeader {
         out[8] = self.kind as u8;
         out[12..16].copy_from_slice(&self.queue.topic.to_be_bytes());
         out[16..20].copy_from_slice(&self.queue.queue.to_be_bytes());
+        out[20..24].copy_from_slice(&self.note.to_be_bytes());
         out[24..32].copy_from_slice(&self.offset.to_be_bytes());
         out
     }
@@ -359,6 +363,7 @@ impl RecordHeader {
             crc: u32_at(bytes, 4),
             kind,
             queue: QueueKey { topic: u32_at(bytes, 12), queue: u32_at(bytes, 16) },
+            note: u32_at(bytes, 20),
             offset: u64_at(bytes, 24),
         })
     }
@@ -393,6 +398,7 @@ mod tests {
                 crc: crc32c::crc32c(payload),
                 kind: Kind::Message,
                 queue: QueueKey { topic: 3, queue: 1 },
+                note: 0,
                 offset,
             }
             .encode();
@@ -516,6 +522,7 @@ mod tests {
                 crc: 1,
                 kind,
                 queue: QueueKey { topic: u32::MAX, queue: 9 },
+                note: 0xfedc_ba98,
                 offset: u64::MAX,
             };
             assert_eq!(RecordHeader::decode(&header.encode()), Some(header));

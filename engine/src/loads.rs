@@ -134,6 +134,11 @@ impl Loads {
         self.pending.len() < LOADS_MAX
     }
 
+    /// Whether one may start that nobody waits for yet.
+    pub fn has_room_ahead(&self) -> bool {
+        self.pending.len() < AHEAD_LOADS_MAX && self.waiting.is_empty()
+    }
+
     /// Whether a read is under way.
     pub fn is_busy(&self) -> bool {
         !self.pending.is_empty()
@@ -183,7 +188,7 @@ impl Loads {
     /// What lies at a log byte was used: where to read on, if it is one of a stream and not enough is read ahead of it.
     pub fn ahead(&mut self, byte: u64) -> Option<u64> {
         let live = self.streams.iter().filter(|stream| stream.window > 0).count() as u64;
-        if live == 0 || self.pending.len() >= AHEAD_LOADS_MAX || !self.waiting.is_empty() {
+        if live == 0 || !self.has_room_ahead() {
             return None;
         }
         // Half of the buffers are for those who follow a stream at some distance.

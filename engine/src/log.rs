@@ -296,11 +296,25 @@ impl Log {
 
     /// Appends a record to the batch that [`reserve`](Log::reserve) made room in. `fill` gets the log byte
     /// of the payload and the place to write it to. Returns that log byte.
+    #[inline]
     pub fn record(
         &mut self,
         kind: Kind,
         queue: QueueKey,
         offset: u64,
+        length: usize,
+        fill: impl FnOnce(u64, &mut [u8]),
+    ) -> u64 {
+        self.record_noted(kind, queue, offset, 0, length, fill)
+    }
+
+    /// As [`record`](Log::record), with a note in the record's header.
+    pub fn record_noted(
+        &mut self,
+        kind: Kind,
+        queue: QueueKey,
+        offset: u64,
+        note: u32,
         length: usize,
         fill: impl FnOnce(u64, &mut [u8]),
     ) -> u64 {
@@ -313,7 +327,7 @@ impl Log {
         let (header_out, payload_out) = out.split_at_mut(RECORD_HEADER_BYTES);
         fill(byte, payload_out);
         let crc = crc32c::crc32c(payload_out);
-        let header = RecordHeader { length: length as u32, crc, kind, queue, offset }.encode();
+        let header = RecordHeader { length: length as u32, crc, kind, queue, note, offset }.encode();
         prefetch_all(&next[..next.len().min(length).min(AHEAD_BYTES_MAX)]);
         header_out.copy_from_slice(&header);
         building.crc = crc32c::crc32c_append(building.crc, &header);

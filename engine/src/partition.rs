@@ -24,6 +24,7 @@ mod reading;
 mod settling;
 mod snapshot;
 
+use delivery::Delivery;
 use opening::Opening;
 pub use reading::{Pull, PullLimits};
 use snapshot::Snapshot;
@@ -127,11 +128,9 @@ pub struct Partition {
     /// Noted facts that are in the log and not durable yet, with the log byte of their record.
     notes: VecDeque<(u64, Vec<u8>)>,
     notes_at_ms: u64,
-    /// What is being read of a delayed message that is due, and of one that is to be written again.
-    delivery: Option<(LoadId, Timer)>,
+    delivery: Delivery,
+    /// What is being read of a message that is to be written again; and it cannot go on before.
     rolling: Option<LoadId>,
-    /// They cannot go on before.
-    deliver_again_ms: u64,
     roll_again_ms: u64,
     /// The log byte behind what was written again last.
     rolled: u64,
@@ -197,9 +196,8 @@ impl Partition {
             starts: 0,
             notes: VecDeque::new(),
             notes_at_ms: 0,
-            delivery: None,
+            delivery: Delivery::default(),
             rolling: None,
-            deliver_again_ms: 0,
             roll_again_ms: 0,
             rolled: 0,
             delivering: VecDeque::new(),
@@ -266,12 +264,14 @@ impl Partition {
         Ok(())
     }
 
-    /// Stores a message that is delivered to its queue when it is due: once, also across a crash.
+    /// Stores a message that is delivered to its queue when it is due: once, also across a crash. `key`: what
+    /// [`find_delayed`](Partition::find_delayed) finds it by until then, or 0.
     /// What is returned is where it waits, under a running number.
     pub fn delay(
         &mut self,
         draft: Draft<'_>,
         due_ms: u64,
+        key: u32,
         ticket: Option<Ticket>,
         now_ms: u64,
     ) -> Result<Stored, AppendError> {
@@ -281,12 +281,13 @@ impl Partition {
         }
         self.reserve(draft.length, 1, now_ms)?;
         let (partition, offset) = (self.config.partition, self.delayed_offset);
-        let byte = self.log.record(Kind::Delayed, draft.queue, due_ms, draft.length, |byte, out| {
+        let byte = self.log.record_noted(Kind::Delayed, draft.queue, due_ms, key, draft.length, |byte, out| {
             (draft.fill)(out);
             draft.stamp.write(out, offset, Position::pack(partition, byte), now_ms);
         });
         self.delayed_offset += 1;
-        self.derived.timers.insert(Timer { due_ms, byte, queue: draft.queue, length: draft.length as u32 });
+        let (queue, length) = (draft.queue, draft.length as u32);
+        self.derived.timers.insert(Timer { due_ms, byte, queue, length, key });
         if let Some(ticket) = ticket {
             self.log.promise().tickets.push(ticket);
         }
@@ -541,10 +542,7 @@ impl Partition {
             return deadline;
         }
         deadline = deadline.min(self.settle_deadline_ms());
-        let deliverable = |timer: &Timer| self.delivery.is_none() && timer.byte < self.log.written();
-        if let Some(timer) = self.derived.timers.first().filter(deliverable) {
-            deadline = deadline.min(timer.due_ms.max(self.deliver_again_ms));
-        }
+        deadline = deadline.min(self.delivery_deadline_ms());
         if let Some(snapshot) = &self.snapshot {
             deadline = deadline.min(snapshot.again_ms);
         }

@@ -1,11 +1,14 @@
 //! Messages that wait for their time. The log holds them; here is only when which one is due.
+//!
+//! Cost: about 130 bytes for each that waits, 20 less if nobody can recall it.
 
 use crate::format::{QueueKey, RECORD_HEADER_BYTES};
 use crate::limits::TIMERS_MAX;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 /// A delayed message in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timer {
     /// When it is due, ms since 1970.
     pub due_ms: u64,
@@ -15,9 +18,16 @@ pub struct Timer {
     pub queue: QueueKey,
     /// Bytes of its payload.
     pub length: u32,
+    /// What it is found by while it waits; 0: it is not.
+    pub key: u32,
 }
 
 impl Timer {
+    /// Where it stands in the order of time. Those due in the same millisecond go in the order of the log.
+    pub fn place(&self) -> (u64, u64) {
+        (self.due_ms, self.byte)
+    }
+
     /// Bytes of its record.
     fn bytes(&self) -> u64 {
         RECORD_HEADER_BYTES as u64 + u64::from(self.length)
@@ -27,54 +37,73 @@ impl Timer {
 /// All that wait, earliest first.
 #[derive(Debug, Default)]
 pub struct Timers {
-    by_time: BTreeSet<Timer>,
+    by_time: BTreeSet<(u64, u64)>,
     by_byte: BTreeMap<u64, Timer>,
+    by_key: BTreeSet<(u32, u64)>,
     bytes: u64,
 }
 
 impl Timers {
     /// Whether one more may wait.
     pub fn has_room(&self) -> bool {
-        self.by_time.len() < TIMERS_MAX
+        self.by_byte.len() < TIMERS_MAX
     }
 
     /// One more waits.
     pub fn insert(&mut self, timer: Timer) {
         self.remove(timer.byte);
         self.bytes += timer.bytes();
+        self.by_time.insert(timer.place());
+        if timer.key != 0 {
+            self.by_key.insert((timer.key, timer.byte));
+        }
         self.by_byte.insert(timer.byte, timer);
-        self.by_time.insert(timer);
     }
 
     /// The one whose payload is at this log byte waits no more.
     pub fn remove(&mut self, byte: u64) {
         if let Some(timer) = self.by_byte.remove(&byte) {
-            self.by_time.remove(&timer);
+            self.by_time.remove(&timer.place());
+            self.by_key.remove(&(timer.key, byte));
             self.bytes -= timer.bytes();
         }
     }
 
     /// The one at this log byte, if it still waits, is due at another time.
     pub fn postpone(&mut self, byte: u64, due_ms: u64) {
-        if let Some(&timer) = self.by_byte.get(&byte) {
-            self.insert(Timer { due_ms, ..timer });
+        if let Some(timer) = self.by_byte.get_mut(&byte) {
+            self.by_time.remove(&timer.place());
+            timer.due_ms = due_ms;
+            self.by_time.insert(timer.place());
         }
     }
 
     /// Drops those of topics that are not wanted. Cost: one pass over all.
     pub fn retain_topics(&mut self, keep: &dyn Fn(u32) -> bool) {
-        let bytes = &mut self.bytes;
-        self.by_byte.retain(|_, timer| {
-            let kept = keep(timer.queue.topic);
-            *bytes -= if kept { 0 } else { timer.bytes() };
-            kept
-        });
-        self.by_time.retain(|timer| keep(timer.queue.topic));
+        let gone: Vec<u64> =
+            self.by_byte.values().filter(|timer| !keep(timer.queue.topic)).map(|timer| timer.byte).collect();
+        gone.into_iter().for_each(|byte| self.remove(byte));
     }
 
-    /// The next one due.
-    pub fn first(&self) -> Option<Timer> {
-        self.by_time.first().copied()
+    /// The one at this log byte, if it waits.
+    pub fn get(&self, byte: u64) -> Option<Timer> {
+        self.by_byte.get(&byte).copied()
+    }
+
+    /// Those behind a [`place`](Timer::place), in the order of time.
+    pub fn after(&self, place: (u64, u64)) -> impl Iterator<Item = Timer> {
+        let behind = (Bound::Excluded(place), Bound::Unbounded);
+        self.by_time.range(behind).map(|(_, byte)| self.by_byte[byte])
+    }
+
+    /// All, in the order of time.
+    pub fn iter(&self) -> impl Iterator<Item = Timer> {
+        self.by_time.iter().map(|(_, byte)| self.by_byte[byte])
+    }
+
+    /// Those found by a key, in the order of the log. Strangers may have the same one.
+    pub fn with_key(&self, key: u32) -> impl Iterator<Item = Timer> {
+        self.by_key.range((key, 0)..=(key, u64::MAX)).map(|(_, byte)| self.by_byte[byte])
     }
 
     /// Those whose payloads are at log bytes from `from` on, below `to`.
@@ -89,7 +118,7 @@ impl Timers {
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.by_time.len()
+        self.by_byte.len()
     }
 
     /// Bytes of their records in the log.
@@ -107,18 +136,29 @@ mod tests {
         let mut timers = Timers::default();
         for (due_ms, byte) in [(30, 1), (10, 2), (20, 3), (10, 4), (15, 5), (15, 5)] {
             let queue = QueueKey { topic: byte as u32 % 5, queue: 0 };
-            timers.insert(Timer { due_ms, byte, queue, length: byte as u32 });
+            timers.insert(Timer { due_ms, byte, queue, length: byte as u32, key: byte as u32 / 2 });
         }
+        let bytes = |timers: &mut dyn Iterator<Item = Timer>| timers.map(|timer| timer.byte).collect::<Vec<_>>();
         assert_eq!((timers.lowest().map(|timer| timer.byte), timers.len(), timers.bytes()), (Some(1), 5, 5 * 32 + 15));
-        assert!(timers.between(2, 4).map(|timer| timer.byte).eq([2, 3]) && timers.between(5, 2).count() == 0);
+        assert_eq!(bytes(&mut timers.between(2, 4)), [2, 3]);
+        assert_eq!(timers.between(5, 2).count(), 0);
+        assert_eq!(bytes(&mut timers.with_key(2)), [4, 5]);
+        assert_eq!(timers.with_key(0).count(), 0, "it is no key");
         timers.retain_topics(&|topic| topic != 0);
         assert_eq!((timers.len(), timers.bytes()), (4, 4 * 32 + 10));
+        assert_eq!(bytes(&mut timers.with_key(2)), [4]);
+        assert_eq!(bytes(&mut timers.iter()), [2, 4, 3, 1]);
+        assert_eq!(bytes(&mut timers.after((10, 2))), [4, 3, 1]);
+        timers.postpone(2, 25);
+        timers.postpone(5, 1);
         let mut order = Vec::new();
-        while let Some(timer) = timers.first() {
-            order.push(timer.byte);
+        while let Some(timer) = { timers.iter().next() } {
+            assert_eq!(timers.get(timer.byte), Some(timer));
+            order.push((timer.byte, timer.due_ms));
             timers.remove(timer.byte);
         }
-        assert_eq!(order, [2, 4, 3, 1]);
+        assert_eq!(order, [(4, 10), (3, 20), (2, 25), (1, 30)]);
         assert!(timers.len() == 0 && timers.bytes() == 0 && timers.lowest().is_none() && timers.has_room());
+        assert!(timers.by_time.is_empty() && timers.by_key.is_empty());
     }
 }

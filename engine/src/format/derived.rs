@@ -273,7 +273,7 @@ pub fn pack(queue: QueueKey) -> u64 {
 
 /// Version of a checkpoint's layout. One of an older version is made again from the log; 1 did not name the queue
 /// of a delayed message.
-pub const CHECKPOINT_VERSION: u16 = 2;
+pub const CHECKPOINT_VERSION: u16 = 3;
 
 const PIECE_MAGIC: u64 = u64::from_be_bytes(*b"RingMQcp");
 /// Bytes of a piece's header.
@@ -426,9 +426,10 @@ impl Closing {
     }
 }
 
-/// A delayed message of a checkpoint: `| 0 due_ms u64 | 8 byte u64 | 16 topic u32 | 20 queue u32 | 24 length u32 |`.
-pub const TIMER_BYTES: usize = 28;
-const _: () = assert!(8 + 8 + 4 + 4 + 4 == TIMER_BYTES, "the fields fill it");
+/// A delayed message of a checkpoint:
+/// `| 0 due_ms u64 | 8 byte u64 | 16 topic u32 | 20 queue u32 | 24 length u32 | 28 key u32 |`.
+pub const TIMER_BYTES: usize = 32;
+const _: () = assert!(8 + 8 + 4 + 4 + 4 + 4 == TIMER_BYTES, "the fields fill it");
 
 /// Appends a delayed message.
 pub fn encode_timer(timer: Timer, out: &mut Vec<u8>) {
@@ -436,13 +437,15 @@ pub fn encode_timer(timer: Timer, out: &mut Vec<u8>) {
     out.extend_from_slice(&timer.byte.to_be_bytes());
     out.extend_from_slice(&pack(timer.queue).to_be_bytes());
     out.extend_from_slice(&timer.length.to_be_bytes());
+    out.extend_from_slice(&timer.key.to_be_bytes());
 }
 
 /// The delayed messages of a payload.
 pub fn decode_timers(payload: &[u8]) -> impl Iterator<Item = Timer> {
     payload.chunks_exact(TIMER_BYTES).map(|bytes| {
         let queue = QueueKey { topic: u32_at(bytes, 16), queue: u32_at(bytes, 20) };
-        Timer { due_ms: u64_at(bytes, 0), byte: u64_at(bytes, 8), queue, length: u32_at(bytes, 24) }
+        let (length, key) = (u32_at(bytes, 24), u32_at(bytes, 28));
+        Timer { due_ms: u64_at(bytes, 0), byte: u64_at(bytes, 8), queue, length, key }
     })
 }
 
@@ -530,7 +533,7 @@ mod tests {
         let used = PIECE_HEADER_BYTES + 7;
         assert_eq!(
             hex(&bytes[..used]),
-            "52696e674d5163700002000100000007bbcb850d0000000202000000000000007061796c6f6164"
+            "52696e674d5163700003000100000007ae70c4040000000202000000000000007061796c6f6164"
         );
         assert_eq!(Piece::bytes(&bytes), Some(4096));
         assert_eq!(Piece::decode(&bytes), Ok(piece));
@@ -542,7 +545,7 @@ mod tests {
         for length in 0..used {
             assert!(Piece::decode(&bytes[..length]).is_err(), "cut at {length}");
         }
-        for version in [1, 3] {
+        for version in [2, 4] {
             bytes[9] = version;
             bytes[16..20].fill(0);
             let crc = crc32c::crc32c(&bytes[..used]);
@@ -562,10 +565,10 @@ mod tests {
             assert_eq!(Closing::decode(&closing.encode()), Some(closing));
         }
         let mut out = Vec::new();
-        let timer = Timer { due_ms: 1, byte: 2, queue: QueueKey { topic: 3, queue: 4 }, length: 5 };
+        let timer = Timer { due_ms: 1, byte: 2, queue: QueueKey { topic: 3, queue: 4 }, length: 5, key: 7 };
         let timers = [timer, Timer { due_ms: u64::MAX, byte: 6, ..timer }];
         timers.iter().for_each(|timer| encode_timer(*timer, &mut out));
-        assert_eq!(hex(&out[..TIMER_BYTES]), "00000000000000010000000000000002000000030000000400000005");
+        assert_eq!(hex(&out[..TIMER_BYTES]), "0000000000000001000000000000000200000003000000040000000500000007");
         assert_eq!(decode_timers(&out).collect::<Vec<_>>(), timers);
         out.clear();
         encode_segment(1, 2, &mut out);

@@ -47,7 +47,8 @@ impl Maker {
             let payload = vec![b'm'; *size];
             let (crc_of, length) = (crc32c::crc32c(&payload), *size as u32);
             let header =
-                RecordHeader { length, crc: crc_of, kind: Kind::Message, queue: QUEUE, offset: self.next }.encode();
+                RecordHeader { length, crc: crc_of, kind: Kind::Message, queue: QUEUE, note: 0, offset: self.next }
+                    .encode();
             crc = crc32c::crc32c_append(crc, &header);
             out.extend_from_slice(&header);
             out.extend_from_slice(&payload);

@@ -6,21 +6,64 @@
 
 use super::reading::{Fetched, fetch};
 use super::{Partition, RETRY_MS};
+use crate::error::AppendError;
 use crate::format::{Kind, Position, RECORD_HEADER_BYTES};
 use crate::limits::LOAD_BYTES;
-use crate::loads::LoadId;
+use crate::loads::{LoadId, Missing};
+use crate::log::Ticket;
 use crate::message::Draft;
 use crate::timers::Timer;
 use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 /// Delayed messages delivered in one turn.
-const DELIVERIES_MAX: usize = 256;
+const DELIVERIES_MAX: usize = 1024;
+/// Bytes delivered in one turn, so that producers get theirs. A single message may be longer.
+const DELIVERY_BYTES: usize = 1 << 20;
+/// Deliveries for which the log has no room go on after this long. Milliseconds.
+const DELIVER_AGAIN_MS: u64 = 10;
+/// Messages that are no longer in memory are read this long before they are due, at least. Milliseconds.
+const AHEAD_MS: u64 = 500;
+/// As many are looked at together: those that lie near each other are read at once.
+const AHEAD_TIMERS: usize = 1024;
+/// How near. What lies between two costs less to read than another read. Bytes.
+const NEAR_BYTES: u64 = 16 << 10;
 /// Bytes written again before it is waited until they are written: what one cold read brings. A single message
 /// may be longer.
 const ROLL_BYTES: usize = LOAD_BYTES as usize;
-
 /// One that the disk does not give is asked for again after this long. Milliseconds.
 const UNREADABLE_MS: u64 = 10_000;
+/// Messages with one key that are looked at for the one that is meant. 64: keys have 32 bits, two rarely meet.
+const NAMESAKES_MAX: usize = 64;
+
+/// What delivering is about to do.
+#[derive(Debug, Default)]
+pub(super) struct Delivery {
+    /// Log bytes of messages that are due, and being read.
+    awaited: BTreeMap<u64, LoadId>,
+    /// The place in the order of time up to which messages were read ahead.
+    ahead: (u64, u64),
+    /// Parts of the log that are to be read ahead.
+    reads: VecDeque<Range<u64>>,
+    /// It cannot go on before.
+    again_ms: u64,
+    /// What was due then was looked at; and more of it could have been delivered.
+    upto_ms: u64,
+    more: bool,
+    /// Memory that is used again.
+    due: Vec<Timer>,
+}
+
+/// What became of a message that is due.
+enum Delivered {
+    /// It is delivered, so many bytes; or given up.
+    Over(usize),
+    /// It is not here yet.
+    Later,
+    /// The log takes none now.
+    NoRoom,
+}
 
 /// A delayed message that was asked for.
 enum Recalled {
@@ -31,42 +74,148 @@ enum Recalled {
 }
 
 impl Partition {
-    /// Delivers what is due.
+    /// The log byte of a delayed message that waits, if it has this key and `is_it`. Of many with one key some are
+    /// not looked at. `Err`: one is being read, ask again.
+    pub fn find_delayed(&mut self, key: u32, is_it: &dyn Fn(&[u8]) -> bool) -> Result<Option<u64>, LoadId> {
+        if !self.is_readable() || key == 0 {
+            return Ok(None);
+        }
+        let namesakes: Vec<Timer> = self.derived.timers.with_key(key).take(NAMESAKES_MAX).collect();
+        for timer in namesakes.into_iter().filter(|timer| timer.byte < self.log.written()).collect::<Vec<_>>() {
+            match self.bring(timer, true) {
+                Recalled::Here(message) if is_it(&message) => return Ok(Some(timer.byte)),
+                Recalled::Here(_) | Recalled::Lost => {}
+                Recalled::Loading(load) => return Err(load),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The delayed message at this log byte is never delivered, once the ticket came back. One that does not wait
+    /// any more stays as it is.
+    pub fn withdraw(&mut self, byte: u64, ticket: Option<Ticket>, now_ms: u64) -> Result<(), AppendError> {
+        self.check_open()?;
+        self.reserve(0, 1, now_ms)?;
+        if let Some(timer) = self.derived.timers.get(byte) {
+            self.end(timer);
+        }
+        self.log.promise().tickets.extend(ticket);
+        Ok(())
+    }
+
+    /// Delivers what is due. One that is being read holds up those of its own queue, so that they keep their order.
     pub(super) fn deliver(&mut self, now_ms: u64) {
-        if now_ms < self.deliver_again_ms {
+        if self.derived.timers.len() == 0 {
             return;
         }
-        for _ in 0..DELIVERIES_MAX {
-            let Some(timer) = self.derived.timers.first().filter(|timer| timer.due_ms <= now_ms) else { return };
-            if self.delivery.is_some() || timer.byte >= self.log.written() {
-                return;
+        self.look_ahead(now_ms);
+        if now_ms < self.delivery.again_ms {
+            return;
+        }
+        let before = self.derived.timers.len();
+        let mut due = std::mem::take(&mut self.delivery.due);
+        let is_due = |timer: &Timer| timer.due_ms <= now_ms;
+        due.extend(self.derived.timers.iter().take_while(is_due).take(DELIVERIES_MAX));
+        let (mut bytes, mut is_cut, mut held) = (0, due.len() == DELIVERIES_MAX, BTreeSet::new());
+        for &timer in &due {
+            if bytes >= DELIVERY_BYTES {
+                is_cut = true;
+                break;
             }
-            let message = match self.recall(timer) {
-                Recalled::Here(message) => message,
-                Recalled::Loading(load) => {
-                    self.delivery = Some((load, timer));
-                    return;
-                }
-                Recalled::Lost => continue,
-            };
-            let Some(description) = (self.config.describe)(&message) else {
-                self.give_up(timer, "cannot be read");
+            if held.contains(&timer.queue) {
                 continue;
-            };
-            if self.reserve(message.len(), 2, now_ms).is_err() {
-                self.deliver_again_ms = now_ms + RETRY_MS;
-                return;
             }
-            let mut draft = Draft {
-                queue: timer.queue,
-                length: message.len(),
-                tag_hash: description.tag_hash,
-                keys: description.keys.as_slice(),
-                stamp: description.stamp,
-                fill: &mut |out| out.copy_from_slice(&message),
-            };
-            self.store(&mut draft, now_ms);
-            self.end(timer);
+            match self.deliver_one(timer, now_ms) {
+                Delivered::Over(length) => bytes += length,
+                Delivered::Later => _ = held.insert(timer.queue),
+                Delivered::NoRoom => {
+                    self.delivery.again_ms = now_ms + DELIVER_AGAIN_MS;
+                    break;
+                }
+            }
+        }
+        due.clear();
+        self.delivery.due = due;
+        self.delivery.upto_ms = now_ms;
+        // If all that were looked at wait, something will happen.
+        self.delivery.more = is_cut && self.derived.timers.len() < before;
+    }
+
+    fn deliver_one(&mut self, timer: Timer, now_ms: u64) -> Delivered {
+        if timer.byte >= self.log.written() || self.delivery.awaited.contains_key(&timer.byte) {
+            return Delivered::Later;
+        }
+        let message = match self.bring(timer, true) {
+            Recalled::Here(message) => message,
+            Recalled::Loading(load) => {
+                self.delivery.awaited.insert(timer.byte, load);
+                return Delivered::Later;
+            }
+            Recalled::Lost => return Delivered::Over(0),
+        };
+        let Some(description) = (self.config.describe)(&message) else {
+            self.give_up(timer, "cannot be read");
+            return Delivered::Over(0);
+        };
+        if self.reserve(message.len(), 2, now_ms).is_err() {
+            return Delivered::NoRoom;
+        }
+        let mut draft = Draft {
+            queue: timer.queue,
+            length: message.len(),
+            tag_hash: description.tag_hash,
+            keys: description.keys.as_slice(),
+            stamp: description.stamp,
+            fill: &mut |out| out.copy_from_slice(&message),
+        };
+        self.store(&mut draft, now_ms);
+        self.end(timer);
+        Delivered::Over(message.len())
+    }
+
+    /// When [`deliver`](Partition::deliver) has something to do though nothing happens.
+    pub(super) fn delivery_deadline_ms(&self) -> u64 {
+        let (timers, delivery) = (&self.derived.timers, &self.delivery);
+        if delivery.more {
+            return delivery.upto_ms;
+        }
+        // For those that were looked at something will happen: a write ends, or a read. Or there will be room.
+        let behind = if delivery.again_ms > delivery.upto_ms { (0, 0) } else { (delivery.upto_ms, u64::MAX) };
+        let next = timers.after(behind).next();
+        let deadline = next.map_or(u64::MAX, |timer| timer.due_ms.max(delivery.again_ms));
+        let ahead = timers.after(delivery.ahead).next().filter(|_| delivery.reads.is_empty());
+        ahead.map_or(deadline, |timer| deadline.min(timer.due_ms.saturating_sub(AHEAD_MS)))
+    }
+
+    /// Reads what is soon due and no longer in memory: not one by one when it is due.
+    fn look_ahead(&mut self, now_ms: u64) {
+        let (timers, delivery) = (&self.derived.timers, &mut self.delivery);
+        let soon = timers.after(delivery.ahead).next().is_some_and(|timer| timer.due_ms <= now_ms + AHEAD_MS);
+        if delivery.reads.is_empty() && soon {
+            let until_ms = now_ms + 2 * AHEAD_MS;
+            let next = timers.after(delivery.ahead).take_while(|timer| timer.due_ms <= until_ms).take(AHEAD_TIMERS);
+            delivery.due.extend(next);
+            delivery.ahead = delivery.due.last().expect("one is soon due").place();
+            let warm = self.log.tail().floor();
+            delivery.due.retain(|timer| timer.byte < warm);
+            delivery.due.sort_unstable_by_key(|timer| timer.byte);
+            for timer in delivery.due.drain(..) {
+                let (from, to) = (timer.byte - RECORD_HEADER_BYTES as u64, timer.byte + u64::from(timer.length));
+                match delivery.reads.back_mut() {
+                    Some(read) if from <= read.end + NEAR_BYTES && to - read.start <= LOAD_BYTES.into() => {
+                        read.end = to;
+                    }
+                    _ => delivery.reads.push_back(from..to),
+                }
+            }
+        }
+        while self.loads.has_room_ahead()
+            && let Some(read) = self.delivery.reads.pop_front()
+        {
+            if let Some(Missing::From(from)) = self.loads.missing(read.start, (read.end - read.start) as usize) {
+                // What it does not bring is read when it is due.
+                self.start_load(from, read.end);
+            }
         }
     }
 
@@ -82,7 +231,7 @@ impl Partition {
             && timer.byte < below
             && timer.due_ms > now_ms
         {
-            let message = match self.recall(timer) {
+            let message = match self.bring(timer, false) {
                 Recalled::Here(message) => message,
                 Recalled::Loading(load) => {
                     self.rolling = Some(load);
@@ -95,7 +244,8 @@ impl Partition {
                 return;
             }
             let fill = |_, out: &mut [u8]| out.copy_from_slice(&message);
-            let byte = self.log.record(Kind::Delayed, timer.queue, timer.due_ms, message.len(), fill);
+            let (queue, due_ms, key) = (timer.queue, timer.due_ms, timer.key);
+            let byte = self.log.record_noted(Kind::Delayed, queue, due_ms, key, message.len(), fill);
             self.rolled = self.end(timer);
             self.derived.timers.insert(Timer { byte, ..timer });
             bytes += 2 * RECORD_HEADER_BYTES + message.len();
@@ -111,32 +261,46 @@ impl Partition {
         mark
     }
 
-    /// The bytes of a delayed message.
-    fn recall(&mut self, timer: Timer) -> Recalled {
+    /// The bytes of a delayed message; `alone`: what lies around it is of no use.
+    fn bring(&mut self, timer: Timer, alone: bool) -> Recalled {
         match fetch(self.log.tail(), &self.loads, timer.byte, timer.length) {
             Fetched::Here(message) => return Recalled::Here(message),
-            Fetched::Elsewhere => match self.load(timer.byte, timer.length) {
-                Some(load) => return Recalled::Loading(load),
-                // Its topic was deleted while the checkpoint that names it was the newest one.
-                None => self.derived.timers.remove(timer.byte),
-            },
+            Fetched::Elsewhere => {
+                let load = if alone { self.load_alone(timer) } else { self.load(timer.byte, timer.length) };
+                match load {
+                    Some(load) => return Recalled::Loading(load),
+                    // Its topic was deleted while the checkpoint that names it was the newest one.
+                    None => self.derived.timers.remove(timer.byte),
+                }
+            }
             Fetched::Damaged => self.give_up(timer, "is damaged"),
         }
         Recalled::Lost
     }
 
-    /// A read is back, perhaps of a delayed message. One that cannot be read is tried again later, and nothing else
-    /// waits for it.
+    /// Starts to read one message and nothing else. `None` if it is gone.
+    fn load_alone(&mut self, timer: Timer) -> Option<LoadId> {
+        let record_at = timer.byte - RECORD_HEADER_BYTES as u64;
+        match self.loads.missing(record_at, RECORD_HEADER_BYTES + timer.length as usize)? {
+            Missing::Coming(load) => Some(load),
+            Missing::From(_) if !self.loads.has_room() => self.loads.oldest(),
+            Missing::From(from) => self.start_load(from, timer.byte + u64::from(timer.length)).map(|(load, _)| load),
+        }
+    }
+
+    /// A read is back, perhaps of delayed messages. Those that cannot be read are tried again later, and nothing
+    /// else waits for them.
     pub(super) fn on_recalled(&mut self, load: LoadId, is_here: bool, now_ms: u64) {
-        let delivery = self.delivery.take_if(|(delivery, _)| *delivery == load);
         let rolling = self.rolling.take_if(|rolling| *rolling == load);
-        if is_here || delivery.is_none() && rolling.is_none() {
+        let awaited = self.delivery.awaited.extract_if(.., |_, awaited| *awaited == load);
+        let came: Vec<u64> = awaited.map(|(byte, _)| byte).collect();
+        if is_here || came.is_empty() && rolling.is_none() {
             return;
         }
         let partition = self.config.partition;
-        tracing::error!(partition, "a delayed message could not be read; it is tried again in {UNREADABLE_MS} ms");
-        if let Some((_, timer)) = delivery {
-            self.derived.timers.postpone(timer.byte, now_ms + UNREADABLE_MS);
+        tracing::error!(partition, "delayed messages could not be read; they are tried again in {UNREADABLE_MS} ms");
+        for byte in came {
+            self.derived.timers.postpone(byte, now_ms + UNREADABLE_MS);
         }
         if rolling.is_some() {
             self.roll_again_ms = now_ms + UNREADABLE_MS;
@@ -157,13 +321,12 @@ impl Partition {
 mod tests {
     use super::*;
     use crate::buffer::Region;
-    use crate::error::AppendError;
     use crate::format::{BLOCK_BYTES, QueueKey, crc32c};
     use crate::io::{Fault, Handle, Io, Op, OpenHow, Outcome, Tag};
     use crate::limits::LogConfig;
     use crate::message::{Description, Keys, Stamp};
     use crate::partition::{Effect, Pull, PullLimits};
-    use crate::sim::Sim;
+    use crate::sim::{Random, Sim};
 
     const MIB: u64 = 1 << 20;
     const DUE_MS: u64 = 1_800_000_000_000;
@@ -199,11 +362,14 @@ mod tests {
             World { sim, partition: Partition::new(config.clone()).unwrap(), config, closed: None, unreadable: None }
         }
 
-        fn turn(&mut self) {
+        /// Returns how many reads it began.
+        fn turn(&mut self) -> u64 {
             let (mut effects, mut done) = (Vec::new(), Vec::new());
             self.partition.on_turn(self.sim.now_ms());
             self.partition.effects(&mut effects);
+            let mut reads = 0;
             for effect in effects {
+                reads += u64::from(matches!(effect, Effect::Io { op: Op::Read { .. }, .. }));
                 match effect {
                     Effect::Io { local, op: Op::Read { at, length, .. } }
                         if self.unreadable.is_some_and(|byte| (at..at + u64::from(length)).contains(&byte)) =>
@@ -218,6 +384,7 @@ mod tests {
             self.sim.drive(None, &mut done);
             done.into_iter().for_each(|done| self.partition.on_done(done.tag.0, done.outcome, self.sim.now_ms()));
             self.sim.advance(1);
+            reads
         }
 
         fn turn_until(&mut self, what: &str, is_so: impl Fn(&mut Partition) -> bool) {
@@ -241,18 +408,28 @@ mod tests {
             }
         }
 
-        fn append(&mut self, queue: QueueKey, number: usize, length: usize, due_ms: Option<u64>) {
+        fn try_append(
+            &mut self,
+            queue: QueueKey,
+            number: usize,
+            length: usize,
+            due_ms: Option<u64>,
+        ) -> Result<(), AppendError> {
             let mut fill = |out: &mut [u8]| {
                 out.fill(number as u8);
                 out[24..28].copy_from_slice(&(number as u32).to_be_bytes());
             };
+            let now_ms = self.sim.now_ms();
+            let draft = Draft { queue, length, tag_hash: 0, keys: &[], stamp: STAMP, fill: &mut fill };
+            match due_ms {
+                Some(due_ms) => self.partition.delay(draft, due_ms, number as u32 + 1, None, now_ms).map(drop),
+                None => self.partition.append(&mut [draft], None, now_ms, &mut Vec::new()),
+            }
+        }
+
+        fn append(&mut self, queue: QueueKey, number: usize, length: usize, due_ms: Option<u64>) {
             loop {
-                let now_ms = self.sim.now_ms();
-                let draft = Draft { queue, length, tag_hash: 0, keys: &[], stamp: STAMP, fill: &mut fill };
-                let result = match due_ms {
-                    Some(due_ms) => self.partition.delay(draft, due_ms, None, now_ms).map(drop),
-                    None => self.partition.append(&mut [draft], None, now_ms, &mut Vec::new()),
-                };
+                let result = self.try_append(queue, number, length, due_ms);
                 self.turn();
                 match result {
                     Ok(()) => return,
@@ -431,6 +608,65 @@ mod tests {
     }
 
     #[test]
+    fn those_that_are_no_longer_in_memory_come_in_time() {
+        const COUNT: u64 = 10_000;
+        let mut world = World::new(Sim::new(3), u64::MAX);
+        world.open();
+        world.sim.haste = 500;
+        let mut random = Random::new(9);
+        // Ten a millisecond, in no order, and none of them in the tail.
+        for number in 0..COUNT {
+            let due_ms = DUE_MS + random.below(COUNT / 10);
+            while world.try_append(WAITING, number as usize, 1000, Some(due_ms)) == Err(AppendError::Busy) {
+                world.turn();
+            }
+        }
+        world.fill(world.partition.stats().accepted + 6 * MIB);
+        world.rest();
+        assert!(world.partition.derived.timers.iter().all(|timer| timer.byte < world.partition.log.tail().floor()));
+        world.sim.advance(DUE_MS - 5000 - world.sim.now_ms());
+        let (mut reads, mut late) = (0, Vec::new());
+        while world.partition.stats().delayed > 0 {
+            let before: Vec<Timer> = world.partition.derived.timers.iter().take(2048).collect();
+            reads += world.turn();
+            let now_ms = world.sim.now_ms();
+            let is_over = |timer: &&Timer| world.partition.derived.timers.get(timer.byte).is_none();
+            late.extend(before.iter().filter(is_over).map(|timer| now_ms - timer.due_ms));
+            assert!(now_ms < DUE_MS + 60_000, "{:?}", world.partition.stats());
+        }
+        late.sort_unstable();
+        let p99 = late[late.len() * 99 / 100];
+        assert!(late.len() as u64 == COUNT && p99 <= 50, "{} were delivered, 99 % within {p99} ms", late.len());
+        assert!(reads < COUNT * 3 / 4, "{reads} reads: neighbours are read together");
+    }
+
+    #[test]
+    fn a_recalled_one_is_never_delivered_and_no_other_is_recalled() {
+        let mut world = World::new(Sim::new(4), u64::MAX);
+        world.open();
+        for number in 0..5 {
+            world.append(WAITING, number, LENGTHS[number], Some(DUE_MS));
+        }
+        world.rest();
+        let find = |world: &mut World, key: u32, number: u32| {
+            let is_it = |message: &[u8]| message[24..28] == number.to_be_bytes();
+            world.partition.find_delayed(key, &is_it).unwrap()
+        };
+        assert_eq!((find(&mut world, 4, 2), find(&mut world, 0, 3), find(&mut world, 99, 3)), (None, None, None));
+        let byte = find(&mut world, 4, 3).expect("it waits");
+        let now_ms = world.sim.now_ms();
+        world.partition.withdraw(byte, Some(Ticket(7)), now_ms).unwrap();
+        assert_eq!(find(&mut world, 4, 3), None);
+        world.turn_until("durable", |partition| partition.log.durable() == partition.log.accepted());
+        let mut world = world.again(Some(3));
+        world.open();
+        world.sim.advance(DUE_MS - world.sim.now_ms());
+        world.turn_until("delivered", |partition| partition.stats().delayed == 0);
+        world.rest();
+        assert_eq!(world.delivered(), [0, 1, 2, 4]);
+    }
+
+    #[test]
     fn a_damaged_one_is_given_up_and_holds_nothing() {
         let (mut disk, places) = disk();
         let mut world = cutting(&mut disk);
@@ -444,7 +680,7 @@ mod tests {
     #[test]
     fn a_checkpoint_of_another_version_is_made_again_or_refused() {
         let (mut disk, _) = disk();
-        for version in [1, 3] {
+        for version in [1, 4] {
             let mut world = cutting(&mut disk);
             let file = world.open_file("checkpoint");
             world.change(file, 0, |block| {
@@ -460,7 +696,7 @@ mod tests {
             } else {
                 (0..1000).for_each(|_| world.turn());
                 let reason = world.closed.expect("it refuses");
-                assert!(reason.contains("checkpoint: written in format version 3"), "{reason}");
+                assert!(reason.contains("checkpoint: written in format version 4"), "{reason}");
             }
         }
     }

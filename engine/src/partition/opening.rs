@@ -173,6 +173,7 @@ impl Partition {
         self.snapshot = None;
         self.snapshot_ending = None;
         self.delivering.clear();
+        self.delivery = Default::default();
         self.rolled = 0;
         let mut facts = std::mem::replace(&mut self.derived, derived).facts;
         let upto = found.live.partition_point(|segment| segment.base <= found.end.head);

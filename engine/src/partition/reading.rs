@@ -297,7 +297,7 @@ impl Partition {
     }
 
     /// Starts to read log bytes, as far as they are in one file and nowhere else. `None` if none of them is written.
-    fn start_load(&mut self, from: u64, to: u64) -> Option<(LoadId, Range<u64>)> {
+    pub(super) fn start_load(&mut self, from: u64, to: u64) -> Option<(LoadId, Range<u64>)> {
         let segment = self.segments.holding(from)?;
         let block = from - from % BLOCK_BYTES;
         let to = to.min(segment.end()).min(self.loads.next_part(from));

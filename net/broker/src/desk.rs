@@ -256,6 +256,7 @@ impl Desk {
                 self.registrar(now_ms, |registrar, orders| registrar.on_said(*said, now_ms, orders));
             }
             Mail::Store(store) => self.store(*store, now_ms),
+            Mail::Recall(request, others) => self.recall_of(*request, others, now_ms),
             Mail::Publish { catalog, change } => {
                 self.install(catalog, now_ms);
                 self.outbox.send(0, Mail::Installed { core: self.index, change });
@@ -447,6 +448,7 @@ impl Desk {
             CHANGE_MESSAGE_INVISIBLETIME => self.change_invisible(call, now_ms),
             NOTIFICATION => self.notification(call, now_ms),
             POLLING_INFO => self.polling_info(call),
+            RECALL_MESSAGE => self.recall(call, self.settings.cores - 1, now_ms),
             _ if self.index == 0 => {
                 if self.registrar.is_none() {
                     return self.refuse_append(&call.reply, AppendError::Opening);

@@ -145,6 +145,8 @@ pub const KEYS: &[Key] = &[
          "1 to 64 delays such as `1s 5s 10m 2h`, each at most 10 years", is_delay_levels, "The delay levels, from level 1; retries start at level 3."),
     number("broker.pop_retry_percent", Percent, 20, 0, 100, "How many pops look for messages that come again before they look for new ones (popFromRetryProbability)."),
     switch("broker.pop_retry_v2", false, "Messages that were popped in vain come again in `%RETRY%group+topic` instead of `%RETRY%group_topic` (enableRetryTopicV2)."),
+    number("broker.timer_max_delay_ms", Milliseconds, 604_800_000, 1_000, 315_360_000_000, "Furthest that a timer message may be due (timerMaxDelaySec): 7 days. Beyond: code 13."),
+    switch("broker.recall_message", true, "Timer messages can be recalled (recallMessageEnable, which is off in a stock broker). Off: code 16."),
 
     // Threads and rings.
     number("engine.cores", Count, 0, 0, CORES_MAX, "Threads of the hot path, each with one ring. 0: half of the CPUs, at least 1, at most 16."),

@@ -141,6 +141,8 @@ pub enum Mail {
     Ensure(Box<Ensure>),
     /// To the owner of the message's queue: append it.
     Store(Box<Store>),
+    /// Recall a message, if it is yours; else let the next of so many other cores look for it.
+    Recall(Box<Request>, usize),
     /// A connection is gone: leave its groups, forget its parked pulls.
     Closed {
         /// The connection.

@@ -111,6 +111,8 @@ pub fn place(header: &mut Header, catalog: &Catalog, partitions: u16, random: u6
         | request::QUERY_ASSIGNMENT
         | request::SET_MESSAGE_REQUEST_MODE
         | request::GET_ALL_MESSAGE_REQUEST_MODE => Place::Registrar,
+        // Nobody knows in which queue the message is: every core looks.
+        request::RECALL_MESSAGE => Place::Here,
         _ => Place::Nowhere,
     }
 }
@@ -227,6 +229,7 @@ mod tests {
             (200_053, &[("topic", "U"), ("queueId", "2")], Place::Here),
             (200_151, &[], Place::Here),
             (400, &[], Place::Registrar),
+            (370, &[], Place::Here),
             (37, &[], Place::Nowhere),
             (-1, &[], Place::Nowhere),
         ];

@@ -26,6 +26,7 @@ use crate::place::{draw_queue, is_send};
 use crate::promise::{Promise, Says, Sent, ShortText};
 
 mod retry;
+mod timer;
 
 /// Longest topic that fits a record whose topic length is one byte; batches know only those.
 const BATCH_TOPIC_BYTES_MAX: usize = names::TOPIC_BYTES_MAX;
@@ -113,6 +114,15 @@ struct Admitted<'a> {
     target: Target,
 }
 
+/// When a message becomes one of its queue's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// At once.
+    Now,
+    /// When it is due, ms since 1970. `key`: what it is recalled by, or 0.
+    Due { at_ms: u64, key: u32 },
+}
+
 /// Which queue of which partition.
 struct Target {
     key: QueueKey,
@@ -142,10 +152,13 @@ impl Desk {
             }
         };
         self.append_ours(&mut text, said.has_ours);
-        let level = self.delay_until(said.delay_level, now_ms);
-        if level.is_some() {
-            set_real(&mut text, send.topic, target.queue);
-        }
+        let until = match self.until(&send, &said, target.queue, unique, &mut text, now_ms) {
+            Ok(until) => until,
+            Err((code, remark)) => {
+                self.text = text;
+                return self.refuse(&call.reply, code, &remark);
+            }
+        };
         if text.len() > PROPERTIES_BYTES_MAX {
             self.text = text;
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)");
@@ -167,7 +180,9 @@ impl Desk {
             properties: &text,
         };
         let piece = Piece { message, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys };
-        self.append(&[piece], &target, level, Some(unique), &call.reply, now_ms);
+        let recall = self.recall_handle(&send, until, unique);
+        let says = Identity { unique: Some(unique), recall: recall.as_deref() };
+        self.append(&[piece], &target, until, says, &call.reply, now_ms);
         self.text = text;
     }
 
@@ -205,7 +220,8 @@ impl Desk {
                 Piece { message, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys }
             })
             .collect();
-        self.append(&pieces, &target, None, said.unique, &call.reply, now_ms);
+        let says = Identity { unique: said.unique, recall: None };
+        self.append(&pieces, &target, Until::Now, says, &call.reply, now_ms);
     }
 
     /// Reads a send and checks it (PROTOCOL 4.1). `None`: it is answered, or waits for its topic.
@@ -322,10 +338,29 @@ impl Desk {
             let remark = format!("the broker[{}] sending transaction message is forbidden", self.settings.broker_ip1);
             return Err((response::NO_PERMISSION, remark));
         }
-        if said.is_timer && said.delay_level <= 0 {
-            return Err((response::SYSTEM_ERROR, "timer message is not enabled on this broker".to_owned()));
-        }
         Ok(())
+    }
+
+    /// When a message becomes one of its queue's; what its properties say of that is changed accordingly. `Err`:
+    /// code, remark.
+    #[inline]
+    fn until(
+        &self,
+        send: &SendMessage<'_>,
+        said: &Said<'_>,
+        queue: u32,
+        unique: &str,
+        text: &mut String,
+        now_ms: u64,
+    ) -> Result<Until, (i32, String)> {
+        if let Some(at_ms) = self.delay_until(said.delay_level, now_ms) {
+            set_real(text, send.topic, queue);
+            if said.is_timer {
+                timer::forget(text);
+            }
+            return Ok(Until::Due { at_ms, key: 0 });
+        }
+        if said.is_timer { self.timer(send, queue, unique, text, now_ms) } else { Ok(Until::Now) }
     }
 
     /// Asks the registrar for a topic; `then` comes back to this core.
@@ -353,8 +388,8 @@ impl Desk {
         &mut self,
         pieces: &[Piece<'_>],
         target: &Target,
-        deliver_at_ms: Option<u64>,
-        unique: Option<&str>,
+        until: Until,
+        says: Identity<'_>,
         reply: &ReplyTo,
         now_ms: u64,
     ) {
@@ -369,12 +404,12 @@ impl Desk {
         stored.clear();
         self.touched = true;
         let partition = &mut self.partitions[target.local];
-        let outcome = match (pieces, deliver_at_ms) {
-            ([piece], None) => {
+        let outcome = match (pieces, until) {
+            ([piece], Until::Now) => {
                 piece.drafted(target.key, |draft| partition.append(&mut [draft], Some(ticket), now_ms, &mut stored))
             }
-            ([piece], Some(at_ms)) => piece.drafted(target.key, |draft| {
-                partition.delay(draft, at_ms, Some(ticket), now_ms).map(|place| stored.push(place))
+            ([piece], Until::Due { at_ms, key }) => piece.drafted(target.key, |draft| {
+                partition.delay(draft, at_ms, key, Some(ticket), now_ms).map(|place| stored.push(place))
             }),
             _ => {
                 let mut fills: Vec<_> =
@@ -385,7 +420,7 @@ impl Desk {
             }
         };
         match outcome {
-            Ok(()) => self.prepare(ticket, reply, target.queue, &stored, unique),
+            Ok(()) => self.prepare(ticket, reply, target.queue, &stored, says),
             Err(error) => {
                 self.promises.close(ticket);
                 self.refuse_append(reply, error);
@@ -395,16 +430,16 @@ impl Desk {
     }
 
     /// Keeps the answer that leaves when the log has kept the messages.
-    fn prepare(&mut self, ticket: Ticket, reply: &ReplyTo, queue: u32, stored: &[Stored], unique: Option<&str>) {
+    fn prepare(&mut self, ticket: Ticket, reply: &ReplyTo, queue: u32, stored: &[Stored], says: Identity<'_>) {
         if reply.oneway {
             return;
         }
-        let short = unique.filter(|_| is_send(reply.code)).and_then(ShortText::new);
+        let short = says.unique.filter(|_| is_send(reply.code) && says.recall.is_none()).and_then(ShortText::new);
         let kept = match (stored, short) {
             ([stored], Some(unique)) => Says::Sent(Sent { queue, stored: *stored, unique }),
             _ => {
                 let mut frame = self.promises.buffer();
-                self.write_stored(&mut frame, reply, queue, stored, unique);
+                self.write_stored(&mut frame, reply, queue, stored, says);
                 Says::Frame(frame)
             }
         };
@@ -415,14 +450,7 @@ impl Desk {
     }
 
     /// Writes the answer to a request that stored any number of messages.
-    fn write_stored(
-        &mut self,
-        out: &mut Vec<u8>,
-        reply: &ReplyTo,
-        queue: u32,
-        stored: &[Stored],
-        unique: Option<&str>,
-    ) {
+    fn write_stored(&mut self, out: &mut Vec<u8>, reply: &ReplyTo, queue: u32, stored: &[Stored], says: Identity<'_>) {
         let mut answer = AnswerWriter::new(out, reply.serialize, reply.opaque);
         if is_send(reply.code) {
             self.ids.clear();
@@ -434,7 +462,10 @@ impl Desk {
             }
             answer.plain("msgId", &self.ids);
             let offset = stored.first().map_or(0, |stored| stored.queue_offset);
-            write_place(&mut answer, queue, offset, unique, &self.settings);
+            write_place(&mut answer, queue, offset, says.unique, &self.settings);
+            if let Some(recall) = says.recall {
+                answer.text("recallHandle", recall);
+            }
         }
         answer.finish();
     }
@@ -507,6 +538,15 @@ fn write_place(answer: &mut AnswerWriter<'_>, queue: u32, offset: u64, unique: O
     }
     answer.text(ext::MSG_REGION, &settings.region);
     answer.plain(ext::TRACE_ON, if settings.trace_on { "true" } else { "false" });
+}
+
+/// What the answer to a send says of the message besides its place.
+#[derive(Clone, Copy, Debug)]
+struct Identity<'a> {
+    /// Its unique id.
+    unique: Option<&'a str>,
+    /// What recalls it.
+    recall: Option<&'a str>,
 }
 
 /// A message, its tag and its keys.

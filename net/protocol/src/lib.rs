@@ -15,6 +15,7 @@ pub mod names;
 #[cfg(test)]
 mod noise;
 pub mod properties;
+pub mod recall;
 mod scan;
 pub mod shape;
 pub mod sql;

@@ -57,6 +57,14 @@ pub mod name {
     pub const TIMER_DELAY_MS: &str = "TIMER_DELAY_MS";
     /// A timer's absolute time in milliseconds.
     pub const TIMER_DELIVER_MS: &str = "TIMER_DELIVER_MS";
+    /// When a timer is due, less a millisecond; written by the broker.
+    pub const TIMER_OUT_MS: &str = "TIMER_OUT_MS";
+    /// When a timer began to wait; written by the broker.
+    pub const TIMER_ENQUEUE_MS: &str = "TIMER_ENQUEUE_MS";
+    /// When a timer ended its wait; written by the broker.
+    pub const TIMER_DEQUEUE_MS: &str = "TIMER_DEQUEUE_MS";
+    /// On a message that once deleted a timer.
+    pub const TIMER_DEL_UNIQKEY: &str = "TIMER_DEL_UNIQKEY";
     /// Count of an inner batch.
     pub const INNER_NUM: &str = "INNER_NUM";
     /// First offset of an inner batch.

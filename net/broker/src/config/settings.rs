@@ -85,6 +85,10 @@ pub struct Settings {
     pub pop_retry_percent: u64,
     /// `broker.pop_retry_v2`.
     pub pop_retry_v2: bool,
+    /// `broker.timer_max_delay_ms`.
+    pub timer_max_delay_ms: u64,
+    /// `broker.recall_message`.
+    pub recall_message: bool,
     /// How many cores run.
     pub cores: usize,
     /// How many partitions the data directory has.
@@ -202,6 +206,8 @@ impl Config {
             delay_levels_text: levels.into(),
             pop_retry_percent: self.number("broker.pop_retry_percent"),
             pop_retry_v2: self.switch("broker.pop_retry_v2"),
+            timer_max_delay_ms: self.number("broker.timer_max_delay_ms"),
+            recall_message: self.switch("broker.recall_message"),
             cores: found.cores,
             partitions: found.partitions,
             flush: match self.text("log.flush") {

@@ -11,7 +11,7 @@ use protocol::message;
 use protocol::names::{self, perm};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
-use super::{Piece, Said, Target, collect, set_real};
+use super::{Identity, Piece, Said, Target, Until, collect, set_real};
 use crate::call::Call;
 use crate::desk::Desk;
 use crate::mail::{Mail, Make, Store};
@@ -112,10 +112,13 @@ impl Desk {
         let target = Target { key: QueueKey { topic: topic.id, queue }, local, queue };
         let mut text = store.properties;
         properties::remove(&mut text, name::DELAY);
-        let level = self.delay_until(store.delay_level, now_ms);
-        if level.is_some() {
-            set_real(&mut text, &store.topic, queue);
-        }
+        let until = match self.delay_until(store.delay_level, now_ms) {
+            Some(at_ms) => {
+                set_real(&mut text, &store.topic, queue);
+                Until::Due { at_ms, key: 0 }
+            }
+            None => Until::Now,
+        };
         if text.len() > PROPERTIES_BYTES_MAX {
             return self.refuse(&store.reply, response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)");
         }
@@ -140,8 +143,8 @@ impl Desk {
             tag_hash: message::tag_hash_of(&text),
             keys: collect(message::key_hashes(message.topic, &text)),
         };
-        let unique = properties::get(&text, name::UNIQ_KEY);
-        self.append(&[piece], &target, level, unique, &store.reply, now_ms);
+        let says = Identity { unique: properties::get(&text, name::UNIQ_KEY), recall: None };
+        self.append(&[piece], &target, until, says, &store.reply, now_ms);
     }
 
     /// Rules for sends to retry topics (PROTOCOL 4.8.2): what was tried too often, or belongs to a group

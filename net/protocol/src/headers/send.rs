@@ -1,4 +1,4 @@
-//! Headers of sending: 10, 310, 320, 324, 325 and 36.
+//! Headers of sending: 10, 310, 320, 324, 325, 36 and 370.
 
 use super::{FieldError, Value, headers};
 use crate::codes::request;
@@ -12,6 +12,15 @@ headers! {
         queue_id: i32 = "queueId",
         queue_offset: i64 = "queueOffset",
         transaction_id: Option<&'a str> = "transactionId",
+        recall_handle: Option<&'a str> = "recallHandle",
+    }
+
+    /// RECALL_MESSAGE (370).
+    RecallMessage<'a> {
+        producer_group: Option<&'a str> = "producerGroup",
+        topic: &'a str = "topic",
+        recall_handle: &'a str = "recallHandle",
+        broker_name: Option<&'a str> = "bname",
     }
 
     /// CONSUMER_SEND_MSG_BACK (36).

@@ -1,0 +1,214 @@
+//! Messages that are due at a time of their own, and recalling them: 370 (PROTOCOL 2.3.4, 4.10).
+
+use protocol::AnswerWriter;
+use protocol::codes::response;
+use protocol::headers::{RecallMessage, SendMessage};
+use protocol::message;
+use protocol::names::{self, ext, perm};
+use protocol::properties::{self, name};
+use protocol::recall::RecallHandle;
+
+use engine::error::AppendError;
+
+use super::{Until, set_real};
+use crate::answer::BUSY;
+use crate::call::{Call, Request};
+use crate::desk::Desk;
+use crate::mail::Mail;
+use crate::parked::Cold;
+use crate::promise::{Promise, Says};
+
+/// A message with a delay level is no timer message.
+pub(super) fn forget(text: &mut String) {
+    for name in [name::TIMER_DELIVER_MS, name::TIMER_DELAY_SEC, name::TIMER_DELAY_MS] {
+        properties::remove(text, name);
+    }
+}
+
+/// When a message wants to be delivered, ms since 1970. `None`: what it says is no time.
+fn wanted_ms(text: &str, now_ms: u64) -> Option<i64> {
+    let now_ms = now_ms.cast_signed();
+    let (value, factor, base) =
+        match (properties::get(text, name::TIMER_DELAY_SEC), properties::get(text, name::TIMER_DELAY_MS)) {
+            (Some(seconds), _) => (seconds, 1000, now_ms),
+            (None, Some(ms)) => (ms, 1, now_ms),
+            (None, None) => (properties::get(text, name::TIMER_DELIVER_MS)?, 1, 0),
+        };
+    value.parse::<i64>().ok()?.checked_mul(factor)?.checked_add(base)
+}
+
+impl Desk {
+    /// When a timer message is due. Its properties become those of one that waits, or the code and the remark say
+    /// why it cannot.
+    pub(super) fn timer(
+        &self,
+        send: &SendMessage<'_>,
+        queue: u32,
+        unique: &str,
+        text: &mut String,
+        now_ms: u64,
+    ) -> Result<Until, (i32, String)> {
+        if properties::get(text, name::TIMER_OUT_MS).is_some() {
+            // It was consumed, and is sent again.
+            return Ok(Until::Now);
+        }
+        let most_ms = self.settings.timer_max_delay_ms;
+        let illegal = || {
+            let remark = format!(
+                "timer message illegal, the delay time should not be bigger than the max delay {most_ms}ms; or if set del msg, \
+                 the delay time should be bigger than the current time"
+            );
+            (response::MESSAGE_ILLEGAL, remark)
+        };
+        // Who wants a timer deleted recalls it.
+        if properties::get(text, name::TIMER_DEL_UNIQKEY).is_some() {
+            return Err(illegal());
+        }
+        let at_ms = wanted_ms(text, now_ms).ok_or_else(illegal)?;
+        let Some(at_ms) = u64::try_from(at_ms).ok().filter(|at_ms| *at_ms > now_ms) else { return Ok(Until::Now) };
+        if at_ms - now_ms > most_ms {
+            return Err(illegal());
+        }
+        set_real(text, send.topic, queue);
+        // As of a stock broker whose precision is a millisecond.
+        properties::append(text, name::TIMER_OUT_MS, &(at_ms - 1).to_string());
+        properties::set(text, name::TIMER_ENQUEUE_MS, &now_ms.to_string());
+        properties::set(text, name::TIMER_DEQUEUE_MS, &at_ms.to_string());
+        Ok(Until::Due { at_ms, key: RecallHandle::key(send.topic, unique, at_ms) })
+    }
+
+    /// What recalls a message that waits.
+    #[inline]
+    pub(super) fn recall_handle(&self, send: &SendMessage<'_>, until: Until, unique: &str) -> Option<String> {
+        match until {
+            Until::Due { at_ms, key } if key != 0 && !send.topic.starts_with(names::RETRY_PREFIX) => {
+                Some(RecallHandle::text(send.topic, &self.settings.broker_name, at_ms, unique))
+            }
+            Until::Due { .. } | Until::Now => None,
+        }
+    }
+
+    /// As `recall`, for a request that other cores looked at.
+    pub(crate) fn recall_of(&mut self, request: Request, others: usize, now_ms: u64) {
+        let Request { header, body, reply, peer, resumed, orderly } = &request;
+        let call = Call { header, body, reply: *reply, peer: *peer, resumed: *resumed, orderly: *orderly };
+        self.recall(&call, others, now_ms);
+    }
+
+    /// RECALL_MESSAGE (370): a message that waits is never delivered. So many other cores have not looked for it.
+    pub(crate) fn recall(&mut self, call: &Call<'_>, others: usize, now_ms: u64) {
+        let recall = match RecallMessage::parse(&call.header.fields) {
+            Ok(recall) => recall,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let handle = match self.check_recall(&recall, now_ms) {
+            Ok(handle) => handle,
+            Err((code, remark)) => return self.refuse(&call.reply, code, &remark),
+        };
+        let due_ms = handle.due_ms.expect("it was checked");
+        let key = RecallHandle::key(&handle.topic, &handle.unique, due_ms);
+        let is_it = |record: &[u8]| {
+            message::describe(record).is_some_and(|found| {
+                let out_ms = properties::get(found.properties, name::TIMER_OUT_MS).and_then(|text| text.parse().ok());
+                found.topic == handle.topic
+                    && properties::get(found.properties, name::UNIQ_KEY) == Some(&handle.unique)
+                    && out_ms == due_ms.checked_sub(1)
+            })
+        };
+        for local in 0..self.partitions.len() {
+            if !self.partitions[local].is_open() {
+                return self.refuse_append(&call.reply, AppendError::Opening);
+            }
+            match self.partitions[local].find_delayed(key, &is_it) {
+                Ok(Some(byte)) => return self.withdraw(call, local, byte, &handle.unique, now_ms),
+                Ok(None) => {}
+                Err(load) => return self.wait_for(local, load, Cold::Request(call.to_request())),
+            }
+        }
+        if others == 0 {
+            let remark = "recall failed, no message waits that has this handle";
+            return self.refuse(&call.reply, response::ILLEGAL_OPERATION, remark);
+        }
+        let next = (self.index + 1) % self.settings.cores;
+        if self.outbox.offer(next, Mail::Recall(call.to_request(), others - 1)).is_err() {
+            self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
+        }
+    }
+
+    /// What a recall must be. `Err`: code, remark.
+    fn check_recall(&self, recall: &RecallMessage<'_>, now_ms: u64) -> Result<RecallHandle, (i32, String)> {
+        let illegal = |why: &str| (response::ILLEGAL_OPERATION, why.to_owned());
+        if !self.settings.recall_message {
+            return Err((response::NO_PERMISSION, "recall failed, operation is forbidden".to_owned()));
+        }
+        if !perm::writeable(self.settings.permission) {
+            return Err((response::SERVICE_NOT_AVAILABLE, "recall failed, broker service not available".to_owned()));
+        }
+        if self.catalog.topic(recall.topic).is_none() {
+            let remark = format!("recall failed, the topic[{}] not exist", recall.topic);
+            return Err((response::TOPIC_NOT_EXIST, remark));
+        }
+        let handle = RecallHandle::parse(recall.recall_handle).ok_or_else(|| illegal("recall handle is invalid"))?;
+        if handle.topic != recall.topic {
+            return Err(illegal("recall failed, topic not match"));
+        }
+        if handle.broker_name != self.settings.broker_name {
+            return Err(illegal("recall failed, broker service not available"));
+        }
+        let until_ms = now_ms + self.settings.timer_max_delay_ms;
+        if handle.due_ms.is_none_or(|due_ms| due_ms <= now_ms || due_ms >= until_ms) {
+            return Err(illegal("recall failed, timestamp invalid"));
+        }
+        Ok(handle)
+    }
+
+    /// Answers once it is durable that the message at this log byte is never delivered.
+    fn withdraw(&mut self, call: &Call<'_>, local: usize, byte: u64, unique: &str, now_ms: u64) {
+        if !self.promises.has_room() {
+            return self.refuse_append(&call.reply, AppendError::Busy);
+        }
+        let mut says = Says::Nothing;
+        if !call.reply.oneway {
+            let mut frame = self.promises.buffer();
+            let mut answer = AnswerWriter::new(&mut frame, call.reply.serialize, call.reply.opaque);
+            answer.text("msgId", unique);
+            answer.text(ext::MSG_REGION, &self.settings.region);
+            answer.finish();
+            says = Says::Frame(frame);
+        }
+        let promise = Promise::Answer { to: call.reply, messages: 0, bytes: 0, since_ms: now_ms, says };
+        let ticket = self.promises.open(promise);
+        self.touched = true;
+        if let Err(error) = self.partitions[local].withdraw(byte, Some(ticket), now_ms) {
+            self.promises.close(ticket);
+            self.refuse_append(&call.reply, error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_in_the_order_of_a_stock_broker() {
+        let rows: [(&[(&str, &str)], Option<i64>); 9] = [
+            (&[("TIMER_DELAY_SEC", "2")], Some(12_000)),
+            (&[("TIMER_DELAY_MS", "7")], Some(10_007)),
+            (&[("TIMER_DELIVER_MS", "7")], Some(7)),
+            (&[("TIMER_DELIVER_MS", "7"), ("TIMER_DELAY_MS", "3"), ("TIMER_DELAY_SEC", "1")], Some(11_000)),
+            (&[("TIMER_DELIVER_MS", "7"), ("TIMER_DELAY_MS", "3")], Some(10_003)),
+            (&[("TIMER_DELAY_MS", "-3")], Some(9_997)),
+            (&[("TIMER_DELAY_MS", "soon")], None),
+            (&[("TIMER_DELAY_SEC", "9223372036854775807")], None),
+            (&[("TIMER_DELAY_MS", "9223372036854775807")], None),
+        ];
+        for (pairs, wanted) in rows {
+            let mut text = String::new();
+            pairs.iter().for_each(|(name, value)| properties::append(&mut text, name, value));
+            assert_eq!(wanted_ms(&text, 10_000), wanted, "{text}");
+            forget(&mut text);
+            assert_eq!(text, "");
+        }
+    }
+}

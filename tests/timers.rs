@@ -1,0 +1,186 @@
+//! Goal: timer messages come when they are due, to the millisecond, and never once they are recalled. Method: raw
+//! frames to the real binary, with one core and with two, and `kill -9` in between.
+
+use std::time::Duration;
+
+use protocol::Command;
+use protocol::codes::{request, response};
+use protocol::recall::RecallHandle;
+use tests::client::Client;
+use tests::server::Server;
+use tests::with_cores;
+use tests::words::{
+    asking, create_topic, edge, field, messages, now_ms, properties, pull, pull_waiting, send, send_as,
+};
+
+/// A wait that would be noticed.
+const LONG_MS: i64 = 25_000;
+/// How late a message may come where other tests want the CPU, too.
+const LATE_MS: u64 = 5_000;
+
+fn send_timer(queue: i32, pairs: &[(&str, &str)], body: &[u8]) -> Command {
+    send_as(request::SEND_MESSAGE_V2, "T", queue, &properties(pairs), body)
+}
+
+fn recall(topic: &str, handle: &str) -> Command {
+    asking(request::RECALL_MESSAGE, &[("producerGroup", "producers"), ("topic", topic), ("recallHandle", handle)])
+}
+
+fn handle_of(client: &mut Client, command: Command) -> String {
+    field(&client.expect(response::SUCCESS, command), "recallHandle").to_owned()
+}
+
+#[test]
+fn a_timer_is_due_to_the_millisecond() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 4));
+        let now = now_ms().cast_unsigned();
+        let (absolute, past) = ((now + 1_500).to_string(), (now - 5).to_string());
+        let rows: [(&[(&str, &str)], u64); 4] = [
+            (&[("TIMER_DELIVER_MS", &absolute), ("UNIQ_KEY", "A")], 1_500),
+            (&[("TIMER_DELAY_MS", "777"), ("UNIQ_KEY", "B"), ("TAGS", "t")], 777),
+            (&[("TIMER_DELAY_SEC", "2"), ("TIMER_DELAY_MS", "1"), ("UNIQ_KEY", "C")], 2_000),
+            (&[("TIMER_DELAY_MS", "1250")], 1_250),
+        ];
+        for (queue, (pairs, delay_ms)) in rows.iter().enumerate() {
+            let handle = handle_of(&mut client, send_timer(queue as i32, pairs, b"later"));
+            let handle = RecallHandle::parse(&handle).expect("a handle");
+            let due_ms = handle.due_ms.expect("a number");
+            assert!((now + delay_ms..now + delay_ms + LATE_MS).contains(&due_ms), "{handle:?}");
+            assert_eq!((&*handle.topic, &*handle.broker_name), ("T", "broker-a"));
+            let answer = client.expect(response::SUCCESS, pull_waiting("T", queue as i32, 0, LONG_MS));
+            let message = messages(&answer)[0];
+            let late_ms = message.store_timestamp.cast_unsigned().checked_sub(due_ms).expect("not before its time");
+            assert!(late_ms < LATE_MS, "{late_ms} ms late");
+            let text = |number: u64| number.to_string();
+            assert_eq!(message.property("TIMER_OUT_MS"), Some(&*text(due_ms - 1)));
+            assert_eq!(message.property("REAL_TOPIC"), Some("T"));
+            assert_eq!(message.property("REAL_QID"), Some(&*text(queue as u64)));
+            assert_eq!(message.property("UNIQ_KEY"), Some(&*handle.unique));
+            assert!(message.property("TIMER_ENQUEUE_MS").is_some() && message.property("TIMER_DEQUEUE_MS").is_some());
+        }
+        // What is due is an ordinary message; so is one that has waited, and one with a level is no timer.
+        for pairs in [[("TIMER_DELIVER_MS", &*past), ("a", "b")], [("TIMER_DELAY_MS", "60000"), ("TIMER_OUT_MS", "1")]]
+        {
+            let answer = client.expect(response::SUCCESS, send_timer(3, &pairs, b"now"));
+            assert_eq!(answer.header.fields.get("recallHandle"), None);
+        }
+        assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "T", 3), 3);
+        let answer =
+            client.expect(response::SUCCESS, send_timer(2, &[("DELAY", "1"), ("TIMER_DELAY_SEC", "9999")], b"x"));
+        assert_eq!(answer.header.fields.get("recallHandle"), None);
+        let answer = client.expect(response::SUCCESS, pull_waiting("T", 2, 1, LONG_MS));
+        assert_eq!(messages(&answer)[0].property("TIMER_DELAY_SEC"), None);
+        server.stop();
+    });
+}
+
+#[test]
+fn times_out_of_range_and_handles_that_are_none_are_refused() {
+    with_cores(|home, cores| {
+        let more = ["--set", "broker.timer_max_delay_ms=60000"];
+        let server = Server::with_cores(home, cores, &more);
+        let mut client = server.client();
+        for topic in ["T", "U"] {
+            client.expect(response::SUCCESS, create_topic(topic, 4));
+        }
+        let far = (now_ms() + 90_000).to_string();
+        let delays: [&[(&str, &str)]; 7] = [
+            &[("TIMER_DELAY_MS", "60001")],
+            &[("TIMER_DELAY_SEC", "61")],
+            &[("TIMER_DELAY_SEC", "9223372036854775807")],
+            &[("TIMER_DELIVER_MS", &far)],
+            &[("TIMER_DELAY_MS", "soon")],
+            &[("TIMER_DELIVER_MS", "99999999999999999999")],
+            &[("TIMER_DELAY_MS", "1000"), ("TIMER_DEL_UNIQKEY", "T+A")],
+        ];
+        for pairs in delays {
+            client.expect(response::MESSAGE_ILLEGAL, send_timer(0, pairs, b"x"));
+        }
+        assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "T", 0), 0, "nothing of it is there");
+        let pairs = [("TIMER_DELAY_MS", "20000"), ("UNIQ_KEY", "A")];
+        let handle = handle_of(&mut client, send_timer(1, &pairs, b"x"));
+        let due_ms = RecallHandle::parse(&handle).unwrap().due_ms.unwrap();
+        let made =
+            |topic: &str, broker: &str, due_ms: u64, unique: &str| RecallHandle::text(topic, broker, due_ms, unique);
+        let forged = [
+            ("T", "nonsense".to_owned()),
+            ("T", String::new()),
+            ("U", handle.clone()),
+            ("T", made("T", "another", due_ms, "A")),
+            ("T", made("T", "broker-a", due_ms, "B")),
+            ("U", made("U", "broker-a", due_ms, "A")),
+            ("T", made("T", "broker-a", due_ms + 1, "A")),
+            ("T", made("T", "broker-a", 5, "A")),
+            ("T", made("T", "broker-a", u64::MAX, "A")),
+            ("T", made("T", "broker-a", due_ms + 100_000, "A")),
+        ];
+        for (topic, handle) in forged {
+            client.expect(response::ILLEGAL_OPERATION, recall(topic, &handle));
+        }
+        client.expect(response::TOPIC_NOT_EXIST, recall("Nowhere", &handle));
+        client.expect(response::SYSTEM_ERROR, asking(request::RECALL_MESSAGE, &[("topic", "T")]));
+        let answer = client.expect(response::SUCCESS, recall("T", &handle));
+        assert_eq!(field(&answer, "msgId"), "A");
+        client.expect(response::ILLEGAL_OPERATION, recall("T", &handle));
+        server.stop();
+        let more = ["--set", "broker.recall_message=false"];
+        let server = Server::with_cores(home, cores, &more);
+        server.client().expect(response::NO_PERMISSION, recall("T", &handle));
+        server.stop();
+    });
+}
+
+#[test]
+fn what_is_recalled_never_comes_also_across_a_kill() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 4));
+        let due = (now_ms() + 6_000).to_string();
+        // All have one time, and two of them one unique id: those are recalled one after the other.
+        let mut handles = Vec::new();
+        for queue in 0..4 {
+            for number in 0..10 {
+                let unique = if number == 9 { "same".to_owned() } else { format!("{queue}-{number}") };
+                let pairs = [("TIMER_DELIVER_MS", &*due), ("UNIQ_KEY", &*unique)];
+                let handle = handle_of(&mut client, send_timer(queue, &pairs, format!("{queue}-{number}").as_bytes()));
+                handles.push((number, handle));
+            }
+        }
+        for (_, handle) in handles.iter().filter(|(number, _)| number % 3 == 0) {
+            client.expect(response::SUCCESS, recall("T", handle));
+        }
+        server.kill();
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        for (_, handle) in handles.iter().filter(|(number, _)| number % 3 == 1) {
+            client.expect(response::SUCCESS, recall("T", handle));
+        }
+        for (_, handle) in handles.iter().filter(|(number, _)| number % 3 == 0) {
+            client.expect(response::ILLEGAL_OPERATION, recall("T", handle));
+        }
+        server.kill();
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        for queue in 0..4 {
+            let mut bodies: Vec<String> = Vec::new();
+            while bodies.len() < 3 {
+                let answer = client.expect(response::SUCCESS, pull_waiting("T", queue, bodies.len() as i64, LONG_MS));
+                bodies
+                    .extend(messages(&answer).iter().map(|message| String::from_utf8_lossy(message.body).into_owned()));
+            }
+            assert_eq!(bodies, [2, 5, 8].map(|number| format!("{queue}-{number}")));
+        }
+        // A message behind them shows that nothing else came before.
+        std::thread::sleep(Duration::from_millis(300));
+        for queue in 0..4 {
+            client.expect(response::SUCCESS, send("T", queue, b"last"));
+            let answer = client.expect(response::SUCCESS, pull("T", queue, 3));
+            assert_eq!(messages(&answer)[0].body, b"last");
+        }
+        server.stop();
+    });
+}
