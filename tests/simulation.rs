@@ -178,11 +178,23 @@ struct Sent {
     stored: Stored,
     /// It was asked not to deliver it, by a ticket; that was promised.
     withdrawn: Option<(Ticket, bool)>,
+    /// A half message waits for a decision; when it is due counts for nothing.
+    half: Option<Half>,
     /// Where it was seen, once it was.
     place: Option<(u64, Position)>,
     promised: bool,
     /// It was not there after an opening: it may never come back.
     gone: bool,
+}
+
+/// What is known of a half message.
+#[derive(Clone, Copy, Debug)]
+struct Half {
+    id: u64,
+    /// What was asked for since it was last seen undecided: to commit it, to roll it back.
+    asked: [bool; 2],
+    /// What was promised: whether it is committed.
+    decided: Option<bool>,
 }
 
 /// The values a fact was given since it was last known for certain, oldest first.
@@ -226,6 +238,7 @@ enum Answer {
     Messages(u64),
     Fact { key: u64, version: u64 },
     Withdrawn(u64),
+    Decided(u64, bool),
 }
 
 /// How the last life of the partition ended: what must have survived it.
@@ -410,6 +423,8 @@ impl World {
             let index = self.written.partition_point(|(time_ms, _)| Some(*time_ms) < sent.due_ms);
             let behind = index.checked_sub(1).map_or(0, |index| self.written[index].1);
             let gone = sent.gone || behind < floor || sent.withdrawn.is_some();
+            // Of half messages those that are committed.
+            let gone = gone || sent.half.is_some_and(|half| half.decided != Some(true));
             let due = sent.due_ms.is_some() && sent.promised && !gone && topics.contains(&sent.queue.topic);
             assert!(!due || sent.place.is_some(), "the delayed message {id} was never delivered: {sent:?}");
         }
@@ -504,6 +519,7 @@ impl World {
             }
             Effect::Grown(queue) => self.follow(queue),
             Effect::Loaded(load, _) => _ = self.loaded.insert(load),
+            Effect::Undecided(id) => self.asked(id),
             Effect::Opened => {
                 (self.open, self.lived) = (true, self.epoch);
                 assert!(self.answers.is_empty(), "all who waited were told");
@@ -544,6 +560,11 @@ impl World {
             Answer::Fact { key, version } => {
                 let history = self.facts.get_mut(&key).expect("it was put");
                 history.promised = history.promised.max(version);
+            }
+            Answer::Decided(id, commit) => {
+                let half = self.sent[id as usize].half.as_mut().expect("it is one");
+                assert!(half.decided.is_none_or(|before| before == commit), "{id} was decided twice");
+                half.decided = Some(commit);
             }
             Answer::Withdrawn(id) => {
                 let sent = &mut self.sent[id as usize];
@@ -609,6 +630,9 @@ impl World {
             for sent in self.sent.iter_mut().filter(|sent| lossy && sent.due_ms.is_some()) {
                 sent.promised &= sent.stored.position.byte() < durable;
                 sent.withdrawn = sent.withdrawn.map(|(ticket, _)| (ticket, false));
+                if let Some(half) = &mut sent.half {
+                    half.decided = None;
+                }
                 sent.place = sent.place.filter(|(_, position)| position.byte() < durable);
             }
         } else {
@@ -670,7 +694,9 @@ impl World {
     fn step(&mut self) {
         for _ in 0..self.random.below(4) {
             match self.random.below(100) {
-                0..50 => self.append(),
+                0..46 => self.append(),
+                46..48 => self.prepare(),
+                48..50 => self.decide(),
                 50..57 => self.delay(),
                 57..58 => self.withdraw(),
                 58..68 => self.put(),
@@ -767,9 +793,91 @@ impl World {
         }
     }
 
+    fn prepare(&mut self) {
+        let (queue, length) = (self.queue(), self.length());
+        let id = self.sent.len() as u64;
+        let check_ms = self.sim.now_ms() + [5, 500, 20_000][self.random.below(3) as usize];
+        let mut write = |out: &mut [u8]| fill(out, id, queue, length);
+        let draft = Draft { queue, length, tag_hash: tag_hash(id), keys: &[], stamp: STAMP, fill: &mut write };
+        let ticket = Ticket(self.tickets);
+        match self.partition.prepare(draft, check_ms, Some(ticket), self.sim.now_ms()) {
+            Err(error) => self.refused(error),
+            Ok(stored) => {
+                assert_eq!(stored.queue_offset, stored.position.byte(), "that is what it is known by");
+                self.submitted(queue, length, Some(0), stored);
+                let half = Half { id: stored.queue_offset, asked: [false; 2], decided: None };
+                self.sent.last_mut().expect("it was just sent").half = Some(half);
+                self.answers.push_back((ticket, Answer::Messages(self.tickets)));
+                self.tickets += 1;
+            }
+        }
+    }
+
+    /// A half message as the partition has it, if it is undecided. `Err`: it is being read.
+    fn look_up(&mut self, id: usize) -> Result<Option<Bytes>, LoadId> {
+        let sent = self.sent[id].clone();
+        let half = sent.half.expect("it is one");
+        let found = self.partition.undecided(half.id)?.map(|found| found.message);
+        // Where a log lost its end, another message may be.
+        let found = found.filter(|message| id_of(message) == id as u64);
+        let here = sent.promised && !sent.gone && self.topics.contains(&sent.queue.topic) && self.partition.is_open();
+        match &found {
+            Some(message) => {
+                assert_eq!(half.decided, None, "the half message {id} is decided: {sent:?}");
+                assert_eq!(message.len(), sent.length, "the half message {id} has other bytes");
+                assert_eq!(message[HEADER_BYTES..], *noise(id as u64, sent.length - HEADER_BYTES));
+                let half = self.sent[id].half.as_mut().expect("it is one");
+                half.asked = [false; 2];
+            }
+            None => assert!(!here || half.asked != [false; 2], "the half message {id} is lost: {sent:?}"),
+        }
+        Ok(found)
+    }
+
+    fn decide(&mut self) {
+        let waits = |sent: &Sent| sent.promised && sent.half.is_some_and(|half| half.decided.is_none());
+        let ids: Vec<usize> = (0..self.sent.len()).filter(|id| waits(&self.sent[*id])).collect();
+        if ids.is_empty() || !self.partition.is_open() {
+            return;
+        }
+        let id = ids[self.random.below(ids.len() as u64) as usize];
+        let Ok(Some(message)) = self.look_up(id) else { return };
+        let commit = self.random.chance(600);
+        let Sent { queue, length, half, .. } = self.sent[id].clone();
+        let mut write = |out: &mut [u8]| out.copy_from_slice(&message);
+        let keys = [key_hash(id as u64)];
+        let tag_hash = tag_hash(id as u64);
+        let mut draft = Draft { queue, length, tag_hash, keys: &keys, stamp: STAMP, fill: &mut write };
+        let (ticket, now_ms) = (Ticket(self.tickets), self.sim.now_ms());
+        let half_id = half.expect("it is one").id;
+        let result = self.partition.decide(half_id, commit.then_some(&mut draft), None, Some(ticket), now_ms);
+        if let Err(error) = result {
+            return self.refused(error);
+        }
+        let half = self.sent[id].half.as_mut().expect("it is one");
+        half.asked[usize::from(!commit)] = true;
+        self.answers.push_back((ticket, Answer::Decided(id as u64, commit)));
+        self.tickets += 1;
+    }
+
+    /// The producer of a half message is to be asked.
+    fn asked(&mut self, id: u64) {
+        let mut sent = self.sent.iter().rev().filter(|sent| sent.half.is_some_and(|half| half.id == id));
+        let newest = sent.next().expect("it was prepared");
+        assert!(newest.half.is_some_and(|half| half.decided.is_none()), "who decided is asked: {newest:?}");
+        if self.partition.is_open() && self.random.chance(500) {
+            let now_ms = self.sim.now_ms();
+            let again_ms = now_ms + 1 + self.random.below(20_000);
+            if let Err(error) = self.partition.checked(id, again_ms, now_ms) {
+                self.refused(error);
+            }
+        }
+    }
+
     /// A delayed message is never delivered.
     fn withdraw(&mut self) {
-        let waits = |sent: &Sent| sent.due_ms.is_some() && sent.promised && sent.withdrawn.is_none();
+        let waits =
+            |sent: &Sent| sent.due_ms.is_some() && sent.half.is_none() && sent.promised && sent.withdrawn.is_none();
         let ids: Vec<usize> = (0..self.sent.len()).filter(|id| waits(&self.sent[*id])).collect();
         if ids.is_empty() || !self.partition.is_open() {
             return;
@@ -788,8 +896,18 @@ impl World {
 
     fn submitted(&mut self, queue: QueueKey, length: usize, due_ms: Option<u64>, stored: Stored) {
         let batch = self.tickets;
-        let sent =
-            Sent { queue, length, due_ms, batch, stored, withdrawn: None, place: None, promised: false, gone: false };
+        let sent = Sent {
+            queue,
+            length,
+            due_ms,
+            batch,
+            stored,
+            withdrawn: None,
+            half: None,
+            place: None,
+            promised: false,
+            gone: false,
+        };
         self.sent.push(sent);
     }
 
@@ -1132,6 +1250,18 @@ impl World {
                 (sent.gone, sent.place) = (sent.due_ms.is_none(), None);
             }
         }
+        for id in (0..self.sent.len()).filter(|id| self.sent[*id].half.is_some()).collect::<Vec<_>>() {
+            for _ in 0..TURNS_MAX {
+                match self.look_up(id) {
+                    Ok(_) => break,
+                    Err(load) => {
+                        while !self.loaded.remove(&load) {
+                            self.turn();
+                        }
+                    }
+                }
+            }
+        }
         for (batch, (there, all)) in batches {
             let whole = self.sent.iter().filter(|sent| sent.batch == batch && sent.stored.position.byte() >= floor);
             let forgotten = whole.clone().any(|sent| !topics.contains(&sent.queue.topic));
@@ -1181,6 +1311,8 @@ impl World {
         let sent = self.sent.get_mut(id as usize).unwrap_or_else(|| panic!("message {id} was never sent"));
         assert_eq!(sent.queue, queue, "message {id} is in the wrong queue");
         assert!(!matches!(sent.withdrawn, Some((_, true))), "message {id} was withdrawn: {sent:?}");
+        let is_visible = sent.half.is_none_or(|half| half.asked[0] && half.decided != Some(false));
+        assert!(is_visible, "the half message {id} is seen: {sent:?}");
         let mut head = [0; HEADER_BYTES];
         fill(&mut head, id, queue, HEADER_BYTES);
         let is_whole = message.len() == sent.length

@@ -187,7 +187,7 @@ fn close(batch: &mut [u8], record_bytes: usize) {
         let (header, payload) = record.split_at_mut(RECORD_HEADER_BYTES);
         let queue = QueueKey { topic: 1, queue: 2 };
         let (length, crc) = (payload.len() as u32, crc32c::crc32c(payload));
-        header.copy_from_slice(&RecordHeader { length, crc, kind: Kind::Message, queue, offset: 3 }.encode());
+        header.copy_from_slice(&RecordHeader { length, crc, kind: Kind::Message, queue, note: 0, offset: 3 }.encode());
         headers_crc = crc32c::crc32c_append(headers_crc, header);
     }
     let header = BatchHeader {

@@ -1,14 +1,14 @@
-//! The checkpoint while it is written: facts and delayed messages, a slice at a time, while both go on changing.
+//! The checkpoint while it is written: facts, delayed and half messages, a slice at a time, while all go on changing.
 //!
 //! That is right all the same. The file says where the log stood at the end of the newest run; whoever starts
-//! from it reads the log from there, and a fact or a delayed message that changed later is set again by the
+//! from it reads the log from there, and a fact or a message that waits and changed later is set again by the
 //! record that changed it. It only must not say what the log never had: so the file gets its name once
 //! everything is durable that was accepted when its last slice was taken. When the log fails before, it is
 //! given up.
 
 use crate::derived::Derived;
 use crate::format::derived::{
-    Closing, PIECE_BYTES_MAX, Piece, PieceKind, TIMER_BYTES, encode_begin, encode_segment, encode_timer,
+    Closing, HALF_BYTES, PIECE_BYTES_MAX, Piece, PieceKind, encode_begin, encode_half, encode_segment, encode_timer,
 };
 use crate::io::{Fault, Handle, Op, Outcome};
 use crate::limits::FACT_BYTES_MAX;
@@ -24,8 +24,8 @@ pub const NAME: &str = "checkpoint";
 pub const TEMPORARY: &str = "checkpoint-next";
 /// Bytes of facts or delayed messages taken in one turn.
 const SLICE_BYTES: usize = 32 << 10;
-/// Delayed messages taken in one turn.
-const SLICE_TIMERS: usize = SLICE_BYTES / TIMER_BYTES;
+/// Delayed or half messages taken in one turn.
+const SLICE_TIMERS: usize = SLICE_BYTES / HALF_BYTES;
 const _: () = assert!(SLICE_BYTES + FACT_BYTES_MAX + 64 <= PIECE_BYTES_MAX, "any slice of facts fits a piece");
 /// The file grows by this much at a time.
 const GROWTH_BYTES: u64 = 1 << 20;
@@ -48,6 +48,8 @@ enum Stage {
     Facts(Option<Box<[u8]>>),
     /// From this log byte on.
     Timers(u64),
+    /// The same.
+    Halves(u64),
     Segments,
     /// All slices are taken; what was accepted then is not known yet.
     Close,
@@ -168,6 +170,16 @@ impl Checkpoint {
                     }
                     if !payload.is_empty() {
                         break PieceKind::Timers;
+                    }
+                    self.stage = Stage::Halves(0);
+                }
+                Stage::Halves(from) => {
+                    for half in derived.halves.between(*from, self.end.head).take(SLICE_TIMERS) {
+                        encode_half(half, &mut payload);
+                        *from = half.timer.byte + 1;
+                    }
+                    if !payload.is_empty() {
+                        break PieceKind::Halves;
                     }
                     self.stage = Stage::Segments;
                 }

@@ -2,7 +2,8 @@
 //! older than a stretch or two is moved to runs.
 
 use crate::facts::{self, Facts};
-use crate::format::{Batch, Kind, QueueKey};
+use crate::format::{Batch, Checked, Kind, Position, QueueKey};
+use crate::halves::{Half, Halves};
 use crate::index::{Entry, Index};
 use crate::io::{Fault, Handle, Outcome};
 use crate::keys::KeyIndex;
@@ -34,6 +35,8 @@ pub struct Derived {
     pub facts: Facts,
     /// Delayed messages that wait.
     pub timers: Timers,
+    /// Half messages that are undecided.
+    pub halves: Halves,
     /// Number and log byte of the snapshot that was begun last.
     pub begun: Option<(u64, u64)>,
     /// Where the newest complete snapshot begins.
@@ -63,6 +66,7 @@ impl Derived {
             keys: KeyIndex::default(),
             facts: Facts::default(),
             timers: Timers::default(),
+            halves: Halves::default(),
             begun: None,
             snapshot: None,
             stretches: Stretches::new(config.stretch_bytes, settled),
@@ -119,7 +123,18 @@ impl Derived {
                     let (due_ms, length) = (header.offset, header.length);
                     self.timers.insert(Timer { due_ms, byte, queue: header.queue, length, key: header.note });
                 }
-                Kind::Delivered => self.timers.remove(header.offset),
+                Kind::Half => {
+                    let (due_ms, length) = (header.offset, header.length);
+                    let timer = Timer { due_ms, byte, queue: header.queue, length, key: 0 };
+                    let id = half_id(payload, config).unwrap_or(byte);
+                    self.halves.insert(Half { timer, id, checks: header.note });
+                }
+                Kind::Checked => {
+                    if let Some(Checked { id, due_ms, checks }) = Checked::decode(payload) {
+                        self.halves.checked(id, due_ms, checks);
+                    }
+                }
+                Kind::Delivered => self.forget(header.offset),
                 Kind::Facts => {
                     for (key, value) in facts::decode(payload) {
                         match own_key(key) {
@@ -142,6 +157,12 @@ impl Derived {
         }
         let end = End { head: batch.header.end(), chain: batch.crc, epoch: batch.header.epoch };
         self.leave(end, entries, keys);
+    }
+
+    /// What waits at a log byte waits no more.
+    pub fn forget(&mut self, byte: u64) {
+        self.timers.remove(byte);
+        self.halves.remove_at(byte);
     }
 
     /// Begins the next run once its log bytes are durable.
@@ -216,6 +237,13 @@ impl Derived {
             self.runs.close(handle);
         }
     }
+}
+
+/// What a half message is known by: the log byte where it was stamped. `None`: it cannot be read.
+fn half_id(payload: &[u8], config: &LogConfig) -> Option<u64> {
+    let at = (config.describe)(payload)?.stamp.position_at;
+    let position = payload.get(at..)?.first_chunk::<8>()?;
+    Some(Position(u64::from_be_bytes(*position)).byte())
 }
 
 /// The queue whose next offset a fact of this key is.

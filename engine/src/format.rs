@@ -306,6 +306,43 @@ pub enum Kind {
     SnapshotBegin = 5,
     /// The snapshot with this number is whole.
     SnapshotEnd = 6,
+    /// A message of a transaction that is not decided; `offset` is when its producer is to be asked, ms since 1970,
+    /// `note` how often it was.
+    Half = 7,
+    /// The producer of a half message was asked: [`Checked`].
+    Checked = 8,
+}
+
+/// Payload of a record that says that the producer of a half message was asked:
+/// `| 0 id u64 | 8 due_ms u64 | 16 checks u32 |`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// The log byte of the payload where the half message came in.
+    pub id: u64,
+    /// When its producer is to be asked again, ms since 1970.
+    pub due_ms: u64,
+    /// How often it was asked.
+    pub checks: u32,
+}
+
+const CHECKED_BYTES: usize = 20;
+const _: () = assert!(8 + 8 + 4 == CHECKED_BYTES, "the fields fill it");
+
+impl Checked {
+    /// As it stands in the log.
+    pub fn encode(self) -> [u8; CHECKED_BYTES] {
+        let mut out = [0; CHECKED_BYTES];
+        out[..8].copy_from_slice(&self.id.to_be_bytes());
+        out[8..16].copy_from_slice(&self.due_ms.to_be_bytes());
+        out[16..].copy_from_slice(&self.checks.to_be_bytes());
+        out
+    }
+
+    /// Reads it back. `None`: it has another length.
+    pub fn decode(payload: &[u8]) -> Option<Checked> {
+        let bytes: &[u8; CHECKED_BYTES] = payload.try_into().ok()?;
+        Some(Checked { id: u64_at(bytes, 0), due_ms: u64_at(bytes, 8), checks: u32_at(bytes, 16) })
+    }
 }
 
 /// What stands before each payload.
@@ -356,6 +393,8 @@ impl RecordHeader {
             4 => Kind::Facts,
             5 => Kind::SnapshotBegin,
             6 => Kind::SnapshotEnd,
+            7 => Kind::Half,
+            8 => Kind::Checked,
             _ => return None,
         };
         Some(RecordHeader {
@@ -515,8 +554,11 @@ mod tests {
 
     #[test]
     fn a_record_header_survives_the_round_trip() {
-        for kind in [Kind::Message, Kind::Delayed, Kind::Delivered, Kind::Facts, Kind::SnapshotBegin, Kind::SnapshotEnd]
-        {
+        for kind in (1..=8).map(|kind| {
+            let mut bytes = [0; RECORD_HEADER_BYTES];
+            bytes[8] = kind;
+            RecordHeader::decode(&bytes).expect("all are known").kind
+        }) {
             let header = RecordHeader {
                 length: u32::MAX,
                 crc: 1,
@@ -528,5 +570,9 @@ mod tests {
             assert_eq!(RecordHeader::decode(&header.encode()), Some(header));
         }
         assert_eq!(RecordHeader::decode(&[9; RECORD_HEADER_BYTES]), None);
+        let checked = Checked { id: 0x0102, due_ms: 1_700_000_000_000, checks: 3 };
+        assert_eq!(hex(&checked.encode()), "00000000000001020000018bcfe5680000000003");
+        assert_eq!(Checked::decode(&checked.encode()), Some(checked));
+        assert_eq!(Checked::decode(&[0; CHECKED_BYTES - 1]), None);
     }
 }

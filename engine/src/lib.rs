@@ -7,6 +7,7 @@ mod derived;
 pub mod error;
 mod facts;
 pub mod format;
+mod halves;
 mod index;
 pub mod inspect;
 pub mod io;

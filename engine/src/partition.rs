@@ -23,11 +23,13 @@ mod opening;
 mod reading;
 mod settling;
 mod snapshot;
+mod transactions;
 
 use delivery::Delivery;
 use opening::Opening;
 pub use reading::{Pull, PullLimits};
 use snapshot::Snapshot;
+pub use transactions::Undecided;
 
 /// What could not be done for want of room, or of a disk that reads, is tried again after this long. Milliseconds.
 const RETRY_MS: u64 = 100;
@@ -48,6 +50,8 @@ pub enum Effect {
     Stored(Ticket, Result<(), AppendError>),
     /// A queue has new visible messages.
     Grown(QueueKey),
+    /// The producer of the half message with this id is to be asked: [`Partition::undecided`] has it.
+    Undecided(u64),
     /// A cold read is back: ask again, or tell why not.
     Loaded(LoadId, Result<(), Fault>),
     /// The partition takes appends.
@@ -77,6 +81,8 @@ pub struct Stats {
     pub checkpointed: u64,
     /// Delayed messages that wait.
     pub delayed: u64,
+    /// Half messages that are undecided.
+    pub halves: u64,
     /// When the oldest segment's newest batch was closed, ms since 1970; 0 if unknown.
     pub oldest_ms: u64,
     /// Bytes available on the file system; 0 until known.
@@ -129,12 +135,12 @@ pub struct Partition {
     notes: VecDeque<(u64, Vec<u8>)>,
     notes_at_ms: u64,
     delivery: Delivery,
-    /// What is being read of a message that is to be written again; and it cannot go on before.
+    /// What is being read of a message that is to be written again; and that cannot go on before.
     rolling: Option<LoadId>,
     roll_again_ms: u64,
     /// The log byte behind what was written again last.
     rolled: u64,
-    /// Marks that end delayed messages and are not durable yet, each with the log byte of the message.
+    /// Marks that end messages that waited and are not durable yet, each with the log byte of the message.
     delivering: VecDeque<(u64, u64)>,
     delayed_offset: u64,
     /// The checkpoint that is being written, and the log byte up to which there is one.
@@ -280,18 +286,11 @@ impl Partition {
             return Err(AppendError::Busy);
         }
         self.reserve(draft.length, 1, now_ms)?;
-        let (partition, offset) = (self.config.partition, self.delayed_offset);
-        let byte = self.log.record_noted(Kind::Delayed, draft.queue, due_ms, key, draft.length, |byte, out| {
-            (draft.fill)(out);
-            draft.stamp.write(out, offset, Position::pack(partition, byte), now_ms);
-        });
-        self.delayed_offset += 1;
-        let (queue, length) = (draft.queue, draft.length as u32);
-        self.derived.timers.insert(Timer { due_ms, byte, queue, length, key });
+        let stored = self.put_off(&mut { draft }, due_ms, key, now_ms);
         if let Some(ticket) = ticket {
             self.log.promise().tickets.push(ticket);
         }
-        Ok(Stored { queue_offset: offset, position: Position::pack(partition, byte) })
+        Ok(stored)
     }
 
     /// Changes a fact; `None` deletes it. It is readable at once and durable when the ticket comes back.
@@ -345,6 +344,7 @@ impl Partition {
     pub fn retain_topics(&mut self, keep: &dyn Fn(u32) -> bool) {
         self.derived.index.retain_topics(keep);
         self.derived.timers.retain_topics(keep);
+        self.derived.halves.retain_topics(keep);
     }
 
     /// Deletes every fact whose key starts with `prefix`.
@@ -386,6 +386,7 @@ impl Partition {
             runs: self.derived.runs.size(),
             checkpointed: self.checkpointed,
             delayed: self.derived.timers.len() as u64,
+            halves: self.derived.halves.len() as u64,
             oldest_ms: self.segments.live().front().map_or(0, |segment| segment.newest_ms),
             available: self.segments.available().unwrap_or(0),
             total: self.segments.total(),
@@ -484,6 +485,7 @@ impl Partition {
             }
             State::Open => {
                 self.deliver(now_ms);
+                self.check_halves(now_ms);
                 if now_ms >= self.notes_at_ms {
                     self.write_notes(now_ms);
                 }
@@ -542,7 +544,7 @@ impl Partition {
             return deadline;
         }
         deadline = deadline.min(self.settle_deadline_ms());
-        deadline = deadline.min(self.delivery_deadline_ms());
+        deadline = deadline.min(self.delivery_deadline_ms()).min(self.check_deadline_ms());
         if let Some(snapshot) = &self.snapshot {
             deadline = deadline.min(snapshot.again_ms);
         }
@@ -605,6 +607,19 @@ impl Partition {
             Entry { byte, store_time_ms: now_ms, length: draft.length as u32, tag_hash },
         ));
         promise.keys.extend(draft.keys.iter().map(|hash| (*hash, byte)));
+        Stored { queue_offset: offset, position: Position::pack(partition, byte) }
+    }
+
+    /// Puts a delayed message into the batch that was reserved.
+    fn put_off(&mut self, draft: &mut Draft<'_>, due_ms: u64, key: u32, now_ms: u64) -> Stored {
+        let (partition, offset) = (self.config.partition, self.delayed_offset);
+        let byte = self.log.record_noted(Kind::Delayed, draft.queue, due_ms, key, draft.length, |byte, out| {
+            (draft.fill)(out);
+            draft.stamp.write(out, offset, Position::pack(partition, byte), now_ms);
+        });
+        self.delayed_offset += 1;
+        let (queue, length) = (draft.queue, draft.length as u32);
+        self.derived.timers.insert(Timer { due_ms, byte, queue, length, key });
         Stored { queue_offset: offset, position: Position::pack(partition, byte) }
     }
 
@@ -672,14 +687,14 @@ impl Partition {
         if !due || !free || self.retirement_waits {
             return;
         }
-        if self.derived.timers.lowest().is_some_and(|timer| timer.byte < end) {
+        if self.lowest_waiting().is_some_and(|byte| byte < end) {
             // While at most half of the log waits, writing that again frees as much, at least.
-            if self.derived.timers.bytes() <= content / 2 {
+            if self.derived.timers.bytes() + self.derived.halves.bytes() <= content / 2 {
                 self.roll_forward(end, now_ms);
             }
             return;
         }
-        // A delayed message is needed until it is delivered or written again, and that is durable.
+        // A message that waits is needed until it ends or is written again, and that is durable.
         if self.loads.reads_below(end) || self.delivering.iter().any(|(_, byte)| *byte < end) {
             return;
         }

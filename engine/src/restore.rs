@@ -6,8 +6,8 @@ use crate::checkpoint;
 use crate::derived::Derived;
 use crate::facts;
 use crate::format::derived::{
-    CHECKPOINT_VERSION, Closing, Item, Piece, PieceKind, RunHeader, Slot, decode_begin, decode_segments, decode_timers,
-    is_whole,
+    CHECKPOINT_VERSION, Closing, Item, Piece, PieceKind, RunHeader, Slot, decode_begin, decode_halves, decode_segments,
+    decode_timers, is_whole,
 };
 use crate::format::{BLOCK_BYTES, FormatError};
 use crate::io::{Fault, Handle, Op, OpenHow, Outcome};
@@ -265,6 +265,9 @@ impl Restore {
             }
             PieceKind::Timers => {
                 decode_timers(piece.payload).for_each(|timer| start.derived.timers.insert(timer));
+            }
+            PieceKind::Halves => {
+                decode_halves(piece.payload).for_each(|half| start.derived.halves.insert(half));
             }
             PieceKind::Segments => start.segments.extend(decode_segments(piece.payload)),
             PieceKind::End => {

@@ -9,6 +9,7 @@
 
 use super::crc32c;
 use super::{BLOCK_BYTES, FORMAT_VERSION, FormatError, QueueKey, u16_at, u32_at, u64_at};
+use crate::halves::Half;
 use crate::index::Entry;
 use crate::log::End;
 use crate::timers::Timer;
@@ -296,6 +297,8 @@ pub enum PieceKind {
     Segments = 4,
     /// The last one: what must be durable for all of this to be true.
     End = 5,
+    /// Half messages that are undecided: see [`encode_half`].
+    Halves = 6,
 }
 
 /// One piece of a checkpoint: this header, a payload, zeros up to the block's end.
@@ -366,6 +369,7 @@ impl<'a> Piece<'a> {
             3 => PieceKind::Timers,
             4 => PieceKind::Segments,
             5 => PieceKind::End,
+            6 => PieceKind::Halves,
             _ => return Err(FormatError::Damaged),
         };
         Ok(Piece { partition: u16_at(header, 10), number: u32_at(header, 20), kind, payload })
@@ -442,11 +446,34 @@ pub fn encode_timer(timer: Timer, out: &mut Vec<u8>) {
 
 /// The delayed messages of a payload.
 pub fn decode_timers(payload: &[u8]) -> impl Iterator<Item = Timer> {
-    payload.chunks_exact(TIMER_BYTES).map(|bytes| {
-        let queue = QueueKey { topic: u32_at(bytes, 16), queue: u32_at(bytes, 20) };
-        let (length, key) = (u32_at(bytes, 24), u32_at(bytes, 28));
-        Timer { due_ms: u64_at(bytes, 0), byte: u64_at(bytes, 8), queue, length, key }
+    payload.chunks_exact(TIMER_BYTES).map(decode_timer)
+}
+
+/// A half message of a checkpoint: as a delayed one that is due when its producer is to be asked, and
+/// `| 32 id u64 | 40 checks u32 |`.
+pub const HALF_BYTES: usize = TIMER_BYTES + 12;
+const _: () = assert!(8 + 4 == HALF_BYTES - TIMER_BYTES, "the fields fill it");
+
+/// Appends a half message.
+pub fn encode_half(half: Half, out: &mut Vec<u8>) {
+    encode_timer(half.timer, out);
+    out.extend_from_slice(&half.id.to_be_bytes());
+    out.extend_from_slice(&half.checks.to_be_bytes());
+}
+
+/// The half messages of a payload.
+pub fn decode_halves(payload: &[u8]) -> impl Iterator<Item = Half> {
+    payload.chunks_exact(HALF_BYTES).map(|bytes| Half {
+        timer: decode_timer(bytes),
+        id: u64_at(bytes, TIMER_BYTES),
+        checks: u32_at(bytes, TIMER_BYTES + 8),
     })
+}
+
+fn decode_timer(bytes: &[u8]) -> Timer {
+    let queue = QueueKey { topic: u32_at(bytes, 16), queue: u32_at(bytes, 20) };
+    let (length, key) = (u32_at(bytes, 24), u32_at(bytes, 28));
+    Timer { due_ms: u64_at(bytes, 0), byte: u64_at(bytes, 8), queue, length, key }
 }
 
 /// Appends a segment: the log byte where it begins and when it was written last: `| 0 base u64 | 8 newest_ms u64 |`.
@@ -570,6 +597,11 @@ mod tests {
         timers.iter().for_each(|timer| encode_timer(*timer, &mut out));
         assert_eq!(hex(&out[..TIMER_BYTES]), "0000000000000001000000000000000200000003000000040000000500000007");
         assert_eq!(decode_timers(&out).collect::<Vec<_>>(), timers);
+        out.clear();
+        let half = Half { timer, id: 8, checks: 9 };
+        encode_half(half, &mut out);
+        assert_eq!(hex(&out[TIMER_BYTES..]), "000000000000000800000009");
+        assert_eq!(decode_halves(&out).collect::<Vec<_>>(), [half]);
         out.clear();
         encode_segment(1, 2, &mut out);
         assert_eq!(decode_segments(&out).collect::<Vec<_>>(), [(1, 2)]);

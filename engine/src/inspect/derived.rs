@@ -139,7 +139,7 @@ pub(super) fn read_checkpoint(directory: &Path, partition: u16) -> Result<Option
         };
         match (piece.kind, head) {
             (PieceKind::Begin, None) => head = Some(decode_begin(piece.payload).ok_or_else(wrong)?.head),
-            (PieceKind::Facts | PieceKind::Timers | PieceKind::Segments, Some(_)) => {}
+            (PieceKind::Facts | PieceKind::Timers | PieceKind::Halves | PieceKind::Segments, Some(_)) => {}
             (PieceKind::End, Some(head)) => {
                 let durable = Closing::decode(piece.payload).ok_or_else(wrong)?.durable;
                 return Ok(Some(Checkpoint { head, durable, bytes: at + bytes.len() as u64 }));

@@ -350,7 +350,12 @@ impl<'a> Walk<'a> {
             let hole = match record.kind {
                 Kind::Message => self.sequence.message(&record),
                 Kind::Facts => self.sequence.facts(payload),
-                Kind::Delayed | Kind::Delivered | Kind::SnapshotBegin | Kind::SnapshotEnd => None,
+                Kind::Delayed
+                | Kind::Delivered
+                | Kind::SnapshotBegin
+                | Kind::SnapshotEnd
+                | Kind::Half
+                | Kind::Checked => None,
             };
             self.holes.extend(hole.map(|hole| (byte, hole)));
         }

@@ -1,5 +1,5 @@
-//! Delayed messages: those whose time has come become messages of their queues, once; those whose segment is to
-//! go are written again at the log's head.
+//! Delayed messages: those whose time has come become messages of their queues, once. Those whose segment is to go
+//! are written again at the log's head, and half messages as well.
 //!
 //! In both cases one batch has the new record and the mark that ends the old one. A crash leaves both or
 //! neither, so that whatever was read of the log, one record of the message counts.
@@ -8,6 +8,7 @@ use super::reading::{Fetched, fetch};
 use super::{Partition, RETRY_MS};
 use crate::error::AppendError;
 use crate::format::{Kind, Position, RECORD_HEADER_BYTES};
+use crate::halves::Half;
 use crate::limits::LOAD_BYTES;
 use crate::loads::{LoadId, Missing};
 use crate::log::Ticket;
@@ -65,8 +66,8 @@ enum Delivered {
     NoRoom,
 }
 
-/// A delayed message that was asked for.
-enum Recalled {
+/// A message that waits and was asked for.
+pub(super) enum Recalled {
     Here(Bytes),
     Loading(LoadId),
     /// It was given up.
@@ -80,8 +81,9 @@ impl Partition {
         if !self.is_readable() || key == 0 {
             return Ok(None);
         }
-        let namesakes: Vec<Timer> = self.derived.timers.with_key(key).take(NAMESAKES_MAX).collect();
-        for timer in namesakes.into_iter().filter(|timer| timer.byte < self.log.written()).collect::<Vec<_>>() {
+        let written = self.log.written();
+        let namesakes = self.derived.timers.with_key(key).take(NAMESAKES_MAX).filter(|timer| timer.byte < written);
+        for timer in namesakes.collect::<Vec<Timer>>() {
             match self.bring(timer, true) {
                 Recalled::Here(message) if is_it(&message) => return Ok(Some(timer.byte)),
                 Recalled::Here(_) | Recalled::Lost => {}
@@ -227,10 +229,14 @@ impl Partition {
         }
         let mut bytes = 0;
         while bytes < ROLL_BYTES
-            && let Some(timer) = self.derived.timers.lowest()
-            && timer.byte < below
-            && timer.due_ms > now_ms
+            && let Some(byte) = self.lowest_waiting().filter(|byte| *byte < below)
         {
+            let half = self.derived.halves.lowest().filter(|half| half.timer.byte == byte);
+            let timer = half.map_or_else(|| self.derived.timers.get(byte), |half| Some(half.timer));
+            let timer = timer.expect("it was just looked up");
+            if half.is_none() && timer.due_ms <= now_ms {
+                return;
+            }
             let message = match self.bring(timer, false) {
                 Recalled::Here(message) => message,
                 Recalled::Loading(load) => {
@@ -244,25 +250,37 @@ impl Partition {
                 return;
             }
             let fill = |_, out: &mut [u8]| out.copy_from_slice(&message);
-            let (queue, due_ms, key) = (timer.queue, timer.due_ms, timer.key);
-            let byte = self.log.record_noted(Kind::Delayed, queue, due_ms, key, message.len(), fill);
+            let (queue, due_ms) = (timer.queue, timer.due_ms);
+            let (kind, note) = half.map_or((Kind::Delayed, timer.key), |half| (Kind::Half, half.checks));
+            let byte = self.log.record_noted(kind, queue, due_ms, note, message.len(), fill);
             self.rolled = self.end(timer);
-            self.derived.timers.insert(Timer { byte, ..timer });
+            let timer = Timer { byte, ..timer };
+            match half {
+                Some(half) => self.derived.halves.insert(Half { timer, ..half }),
+                None => self.derived.timers.insert(timer),
+            }
             bytes += 2 * RECORD_HEADER_BYTES + message.len();
         }
     }
 
-    /// The record of a delayed message counts no more: that it is another one's turn is in the same batch.
+    /// The log byte of the lowest message that waits.
+    pub(super) fn lowest_waiting(&self) -> Option<u64> {
+        let half = self.derived.halves.lowest().map(|half| half.timer.byte);
+        let delayed = self.derived.timers.lowest().map(|timer| timer.byte);
+        half.into_iter().chain(delayed).min()
+    }
+
+    /// The record of a message that waits counts no more: that it is another one's turn is in the same batch.
     /// Returns the log byte of the mark.
-    fn end(&mut self, timer: Timer) -> u64 {
+    pub(super) fn end(&mut self, timer: Timer) -> u64 {
         let mark = self.log.record(Kind::Delivered, timer.queue, timer.byte, 0, |_, _| {});
         self.delivering.push_back((mark, timer.byte));
-        self.derived.timers.remove(timer.byte);
+        self.derived.forget(timer.byte);
         mark
     }
 
-    /// The bytes of a delayed message; `alone`: what lies around it is of no use.
-    fn bring(&mut self, timer: Timer, alone: bool) -> Recalled {
+    /// The bytes of a message that waits; `alone`: what lies around it is of no use.
+    pub(super) fn bring(&mut self, timer: Timer, alone: bool) -> Recalled {
         match fetch(self.log.tail(), &self.loads, timer.byte, timer.length) {
             Fetched::Here(message) => return Recalled::Here(message),
             Fetched::Elsewhere => {
@@ -270,7 +288,7 @@ impl Partition {
                 match load {
                     Some(load) => return Recalled::Loading(load),
                     // Its topic was deleted while the checkpoint that names it was the newest one.
-                    None => self.derived.timers.remove(timer.byte),
+                    None => self.derived.forget(timer.byte),
                 }
             }
             Fetched::Damaged => self.give_up(timer, "is damaged"),
@@ -309,8 +327,8 @@ impl Partition {
 
     fn give_up(&mut self, timer: Timer, why: &str) {
         let position = Position::pack(self.config.partition, timer.byte);
-        tracing::error!(?position, "a delayed message {why} and is given up");
-        self.derived.timers.remove(timer.byte);
+        tracing::error!(?position, "a message that waits {why} and is given up");
+        self.derived.forget(timer.byte);
     }
 }
 
@@ -346,6 +364,7 @@ mod tests {
         partition: Partition,
         config: LogConfig,
         closed: Option<String>,
+        asked: Vec<u64>,
         /// What a read of this byte of a file gets is an error.
         unreadable: Option<u64>,
     }
@@ -359,7 +378,14 @@ mod tests {
                 retention_bytes,
                 ..LogConfig::new("/p", 5, Region::new(4, 1 << 20).unwrap(), describe)
             };
-            World { sim, partition: Partition::new(config.clone()).unwrap(), config, closed: None, unreadable: None }
+            World {
+                sim,
+                partition: Partition::new(config.clone()).unwrap(),
+                config,
+                closed: None,
+                asked: Vec::new(),
+                unreadable: None,
+            }
         }
 
         /// Returns how many reads it began.
@@ -377,6 +403,7 @@ mod tests {
                         self.partition.on_done(local, Err(Fault(libc::EIO)), self.sim.now_ms());
                     }
                     Effect::Io { local, op } => self.sim.submit(Tag(local), op).unwrap(),
+                    Effect::Undecided(id) => self.asked.push(id),
                     Effect::Closed(reason) => self.closed = Some(reason),
                     _ => {}
                 }
@@ -385,6 +412,22 @@ mod tests {
             done.into_iter().for_each(|done| self.partition.on_done(done.tag.0, done.outcome, self.sim.now_ms()));
             self.sim.advance(1);
             reads
+        }
+
+        /// The half messages whose producers are to be asked within so many milliseconds. It sleeps as a loop would.
+        fn asked(&mut self, ms: u64) -> Vec<u64> {
+            let (until_ms, mut turns) = (self.sim.now_ms() + ms, 0);
+            self.asked.clear();
+            while self.sim.now_ms() < until_ms {
+                self.turn();
+                turns += 1;
+                let deadline_ms = self.partition.deadline_ms().min(until_ms);
+                if self.sim.flying() == 0 && !self.partition.has_effects() {
+                    self.sim.advance(deadline_ms.saturating_sub(self.sim.now_ms()));
+                }
+            }
+            assert!(turns < 200, "{turns} turns in {ms} ms: it spins");
+            std::mem::take(&mut self.asked)
         }
 
         fn turn_until(&mut self, what: &str, is_so: impl Fn(&mut Partition) -> bool) {
@@ -468,7 +511,7 @@ mod tests {
                         number
                     })),
                     Pull::Empty => return numbers,
-                    _ => self.turn(),
+                    _ => _ = self.turn(),
                 }
             }
             panic!("the queue has no end");
@@ -666,6 +709,149 @@ mod tests {
         assert_eq!(world.delivered(), [0, 1, 2, 4]);
     }
 
+    /// Half messages in the oldest segment of a log that is about to be cut, asked about a few times. Returns their
+    /// ids, too.
+    fn half_disk() -> (Sim, Vec<u64>) {
+        let mut world = World::new(Sim::new(2), u64::MAX);
+        world.open();
+        let mut ids = Vec::new();
+        for (number, length) in LENGTHS.into_iter().enumerate() {
+            let mut fill = |out: &mut [u8]| {
+                out.fill(number as u8);
+                out[24..28].copy_from_slice(&(number as u32).to_be_bytes());
+            };
+            let stored = loop {
+                let now_ms = world.sim.now_ms();
+                let draft = Draft { queue: WAITING, length, tag_hash: 0, keys: &[], stamp: STAMP, fill: &mut fill };
+                match world.partition.prepare(draft, DUE_MS + number as u64, None, now_ms) {
+                    Ok(stored) => break stored,
+                    Err(error) => assert_eq!(error, AppendError::Busy),
+                }
+                world.turn();
+            };
+            assert_eq!(stored.position, Position::pack(5, stored.queue_offset));
+            ids.push(stored.queue_offset);
+            world.fill(world.partition.stats().accepted + 600_000);
+        }
+        for (number, id) in ids.iter().enumerate() {
+            for _ in 0..number {
+                while world.partition.checked(*id, DUE_MS, world.sim.now_ms()).is_err() {
+                    world.turn();
+                }
+            }
+        }
+        world.fill(36 * MIB);
+        world.rest();
+        (world.sim.kill(), ids)
+    }
+
+    /// The half message of an id, as it came in.
+    fn half(world: &mut World, id: u64, number: usize) -> bool {
+        loop {
+            match world.partition.undecided(id) {
+                Ok(Some(half)) => {
+                    assert_eq!(
+                        (half.queue, half.checks, half.message.len()),
+                        (WAITING, number as u32, LENGTHS[number])
+                    );
+                    assert_eq!(half.message[..16], [id.to_be_bytes(), Position::pack(5, id).0.to_be_bytes()].concat());
+                    assert!(half.message[28..].iter().all(|byte| *byte == number as u8), "half {number} changed");
+                    return true;
+                }
+                Ok(None) => return false,
+                Err(_) => _ = world.turn(),
+            }
+        }
+    }
+
+    /// Commits the even ones, and rolls the others back.
+    fn decide(world: &mut World, ids: &[u64]) {
+        for (number, id) in ids.iter().enumerate() {
+            assert!(half(world, *id, number));
+            let Ok(Some(found)) = world.partition.undecided(*id) else { panic!("it was here") };
+            let mut fill = |out: &mut [u8]| out.copy_from_slice(&found.message);
+            let length = found.message.len();
+            let mut draft = Draft { queue: WAITING, length, tag_hash: 0, keys: &[], stamp: STAMP, fill: &mut fill };
+            let is_commit = number % 2 == 0;
+            let mut message = is_commit.then_some(&mut draft);
+            while world.partition.decide(*id, message.as_deref_mut(), None, None, world.sim.now_ms()).is_err() {
+                world.turn();
+            }
+            assert!(!half(world, *id, number), "it is decided once");
+        }
+    }
+
+    #[test]
+    fn wherever_a_crash_comes_a_half_message_is_decided_once() {
+        let (mut disk, ids) = half_disk();
+        let mut rolled = 0;
+        for turns in (0..70).step_by(3).chain((70..400).step_by(60)) {
+            for seed in 0..2 {
+                let mut world = cutting(&mut disk);
+                world.open();
+                for turn in 0..turns {
+                    if turn % 10 == 0 && world.partition.check_open().is_ok() {
+                        world.append(OTHERS, 0, 30_000, None);
+                    }
+                    world.turn();
+                }
+                rolled += u64::from(world.partition.rolled > 0);
+                let mut world = world.again((seed > 0).then_some(seed + turns));
+                world.open();
+                assert_eq!(world.partition.stats().halves, 5, "turns {turns} seed {seed}");
+                world.turn_until("retired", |partition| partition.floor() > 0);
+                assert_eq!(world.delivered(), [], "nobody sees one");
+                world.sim.advance(DUE_MS - world.sim.now_ms());
+                decide(&mut world, &ids);
+                // All or nothing of each survives.
+                let (cut, all) = (turns % 2 == 1, [0, 2, 4]);
+                (0..if cut { turns % 7 } else { 0 }).for_each(|_| _ = world.turn());
+                if !cut {
+                    world.rest();
+                }
+                let mut world = world.again(Some(seed));
+                world.open();
+                let left: Vec<usize> = (0..5).filter(|number| half(&mut world, ids[*number], *number)).collect();
+                let delivered = world.delivered();
+                assert!(cut || left.is_empty() && delivered == all, "{left:?} {delivered:?}");
+                assert!(delivered.iter().all(|number| number % 2 == 0 && !left.contains(&(*number as usize))));
+                assert_eq!(delivered.len() + left.iter().filter(|number| **number % 2 == 0).count(), 3);
+                let mut world = world.again(None);
+                world.open();
+                world.rest();
+                assert_eq!((world.partition.stats().halves, world.delivered()), (left.len() as u64, delivered));
+            }
+        }
+        assert!(rolled > 20, "{rolled}");
+    }
+
+    #[test]
+    fn producers_are_asked_when_it_is_time_and_not_all_the_time() {
+        let (mut disk, ids) = half_disk();
+        let mut world = World::new(disk.twin(), u64::MAX);
+        world.open();
+        world.rest();
+        world.sim.advance(DUE_MS - 10_000 - world.sim.now_ms());
+        assert_eq!(world.asked(9_900), [], "before it is time");
+        // Once each; and again a second later, if nobody cared.
+        world.sim.advance(DUE_MS - world.sim.now_ms());
+        let mut asked = world.asked(500);
+        asked.sort_unstable();
+        assert_eq!(asked, ids);
+        let now_ms = world.sim.now_ms();
+        world.partition.checked(ids[0], now_ms + 5000, now_ms).unwrap();
+        let mut asked = world.asked(1000);
+        asked.sort_unstable();
+        assert_eq!(asked, ids[1..]);
+        let mut asked = world.asked(4500);
+        asked.sort_unstable();
+        asked.dedup();
+        assert_eq!(asked, ids);
+        // Those of deleted topics are gone.
+        world.partition.retain_topics(&|topic| topic != WAITING.topic);
+        assert_eq!((world.asked(3000), world.partition.stats().halves), (vec![], 0));
+    }
+
     #[test]
     fn a_damaged_one_is_given_up_and_holds_nothing() {
         let (mut disk, places) = disk();
@@ -694,7 +880,9 @@ mod tests {
                 world.open();
                 assert_eq!(world.finish(), [0, 1, 2, 3, 4]);
             } else {
-                (0..1000).for_each(|_| world.turn());
+                for _ in 0..1000 {
+                    world.turn();
+                }
                 let reason = world.closed.expect("it refuses");
                 assert!(reason.contains("checkpoint: written in format version 4"), "{reason}");
             }
@@ -711,7 +899,9 @@ mod tests {
         let count = world.partition.stats().delayed;
         world.rest();
         let before = world.partition.stats();
-        (0..5000).for_each(|_| world.turn());
+        for _ in 0..5000 {
+            world.turn();
+        }
         let after = world.partition.stats();
         assert_eq!((after.floor, after.accepted), (0, before.accepted), "it is left alone");
         world.fill(80 * MIB);

@@ -478,6 +478,10 @@ fn give(
     if settles {
         connection.settle();
     }
+    if !settles && connection.is_flooded(limits) {
+        // Who does not read its answers gets no questions and no notices.
+        return;
+    }
     if body.len() > 0 && connection.is_flooded(limits) {
         return connection.push(&flow_control(head));
     }

@@ -256,6 +256,9 @@ impl Desk {
                 self.registrar(now_ms, |registrar, orders| registrar.on_said(*said, now_ms, orders));
             }
             Mail::Store(store) => self.store(*store, now_ms),
+            Mail::Check { group, frame } => {
+                self.registrar(now_ms, |registrar, orders| registrar.on_check(&group, frame, orders));
+            }
             Mail::Recall(request, others) => self.recall_of(*request, others, now_ms),
             Mail::Publish { catalog, change } => {
                 self.install(catalog, now_ms);
@@ -316,6 +319,7 @@ impl Desk {
             Effect::Io { .. } => unreachable!("the loop takes operations out before"),
             Effect::Stored(ticket, outcome) => self.settle(ticket, outcome, now_ms),
             Effect::Grown(queue) => self.wake(queue),
+            Effect::Undecided(id) => self.check_half(local, id, now_ms),
             Effect::Loaded(load, outcome) => self.go_on(local, load, outcome.is_ok(), now_ms),
             Effect::Opened => self.opened(local, now_ms),
             Effect::Closed(reason) => {
@@ -448,6 +452,7 @@ impl Desk {
             CHANGE_MESSAGE_INVISIBLETIME => self.change_invisible(call, now_ms),
             NOTIFICATION => self.notification(call, now_ms),
             POLLING_INFO => self.polling_info(call),
+            END_TRANSACTION => self.end_transaction(call, now_ms),
             RECALL_MESSAGE => self.recall(call, self.settings.cores - 1, now_ms),
             _ if self.index == 0 => {
                 if self.registrar.is_none() {
@@ -469,6 +474,7 @@ impl Desk {
                 Cold::Request(request) => request.reply,
                 Cold::Pop(pop) => pop.reply,
                 Cold::Loan(loan) => return self.end_later(loan),
+                Cold::Half(_) => return,
                 Cold::Ask(mut ask) => {
                     let part = ask.inquiry.give_up();
                     return self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part });
@@ -488,6 +494,8 @@ impl Desk {
                 Cold::Loan(loan) if ok => self.end_loan(loan, now_ms),
                 Cold::Pop(pop) => self.refuse_read(&pop.reply),
                 Cold::Loan(loan) => self.end_later(loan),
+                Cold::Half(id) if ok => self.check_half(local, id, now_ms),
+                Cold::Half(_) => {}
                 Cold::Pull(Pull { reply, .. }) => self.refuse_read(&reply),
                 Cold::Request(request) => self.refuse_read(&request.reply),
                 Cold::Ask(mut ask) => {

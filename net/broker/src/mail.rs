@@ -141,6 +141,13 @@ pub enum Mail {
     Ensure(Box<Ensure>),
     /// To the owner of the message's queue: append it.
     Store(Box<Store>),
+    /// To the registrar: ask some producer of this group.
+    Check {
+        /// The producers' group.
+        group: Box<str>,
+        /// The whole question.
+        frame: Bytes,
+    },
     /// Recall a message, if it is yours; else let the next of so many other cores look for it.
     Recall(Box<Request>, usize),
     /// A connection is gone: leave its groups, forget its parked pulls.

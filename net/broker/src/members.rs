@@ -277,6 +277,12 @@ impl Members {
         self.ids.get(id).copied()
     }
 
+    /// One of a producer group's connections; `turn` says which.
+    pub fn producer_of(&self, group: &str, turn: usize) -> Option<ConnectionId> {
+        let clients = self.producers.get(group)?;
+        clients.keys().nth(turn % clients.len()).copied()
+    }
+
     /// The answer to code 203. `None`: no member.
     pub fn consumer_connection(&self, group: &str) -> Option<ConsumerConnection> {
         let group = self.consumers.get(group)?;

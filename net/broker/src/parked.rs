@@ -202,8 +202,10 @@ impl Parked {
 pub enum Cold {
     /// A pull.
     Pull(Pull),
-    /// A request that looks at one message (codes 33 and 36): executed again.
+    /// A request that looks at one message (codes 33, 36, 37 and 370): executed again.
     Request(Box<Request>),
+    /// A half message whose producer is to be asked, by its id.
+    Half(u64),
     /// A question that all cores are asked: goes on where it stopped.
     Ask(Box<Ask>),
     /// A pop.

@@ -67,6 +67,10 @@ pub fn place(header: &mut Header, catalog: &Catalog, partitions: u16, random: u6
             Some(id) => place_position(id.offset, partitions),
             None => Place::Here,
         },
+        request::END_TRANSACTION => match number(header, "commitLogOffset") {
+            Some(offset) => place_position(offset, partitions),
+            None => Place::Here,
+        },
         request::SEND_REPLY_MESSAGE
         | request::SEND_REPLY_MESSAGE_V2
         | request::GET_CONSUMER_RUNNING_INFO
@@ -230,7 +234,9 @@ mod tests {
             (200_151, &[], Place::Here),
             (400, &[], Place::Registrar),
             (370, &[], Place::Here),
-            (37, &[], Place::Nowhere),
+            (37, &[], Place::Here),
+            (37, &[("commitLogOffset", "562949953421319")], Place::Partition(2)),
+            (38_000, &[], Place::Nowhere),
             (-1, &[], Place::Nowhere),
         ];
         for (code, fields, wanted) in cases {

@@ -27,6 +27,7 @@ use crate::promise::{Promise, Says, Sent, ShortText};
 
 mod retry;
 mod timer;
+mod transaction;
 
 /// Longest topic that fits a record whose topic length is one byte; batches know only those.
 const BATCH_TOPIC_BYTES_MAX: usize = names::TOPIC_BYTES_MAX;
@@ -121,6 +122,8 @@ enum Until {
     Now,
     /// When it is due, ms since 1970. `key`: what it is recalled by, or 0.
     Due { at_ms: u64, key: u32 },
+    /// When its producer has decided; it is asked first at this time, ms since 1970.
+    Decided { check_ms: u64 },
 }
 
 /// Which queue of which partition.
@@ -152,7 +155,7 @@ impl Desk {
             }
         };
         self.append_ours(&mut text, said.has_ours);
-        let until = match self.until(&send, &said, target.queue, unique, &mut text, now_ms) {
+        let until = match self.send_until(&send, &said, target.queue, unique, &mut text, now_ms) {
             Ok(until) => until,
             Err((code, remark)) => {
                 self.text = text;
@@ -168,7 +171,7 @@ impl Desk {
             flag: send.flag,
             queue_offset: 0,
             physical_offset: 0,
-            sys_flag: send.sys_flag,
+            sys_flag: if said.is_half { send.sys_flag & !sys_flag::TRANSACTION_MASK } else { send.sys_flag },
             born_timestamp: send.born_timestamp,
             born_host: call.peer.address,
             store_timestamp: 0,
@@ -334,7 +337,7 @@ impl Desk {
         if policy.is_some_and(|policy| policy == "COMPACTION") && !said.has_keys {
             return Err((response::MESSAGE_ILLEGAL, "Required message key is missing".to_owned()));
         }
-        if said.is_half && !(send.reconsume_times > 0 && said.delay_level > 0) {
+        if is_half(send, said) && (self.settings.reject_transaction || is_batch) {
             let remark = format!("the broker[{}] sending transaction message is forbidden", self.settings.broker_ip1);
             return Err((response::NO_PERMISSION, remark));
         }
@@ -344,7 +347,7 @@ impl Desk {
     /// When a message becomes one of its queue's; what its properties say of that is changed accordingly. `Err`:
     /// code, remark.
     #[inline]
-    fn until(
+    fn send_until(
         &self,
         send: &SendMessage<'_>,
         said: &Said<'_>,
@@ -353,14 +356,31 @@ impl Desk {
         text: &mut String,
         now_ms: u64,
     ) -> Result<Until, (i32, String)> {
+        if is_half(send, said) {
+            return Ok(self.half(send, queue, unique, text, now_ms));
+        }
+        self.until(send.topic, said, queue, unique, text, now_ms)
+    }
+
+    /// As `send_until`, for a message that needs no decision.
+    #[inline]
+    fn until(
+        &self,
+        topic: &str,
+        said: &Said<'_>,
+        queue: u32,
+        unique: &str,
+        text: &mut String,
+        now_ms: u64,
+    ) -> Result<Until, (i32, String)> {
         if let Some(at_ms) = self.delay_until(said.delay_level, now_ms) {
-            set_real(text, send.topic, queue);
+            set_real(text, topic, queue);
             if said.is_timer {
                 timer::forget(text);
             }
             return Ok(Until::Due { at_ms, key: 0 });
         }
-        if said.is_timer { self.timer(send, queue, unique, text, now_ms) } else { Ok(Until::Now) }
+        if said.is_timer { self.timer(topic, queue, unique, text, now_ms) } else { Ok(Until::Now) }
     }
 
     /// Asks the registrar for a topic; `then` comes back to this core.
@@ -410,6 +430,9 @@ impl Desk {
             }
             ([piece], Until::Due { at_ms, key }) => piece.drafted(target.key, |draft| {
                 partition.delay(draft, at_ms, key, Some(ticket), now_ms).map(|place| stored.push(place))
+            }),
+            ([piece], Until::Decided { check_ms }) => piece.drafted(target.key, |draft| {
+                partition.prepare(draft, check_ms, Some(ticket), now_ms).map(|place| stored.push(place))
             }),
             _ => {
                 let mut fills: Vec<_> =
@@ -574,6 +597,12 @@ impl Piece<'_> {
             fill,
         }
     }
+}
+
+/// Whether a message waits for its producer's decision. One that comes again with a delay does not.
+#[inline]
+fn is_half(send: &SendMessage<'_>, said: &Said<'_>) -> bool {
+    said.is_half && !(send.reconsume_times > 0 && said.delay_level > 0)
 }
 
 /// A delayed message says where it belongs and is not delayed again (PROTOCOL 4.9).

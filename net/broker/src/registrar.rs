@@ -104,6 +104,8 @@ pub struct Registrar {
     next_survey: u64,
     /// Groups whose members are to be told, once this event is over.
     notify: BTreeSet<Arc<str>>,
+    /// How many questions to producers were passed on.
+    turn: usize,
     scan_at_ms: u64,
     sample_at_ms: u64,
 }
@@ -138,6 +140,7 @@ impl Registrar {
             surveys: BTreeMap::new(),
             next_survey: 0,
             notify: BTreeSet::new(),
+            turn: 0,
             scan_at_ms: 0,
             sample_at_ms: 0,
             settings,

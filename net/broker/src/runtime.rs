@@ -163,7 +163,7 @@ pub fn properties(settings: &Settings, changes: &Changes) -> String {
         Flush::Sync => "SYNC_FLUSH",
         Flush::Async => "ASYNC_FLUSH",
     };
-    let rows: [(&str, String); 36] = [
+    let rows: [(&str, String); 41] = [
         ("autoCreateSubscriptionGroup", settings.auto_create_group.to_string()),
         ("autoCreateTopicEnable", settings.auto_create_topic.to_string()),
         ("brokerClusterName", settings.cluster.clone()),
@@ -194,7 +194,7 @@ pub fn properties(settings: &Settings, changes: &Changes) -> String {
         ("namesrvAddr", settings.namesrv.join(";")),
         ("recallMessageEnable", settings.recall_message.to_string()),
         ("regionId", settings.region.clone()),
-        ("rejectTransactionMessage", "true".to_owned()),
+        ("rejectTransactionMessage", settings.reject_transaction.to_string()),
         ("storeReplyMessageEnable", settings.store_replies.to_string()),
         ("useServerSideResetOffset", settings.server_side_reset.to_string()),
         ("storePathRootDir", settings.data_dir.display().to_string()),
@@ -202,6 +202,9 @@ pub fn properties(settings: &Settings, changes: &Changes) -> String {
         ("timerWheelEnable", "true".to_owned()),
         ("traceOn", settings.trace_on.to_string()),
         ("traceTopicEnable", settings.trace_topic.to_string()),
+        ("transactionCheckInterval", settings.transaction_check_interval_ms.to_string()),
+        ("transactionCheckMax", settings.transaction_check_max.to_string()),
+        ("transactionTimeOut", settings.transaction_timeout_ms.to_string()),
     ];
     let mut all: BTreeMap<String, String> = rows.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     all.extend(changes.rows(settings));

@@ -36,6 +36,8 @@ pub fn system_topics(settings: &Settings) -> Vec<TopicConfig> {
         TopicConfig::new(names::member_topic(broker), 1, CLOSED),
         TopicConfig::new(names::TRANS_HALF_TOPIC, 1, OPEN),
         TopicConfig::new(names::TRANS_OP_HALF_TOPIC, 1, OPEN),
+        // A queue in every partition: what was given up stays where it is.
+        TopicConfig::new(names::TRANS_CHECK_MAX_TIME_TOPIC, settings.partitions.into(), OPEN),
     ];
     if settings.auto_create_topic {
         topics.push(TopicConfig::new(names::DEFAULT_TOPIC, settings.topic_queues, TEMPLATE));

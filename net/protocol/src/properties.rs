@@ -31,6 +31,12 @@ pub mod name {
     pub const TRAN_MSG: &str = "TRAN_MSG";
     /// The producer's group.
     pub const PGROUP: &str = "PGROUP";
+    /// How long its producer wants not to be asked about a half message, in seconds.
+    pub const CHECK_IMMUNITY_TIME_IN_SECONDS: &str = "CHECK_IMMUNITY_TIME_IN_SECONDS";
+    /// How often the producer of a half message was asked; written by the broker.
+    pub const TRANSACTION_CHECK_TIMES: &str = "TRANSACTION_CHECK_TIMES";
+    /// The unique id of a half message; written by the broker.
+    pub const TRANSACTION_ID: &str = "__transactionId__";
     /// How often it was tried, on retries that a client sends itself.
     pub const RECONSUME_TIME: &str = "RECONSUME_TIME";
     /// How often it may be tried, on retries that a client sends itself.

@@ -133,7 +133,9 @@ pub(crate) fn build(sizes: &[usize], number: u64) -> Vec<u8> {
         let payload = vec![number as u8; *size];
         let queue = QueueKey { topic: 3, queue: 0 };
         let crc = crc32c::crc32c(&payload);
-        out.extend_from_slice(&RecordHeader { length: *size as u32, crc, kind, queue, offset: number }.encode());
+        out.extend_from_slice(
+            &RecordHeader { length: *size as u32, crc, kind, queue, note: 0, offset: number }.encode(),
+        );
         out.extend_from_slice(&payload);
     }
     out

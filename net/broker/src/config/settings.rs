@@ -89,6 +89,14 @@ pub struct Settings {
     pub timer_max_delay_ms: u64,
     /// `broker.recall_message`.
     pub recall_message: bool,
+    /// `broker.reject_transaction`.
+    pub reject_transaction: bool,
+    /// `broker.transaction_timeout_ms`.
+    pub transaction_timeout_ms: u64,
+    /// `broker.transaction_check_interval_ms`.
+    pub transaction_check_interval_ms: u64,
+    /// `broker.transaction_check_max`.
+    pub transaction_check_max: u32,
     /// How many cores run.
     pub cores: usize,
     /// How many partitions the data directory has.
@@ -208,6 +216,10 @@ impl Config {
             pop_retry_v2: self.switch("broker.pop_retry_v2"),
             timer_max_delay_ms: self.number("broker.timer_max_delay_ms"),
             recall_message: self.switch("broker.recall_message"),
+            reject_transaction: self.switch("broker.reject_transaction"),
+            transaction_timeout_ms: self.number("broker.transaction_timeout_ms"),
+            transaction_check_interval_ms: self.number("broker.transaction_check_interval_ms"),
+            transaction_check_max: self.number("broker.transaction_check_max") as u32,
             cores: found.cores,
             partitions: found.partitions,
             flush: match self.text("log.flush") {

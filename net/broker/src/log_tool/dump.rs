@@ -174,7 +174,7 @@ impl DumpArgs {
             Kind::Facts if self.facts && self.is_time(closed_ms) => {
                 facts(payload).map(|fact| fact_line(place, closed_ms, fact)).collect()
             }
-            Kind::Message | Kind::Delayed if !self.facts => match StoredMessage::decode(payload) {
+            Kind::Message | Kind::Delayed | Kind::Half if !self.facts => match StoredMessage::decode(payload) {
                 Ok(message) => {
                     let line = self.is_wanted(&record, &message).then(|| self.message_line(place, &record, &message));
                     line.into_iter().collect()
@@ -205,8 +205,13 @@ impl DumpArgs {
         let id = OffsetId { host: message.store_host, offset: place.0.cast_signed() };
         let pairs = properties::iter(message.properties);
         let properties: Map<String, Value> = pairs.map(|(name, value)| (name.to_owned(), value.into())).collect();
+        let kind = match record.kind {
+            Kind::Message => "message",
+            Kind::Half => "half",
+            _ => "delayed",
+        };
         let mut line = json!({
-            "kind": if record.kind == Kind::Message { "message" } else { "delayed" },
+            "kind": kind,
             "partition": place.partition(),
             "position": place.0,
             "msgId": id.to_string(),

@@ -19,6 +19,7 @@ struct Segment {
     bytes: u64,
     messages: u64,
     delayed: u64,
+    halves: u64,
     delivered: u64,
     facts: u64,
     snapshots: u64,
@@ -80,6 +81,7 @@ impl Found {
                     }
                 }
                 Kind::Delayed => segment.delayed += 1,
+                Kind::Half => segment.halves += 1,
                 Kind::Delivered => segment.delivered += 1,
                 Kind::Facts => {
                     segment.facts += 1;
@@ -94,7 +96,7 @@ impl Found {
                         }
                     }
                 }
-                Kind::SnapshotBegin => {}
+                Kind::SnapshotBegin | Kind::Checked => {}
                 Kind::SnapshotEnd => segment.snapshots += 1,
             }
         }
@@ -146,11 +148,12 @@ pub(super) fn stat(mut store: Store, out: &mut dyn Write) -> Done {
         let sum = |field: fn(&Segment) -> u64| -> u64 {
             segments.range((*partition, 0)..=(*partition, u64::MAX)).map(|(_, segment)| field(segment)).sum()
         };
-        let (messages, delayed, delivered) =
-            (sum(|segment| segment.messages), sum(|segment| segment.delayed), sum(|segment| segment.delivered));
+        let (messages, delayed) = (sum(|segment| segment.messages), sum(|segment| segment.delayed));
+        let (halves, ended) = (sum(|segment| segment.halves), sum(|segment| segment.delivered));
         writeln!(
             out,
-            "\npartition {partition}: {messages} messages, {delayed} delayed, {delivered} delivered late or written again"
+            "\npartition {partition}: {messages} messages; {delayed} delayed and {halves} half ones, \
+             {ended} of them ended or were written again"
         )?;
         writeln!(out, "  {}", describe(ending))?;
         let spare_bytes = log.spares().iter().map(|(_, bytes)| bytes).sum();

@@ -42,7 +42,7 @@ impl Desk {
     /// why it cannot.
     pub(super) fn timer(
         &self,
-        send: &SendMessage<'_>,
+        topic: &str,
         queue: u32,
         unique: &str,
         text: &mut String,
@@ -69,12 +69,12 @@ impl Desk {
         if at_ms - now_ms > most_ms {
             return Err(illegal());
         }
-        set_real(text, send.topic, queue);
+        set_real(text, topic, queue);
         // As of a stock broker whose precision is a millisecond.
         properties::append(text, name::TIMER_OUT_MS, &(at_ms - 1).to_string());
         properties::set(text, name::TIMER_ENQUEUE_MS, &now_ms.to_string());
         properties::set(text, name::TIMER_DEQUEUE_MS, &at_ms.to_string());
-        Ok(Until::Due { at_ms, key: RecallHandle::key(send.topic, unique, at_ms) })
+        Ok(Until::Due { at_ms, key: RecallHandle::key(topic, unique, at_ms) })
     }
 
     /// What recalls a message that waits.
@@ -84,7 +84,7 @@ impl Desk {
             Until::Due { at_ms, key } if key != 0 && !send.topic.starts_with(names::RETRY_PREFIX) => {
                 Some(RecallHandle::text(send.topic, &self.settings.broker_name, at_ms, unique))
             }
-            Until::Due { .. } | Until::Now => None,
+            Until::Due { .. } | Until::Now | Until::Decided { .. } => None,
         }
     }
 

@@ -110,6 +110,14 @@ impl Registrar {
         }))
     }
 
+    /// Passes a question on to a live producer of a group, each time to another one. If there is none, nobody is
+    /// asked.
+    pub fn on_check(&mut self, group: &str, frame: Bytes, wanted: &mut Vec<Order>) {
+        self.turn = self.turn.wrapping_add(1);
+        let producer = self.members.producer_of(group, self.turn);
+        wanted.extend(producer.map(|connection| Order::Push { connection, frame }));
+    }
+
     /// A group's retry topic is there from its first heartbeat, and is an order topic as long as the
     /// group subscribes to one.
     fn ensure_retry_topic(&mut self, group: &Group, is_ordered: bool, is_unit: bool) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! Headers of sending: 10, 310, 320, 324, 325, 36 and 370.
+//! Headers of sending: 10, 310, 320, 324, 325, 36, 370; and of transactions: 37, 39.
 
 use super::{FieldError, Value, headers};
 use crate::codes::request;
@@ -13,6 +13,30 @@ headers! {
         queue_offset: i64 = "queueOffset",
         transaction_id: Option<&'a str> = "transactionId",
         recall_handle: Option<&'a str> = "recallHandle",
+    }
+
+    /// END_TRANSACTION (37).
+    EndTransaction<'a> {
+        topic: Option<&'a str> = "topic",
+        producer_group: &'a str = "producerGroup",
+        tran_state_table_offset: i64 = "tranStateTableOffset",
+        commit_log_offset: i64 = "commitLogOffset",
+        commit_or_rollback: i32 = "commitOrRollback",
+        from_transaction_check: bool = "fromTransactionCheck",
+        msg_id: &'a str = "msgId",
+        transaction_id: Option<&'a str> = "transactionId",
+        broker_name: Option<&'a str> = "bname",
+    }
+
+    /// CHECK_TRANSACTION_STATE (39).
+    CheckTransaction<'a> {
+        topic: Option<&'a str> = "topic",
+        tran_state_table_offset: i64 = "tranStateTableOffset",
+        commit_log_offset: i64 = "commitLogOffset",
+        msg_id: Option<&'a str> = "msgId",
+        transaction_id: Option<&'a str> = "transactionId",
+        offset_msg_id: Option<&'a str> = "offsetMsgId",
+        broker_name: Option<&'a str> = "bname",
     }
 
     /// RECALL_MESSAGE (370).

@@ -20,6 +20,8 @@ import org.apache.rocketmq.client.consumer.PullStatus;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.client.producer.SendStatus;
+import org.apache.rocketmq.client.producer.TransactionListener;
+import org.apache.rocketmq.client.producer.TransactionMQProducer;
 import org.apache.rocketmq.common.MixAll;
 import org.apache.rocketmq.common.TopicConfig;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
@@ -75,6 +77,17 @@ final class Clients implements AutoCloseable {
         settle(producer);
         producer.setSendMsgTimeout(SEND_TIMEOUT_MS);
         settings.accept(producer);
+        producer.start();
+        closers.add(producer::shutdown);
+        return producer;
+    }
+
+    /** A producer of transactions, started. */
+    TransactionMQProducer transactions(String group, TransactionListener listener) throws Exception {
+        TransactionMQProducer producer = new TransactionMQProducer(group);
+        settle(producer);
+        producer.setSendMsgTimeout(SEND_TIMEOUT_MS);
+        producer.setTransactionListener(listener);
         producer.start();
         closers.add(producer::shutdown);
         return producer;

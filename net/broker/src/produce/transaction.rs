@@ -1,0 +1,281 @@
+//! Transactions: half messages, the end that their producers decide on (37), and asking producers that said nothing
+//! (39) (PROTOCOL 2.3.3, 2.6, 4.11).
+
+use bytes::Bytes;
+use engine::error::AppendError;
+use engine::format::{Position, QueueKey};
+use engine::partition::Undecided;
+use protocol::codes::{request, response};
+use protocol::command::FLAG_ONEWAY;
+use protocol::headers::{CheckTransaction, EndTransaction, SendMessage};
+use protocol::ids::OffsetId;
+use protocol::message;
+use protocol::names::{self, sys_flag};
+use protocol::properties::{self, name};
+use protocol::{AnswerWriter, Header, StoredMessage};
+
+use super::{Piece, Said, Until, collect};
+use crate::call::Call;
+use crate::desk::Desk;
+use crate::mail::Mail;
+use crate::parked::Cold;
+use crate::promise::{Promise, Says};
+
+const NOT_FOUND: &str = "Find prepared transaction message failed";
+const HOUR_MS: u64 = 3_600_000;
+
+impl Desk {
+    /// When the producer of a half message is asked first. Its properties become those of one that waits.
+    pub(super) fn half(
+        &self,
+        send: &SendMessage<'_>,
+        queue: u32,
+        unique: &str,
+        text: &mut String,
+        now_ms: u64,
+    ) -> Until {
+        if properties::get(text, name::PGROUP).is_none() {
+            properties::append(text, name::PGROUP, send.producer_group);
+        }
+        properties::set(text, name::REAL_TOPIC, send.topic);
+        properties::set(text, name::REAL_QID, &queue.to_string());
+        properties::set(text, name::TRANSACTION_ID, unique);
+        let immune_ms = immunity_ms(text).unwrap_or(0);
+        let check_ms = now_ms.saturating_add(immune_ms.max(self.settings.transaction_timeout_ms));
+        Until::Decided { check_ms }
+    }
+
+    /// END_TRANSACTION (37): a half message becomes one of its queue's, or nothing.
+    pub(crate) fn end_transaction(&mut self, call: &Call<'_>, now_ms: u64) {
+        let end = match EndTransaction::parse(&call.header.fields) {
+            Ok(end) => end,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let is_commit = match end.commit_or_rollback {
+            sys_flag::TRANSACTION_COMMIT => true,
+            sys_flag::TRANSACTION_ROLLBACK => false,
+            // The producer does not know yet: it is asked later.
+            _ => {
+                self.replies.header(&call.reply, response::SUCCESS);
+                return self.replies.send(&call.reply, Default::default());
+            }
+        };
+        let Some((local, position)) = self.local_of(end.commit_log_offset) else {
+            return self.refuse(&call.reply, response::SYSTEM_ERROR, NOT_FOUND);
+        };
+        if !self.partitions[local].is_open() {
+            return self.refuse_append(&call.reply, AppendError::Opening);
+        }
+        let half = match self.partitions[local].undecided(position.byte()) {
+            Ok(Some(half)) => half,
+            Ok(None) => return self.refuse(&call.reply, response::SYSTEM_ERROR, NOT_FOUND),
+            Err(load) => return self.wait_for(local, load, Cold::Request(call.to_request())),
+        };
+        let Ok(message) = StoredMessage::decode(&half.message) else {
+            return self.refuse(&call.reply, response::SYSTEM_ERROR, NOT_FOUND);
+        };
+        if let Err((code, remark)) = check_end(&end, &message, now_ms) {
+            return self.refuse(&call.reply, code, remark);
+        }
+        let mut text = String::new();
+        let mut until = Until::Now;
+        if is_commit {
+            text.push_str(message.properties);
+            for name in [name::TRAN_MSG, name::REAL_TOPIC, name::REAL_QID] {
+                properties::remove(&mut text, name);
+            }
+            match self.committed_until(&message, half.queue.queue, &mut text, now_ms) {
+                Ok(found) => until = found,
+                Err((code, remark)) => return self.refuse(&call.reply, code, &remark),
+            }
+        }
+        let committed = StoredMessage {
+            sys_flag: message.sys_flag & !sys_flag::TRANSACTION_MASK | sys_flag::TRANSACTION_COMMIT,
+            prepared_transaction_offset: end.commit_log_offset,
+            properties: &text,
+            ..message
+        };
+        let committed = is_commit.then_some((&committed, until));
+        self.decide(call, local, position.byte(), half.queue, committed, now_ms);
+    }
+
+    /// When a message that is committed is due: those with a delay begin to wait now.
+    fn committed_until(
+        &self,
+        message: &StoredMessage<'_>,
+        queue: u32,
+        text: &mut String,
+        now_ms: u64,
+    ) -> Result<Until, (i32, String)> {
+        let said = Said::read(message.topic, message.properties);
+        if said.delay_level <= 0 && !said.is_timer {
+            return Ok(Until::Now);
+        }
+        self.until(message.topic, &said, queue, said.unique.unwrap_or_default(), text, now_ms)
+    }
+
+    /// Answers once it is durable what became of a half message.
+    fn decide(
+        &mut self,
+        call: &Call<'_>,
+        local: usize,
+        id: u64,
+        queue: QueueKey,
+        committed: Option<(&StoredMessage<'_>, Until)>,
+        now_ms: u64,
+    ) {
+        if !self.promises.has_room() {
+            return self.refuse_append(&call.reply, AppendError::Busy);
+        }
+        let mut says = Says::Nothing;
+        if !call.reply.oneway {
+            let mut frame = self.promises.buffer();
+            AnswerWriter::new(&mut frame, call.reply.serialize, call.reply.opaque).finish();
+            says = Says::Frame(frame);
+        }
+        let bytes = committed.map_or(0, |(message, _)| message.encoded_len() as u64);
+        let messages = u32::from(committed.is_some());
+        let promise = Promise::Answer { to: call.reply, messages, bytes, since_ms: now_ms, says };
+        let ticket = self.promises.open(promise);
+        self.touched = true;
+        let partition = &mut self.partitions[local];
+        let outcome = match committed {
+            None => partition.decide(id, None, None, Some(ticket), now_ms),
+            Some((message, until)) => {
+                let due = match until {
+                    Until::Due { at_ms, key } => Some((at_ms, key)),
+                    Until::Now | Until::Decided { .. } => None,
+                };
+                piece(message)
+                    .drafted(queue, |mut draft| partition.decide(id, Some(&mut draft), due, Some(ticket), now_ms))
+            }
+        };
+        if let Err(error) = outcome {
+            self.promises.close(ticket);
+            self.refuse_append(&call.reply, error);
+        }
+    }
+
+    /// A half message waits too long: its producer is asked (39), or it is given up and kept where an operator
+    /// finds it.
+    pub(crate) fn check_half(&mut self, local: usize, id: u64, now_ms: u64) {
+        let half = match self.partitions[local].undecided(id) {
+            Ok(Some(half)) => half,
+            // It is decided, or gone with its topic.
+            Ok(None) => return,
+            // If too much waits already, it is due again in a second.
+            Err(load) => return self.wait_for(local, load, Cold::Half(id)),
+        };
+        self.touched = true;
+        let Ok(message) = StoredMessage::decode(&half.message) else {
+            tracing::error!(partition = self.partitions[local].number(), id, "a half message cannot be read: it ends");
+            // If the log refuses that, it is due again.
+            let _ = self.partitions[local].decide(id, None, None, None, now_ms);
+            return;
+        };
+        let age_ms = now_ms.saturating_sub(message.store_timestamp.cast_unsigned());
+        let is_over = half.checks >= self.settings.transaction_check_max
+            || age_ms > self.settings.retention_hours.saturating_mul(HOUR_MS);
+        if is_over {
+            self.give_up(local, id, &message, now_ms)
+        } else {
+            self.ask_producer(local, id, &half, &message, now_ms)
+        }
+    }
+
+    /// Asks a producer of the message's group, whichever there is; and again, if none says anything.
+    fn ask_producer(&mut self, local: usize, id: u64, half: &Undecided, message: &StoredMessage<'_>, now_ms: u64) {
+        let group = message.property(name::PGROUP).unwrap_or_default();
+        let mut text = message.properties.to_owned();
+        properties::set(&mut text, name::TRANSACTION_CHECK_TIMES, &(half.checks + 1).to_string());
+        let asked = StoredMessage { properties: &text, ..*message };
+        let host = self.store_host();
+        let offset_id = OffsetId { host, offset: message.physical_offset }.to_string();
+        let unique = message.property(name::UNIQ_KEY);
+        let mut header = Header::request(request::CHECK_TRANSACTION_STATE);
+        header.flag = FLAG_ONEWAY;
+        let check = CheckTransaction {
+            topic: Some(names::TRANS_HALF_TOPIC),
+            tran_state_table_offset: message.queue_offset,
+            commit_log_offset: message.physical_offset,
+            msg_id: unique,
+            transaction_id: unique,
+            offset_msg_id: Some(&offset_id),
+            broker_name: Some(&self.settings.broker_name),
+        };
+        check.push(&mut header.fields);
+        let mut frame = Vec::new();
+        header.encode_frame(&mut frame, asked.encoded_len());
+        let body_at = frame.len();
+        frame.resize(body_at + asked.encoded_len(), 0);
+        asked.encode(&mut frame[body_at..]);
+        message::stamp(&mut frame[body_at..], asked.queue_offset, asked.physical_offset, asked.store_timestamp);
+        let mail = Mail::Check { group: group.into(), frame: Bytes::from(frame) };
+        if self.outbox.offer(0, mail).is_ok() {
+            let again_ms = now_ms + self.settings.transaction_check_interval_ms;
+            // If the log refuses that, the producer is asked again a second later.
+            let _ = self.partitions[local].checked(id, again_ms, now_ms);
+        }
+    }
+
+    /// Moves a half message that nobody decided to the topic of those, in one batch with its end: that topic has a
+    /// queue in every partition.
+    fn give_up(&mut self, local: usize, id: u64, message: &StoredMessage<'_>, now_ms: u64) {
+        let partition = Position(message.physical_offset.cast_unsigned()).partition();
+        let Some(topic) = self.catalog.topic(names::TRANS_CHECK_MAX_TIME_TOPIC) else { return };
+        let partitions = self.settings.partitions;
+        let mut queues = 0..topic.queues();
+        let Some(queue) = queues.find(|queue| topic.partition_of(*queue, partitions) == partition) else { return };
+        let key = QueueKey { topic: topic.id, queue };
+        let ended =
+            StoredMessage { topic: names::TRANS_CHECK_MAX_TIME_TOPIC, queue_id: queue.cast_signed(), ..*message };
+        let partition = &mut self.partitions[local];
+        let outcome =
+            piece(&ended).drafted(key, |mut draft| partition.decide(id, Some(&mut draft), None, None, now_ms));
+        if outcome.is_ok() {
+            tracing::warn!(
+                topic = message.topic,
+                unique = message.property(name::UNIQ_KEY).unwrap_or_default(),
+                "no producer decided on a half message: it is moved to {}",
+                names::TRANS_CHECK_MAX_TIME_TOPIC
+            );
+        }
+    }
+}
+
+/// A message as it is about to be stored.
+fn piece<'a>(message: &StoredMessage<'a>) -> Piece<'a> {
+    Piece {
+        message: *message,
+        tag_hash: message::tag_hash_of(message.properties),
+        keys: collect(message::key_hashes(message.topic, message.properties)),
+    }
+}
+
+/// How long a producer wants not to be asked; it then may not decide by itself any more. Milliseconds.
+fn immunity_ms(text: &str) -> Option<u64> {
+    let seconds: i64 = properties::get(text, name::CHECK_IMMUNITY_TIME_IN_SECONDS)?.parse().ok()?;
+    u64::try_from(seconds).ok()?.checked_mul(1000)
+}
+
+/// Whether a half message is the one that its producer means. `Err`: code, remark.
+fn check_end(end: &EndTransaction<'_>, half: &StoredMessage<'_>, now_ms: u64) -> Result<(), (i32, &'static str)> {
+    let age_ms = now_ms.saturating_sub(half.store_timestamp.cast_unsigned());
+    if !end.from_transaction_check && immunity_ms(half.properties).is_some_and(|immune_ms| age_ms > immune_ms) {
+        return Err((response::ILLEGAL_OPERATION, "the immunity time of this message is over: its producer is asked"));
+    }
+    let unique = half.property(name::UNIQ_KEY).unwrap_or_default();
+    let wrong = if half.property(name::PGROUP) != Some(end.producer_group) {
+        "The producer group wrong"
+    } else if half.queue_offset != end.tran_state_table_offset {
+        "The transaction state table offset wrong"
+    } else if half.physical_offset != end.commit_log_offset {
+        "The commit log offset wrong"
+    } else if end.msg_id != unique && end.transaction_id != Some(unique) {
+        // A log that lost its end has another message there.
+        "The message id wrong"
+    } else {
+        return Ok(());
+    };
+    Err((response::SYSTEM_ERROR, wrong))
+}
