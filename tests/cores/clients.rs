@@ -6,9 +6,9 @@ use std::ops::Range;
 use engine::format::Position;
 use engine::io::Handle;
 use protocol::codes::{request, response};
-use protocol::headers::SendBack;
+use protocol::headers::{EndTransaction, SendBack};
 use protocol::ids::OffsetId;
-use protocol::names::pull_flag;
+use protocol::names::{pull_flag, sys_flag};
 use protocol::{Command, Frames, Serialize};
 use tests::words;
 
@@ -31,6 +31,13 @@ const WAITING_MAX: usize = 40;
 pub enum Asked {
     Send {
         ids: Range<usize>,
+    },
+    Half {
+        id: usize,
+    },
+    Decide {
+        id: usize,
+        commit: bool,
     },
     Back {
         id: usize,
@@ -238,7 +245,8 @@ impl World {
                 continue;
             }
             match self.random.below(100) {
-                0..30 => self.send(index, 1),
+                0..26 => self.send(index, 1),
+                26..30 => self.send_half(index),
                 30..38 => {
                     let count = 1 + self.random.below(6) as usize;
                     self.send(index, count);
@@ -285,7 +293,9 @@ impl World {
     fn send(&mut self, index: usize, count: usize) {
         let (topic, queue) = (self.topic(), self.random.below(QUEUES.into()) as u32);
         let level = if count == 1 && self.random.chance(150) { 1 + self.random.below(4) as usize } else { 0 };
-        let due_ms = level.checked_sub(1).map(|level| self.now_ms() + LEVELS_MS[level]);
+        // Others are due at a time of their own.
+        let timer_ms = (count == 1 && level == 0 && self.random.chance(100)).then(|| 1 + self.random.below(9_000));
+        let due_ms = level.checked_sub(1).map(|level| LEVELS_MS[level]).or(timer_ms).map(|ms| self.now_ms() + ms);
         let lengths: Vec<usize> = (0..count).map(|_| self.length()).collect();
         let first = self.model.send(topic, queue, &lengths, due_ms);
         let name = self.name(topic);
@@ -293,7 +303,9 @@ impl World {
             let mut text = String::new();
             let tag = TAGS[id % TAGS.len()];
             let delay = level.to_string();
-            let pairs = [("TAGS", tag), ("KEYS", &*key_of(id)), ("DELAY", if level > 0 { &delay } else { "" })];
+            let timer = timer_ms.map_or(String::new(), |ms| ms.to_string());
+            let delay = if level > 0 { &*delay } else { "" };
+            let pairs = [("TAGS", tag), ("KEYS", &*key_of(id)), ("DELAY", delay), ("TIMER_DELAY_MS", &timer)];
             for (name, value) in pairs.into_iter().filter(|(_, value)| !value.is_empty()) {
                 protocol::properties::append(&mut text, name, value);
             }
@@ -314,6 +326,48 @@ impl World {
         };
         let command = if self.random.chance(100) { words::oneway(command) } else { command };
         self.write(index, command, Asked::Send { ids: first..first + count });
+    }
+
+    fn send_half(&mut self, index: usize) {
+        let (topic, queue, length) = (self.topic(), self.random.below(QUEUES.into()) as u32, self.length());
+        let id = self.model.prepare(topic, queue, length);
+        let (name, tag, unique) = (self.name(topic), TAGS[id % TAGS.len()], format!("half-{id}"));
+        let pairs = [("TAGS", tag), ("TRAN_MSG", "true"), ("PGROUP", "producers"), ("UNIQ_KEY", &*unique)];
+        let mut text = String::new();
+        for (name, value) in pairs.into_iter().filter(|(_, value)| !value.is_empty()) {
+            protocol::properties::append(&mut text, name, value);
+        }
+        let queue = i32::try_from(queue).expect("there are four");
+        let command = words::send_as(request::SEND_MESSAGE_V2, &name, queue, &text, &self.model.body(id));
+        self.write(index, command, Asked::Half { id });
+    }
+
+    /// A half message is there: its producer decides, or forgets it.
+    fn decide(&mut self, index: usize, id: usize, answer: &Command) {
+        self.model.promised(id, None);
+        let commit = match self.random.below(10) {
+            0..6 => true,
+            6..9 => false,
+            _ => return,
+        };
+        if commit {
+            self.model.commits(id);
+        }
+        let place = OffsetId::parse(words::field(answer, "msgId")).expect("an id of a message");
+        let header = EndTransaction {
+            producer_group: "producers",
+            tran_state_table_offset: words::number(answer, "queueOffset"),
+            commit_log_offset: place.offset,
+            commit_or_rollback: if commit { sys_flag::TRANSACTION_COMMIT } else { sys_flag::TRANSACTION_ROLLBACK },
+            msg_id: words::field(answer, "transactionId"),
+            ..EndTransaction::default()
+        };
+        let mut command = Command::request(request::END_TRANSACTION);
+        header.push(&mut command.header.fields);
+        // Twice is once.
+        for _ in 0..1 + self.random.below(2) {
+            self.write(index, command.clone(), Asked::Decide { id, commit });
+        }
     }
 
     fn pull(&mut self, index: usize) {
@@ -556,6 +610,13 @@ impl World {
                 response::SERVICE_NOT_AVAILABLE => {}
                 _ => panic!("a send was answered {answer:?}"),
             },
+            Asked::Half { id } if is_good => self.decide(index, id, &answer),
+            Asked::Half { id } => match code {
+                response::SERVICE_NOT_AVAILABLE => {}
+                _ => self.model.refused(id),
+            },
+            Asked::Decide { id, commit } if is_good && commit => self.model.is_committed(id),
+            Asked::Decide { .. } => {}
             Asked::Back { id } if is_good => self.model.promised(id, None),
             Asked::Back { .. } => {}
             Asked::Pull { topic, offset, tag, then } => self.pulled(index, topic, offset, tag, then, &answer),

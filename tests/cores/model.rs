@@ -67,8 +67,11 @@ pub struct Sent {
     /// Which topic of its name it belongs to, if that is `sure`.
     life: u32,
     sure: bool,
-    /// The earliest moment of its delivery, for delayed ones.
+    /// The earliest moment of its delivery, for delayed ones. Of a half message the end of time, until it is asked
+    /// to commit it.
     pub due_ms: Option<u64>,
+    /// Of a half message, whether it is committed, as far as was promised.
+    committed: Option<bool>,
     state: State,
     pub place: Option<Place>,
     /// It survives the loss of what is not synced.
@@ -156,6 +159,23 @@ impl Model {
         first
     }
 
+    /// A half message is sent. Returns its number.
+    pub fn prepare(&mut self, topic: usize, queue: u32, length: usize) -> usize {
+        let id = self.send(topic, queue, &[length], Some(u64::MAX));
+        self.sent[id].committed = Some(false);
+        id
+    }
+
+    /// It is asked to commit a half message: from now on it may be seen.
+    pub fn commits(&mut self, id: usize) {
+        self.sent[id].due_ms = Some(0);
+    }
+
+    /// A half message is committed.
+    pub fn is_committed(&mut self, id: usize) {
+        self.sent[id].committed = Some(true);
+    }
+
     /// A message is handed back, so that it comes again in `topic`. `None`: it was handed back before.
     pub fn send_back(&mut self, id: usize, topic: usize, due_ms: u64) -> Option<usize> {
         let Sent { body, length, .. } = self.sent[id];
@@ -181,6 +201,7 @@ impl Model {
             life,
             sure: !doubtful,
             due_ms,
+            committed: None,
             state: State::Unknown,
             place: None,
             certain: false,
@@ -417,6 +438,10 @@ impl Model {
                 (sent.place, sent.state) = (None, State::Unknown);
             }
         }
+        // What was decided may be lost, too.
+        for sent in self.sent.iter_mut().filter(|sent| sent.committed.is_some()) {
+            sent.committed = Some(false);
+        }
         // It is kept; that it was delivered may be lost, and it is delivered again.
         for sent in self.sent.iter_mut().filter(|sent| sent.certain && sent.due_ms.is_some()) {
             if let Some(place) = sent.place.take() {
@@ -512,7 +537,10 @@ impl Model {
             }
             let is_due = sent.due_ms.zip(due_ms).is_some_and(|(due_ms, now_ms)| due_ms <= now_ms);
             let wanted = match sent.due_ms {
-                Some(_) => sent.place.is_some() || sent.state == State::Promised && is_due,
+                Some(_) => {
+                    let is_decided = sent.committed.is_none_or(|committed| committed);
+                    sent.place.is_some() || sent.state == State::Promised && is_due && is_decided
+                }
                 None => sent.place.is_some() || sent.state == State::Promised,
             };
             let lost = wanted && sent.sure && sent.state != State::Refused;
@@ -526,7 +554,8 @@ impl Model {
 
     /// The last moment at which something is due.
     pub fn last_due_ms(&self) -> u64 {
-        self.sent.iter().filter_map(|sent| sent.due_ms).max().unwrap_or(0)
+        let due_ms = self.sent.iter().filter_map(|sent| sent.due_ms);
+        due_ms.filter(|due_ms| *due_ms < u64::MAX).max().unwrap_or(0)
     }
 }
 
