@@ -190,7 +190,7 @@ impl Store<'_> {
                 Effect::Stored(_, Err(error)) => self.failure = Some(format!("a message was not stored: {error:?}")),
                 Effect::Closed(reason) => self.failure = Some(reason),
                 Effect::Shut => self.shut = true,
-                Effect::Grown(_) | Effect::Loaded(..) | Effect::Opened => {}
+                Effect::Grown(_) | Effect::Loaded(..) | Effect::Opened | Effect::Undecided(_) => {}
             }
         }
         self.effects = effects;

@@ -27,7 +27,7 @@ pub const BATCH_BYTES_WANTED: std::ops::RangeInclusive<u32> = 64 << 10..=4 << 20
 /// Most keys of one message that are indexed: its unique key and this many others less one.
 pub const KEYS_MAX: usize = 16;
 
-/// Most messages that wait for their time in one partition: 4 Mi, some 130 bytes each.
+/// Most messages that wait for their time in one partition: 4 Mi, some 140 bytes each.
 pub const TIMERS_MAX: usize = 4 << 20;
 
 /// Most half messages that nobody decided, in one partition: 1 Mi, some 200 bytes each.

@@ -15,7 +15,7 @@ use crate::log::{Counts, End, Log, Promise, Ticket, Want};
 use crate::message::{Draft, Stored};
 use crate::segment::{Chore, Segments};
 use crate::timers::Timer;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 mod delivery;
@@ -138,8 +138,9 @@ pub struct Partition {
     /// What is being read of a message that is to be written again; and that cannot go on before.
     rolling: Option<LoadId>,
     roll_again_ms: u64,
-    /// The log byte behind what was written again last.
+    /// The log byte behind what was written again last; and until that is written, where those messages still are.
     rolled: u64,
+    moving: BTreeMap<u64, u64>,
     /// Marks that end messages that waited and are not durable yet, each with the log byte of the message.
     delivering: VecDeque<(u64, u64)>,
     delayed_offset: u64,
@@ -206,6 +207,7 @@ impl Partition {
             rolling: None,
             roll_again_ms: 0,
             rolled: 0,
+            moving: BTreeMap::new(),
             delivering: VecDeque::new(),
             delayed_offset: 0,
             checkpoint: None,

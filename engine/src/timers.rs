@@ -1,6 +1,6 @@
 //! Messages that wait for their time. The log holds them; here is only when which one is due.
 //!
-//! Cost: about 130 bytes for each that waits, 20 less if nobody can recall it.
+//! Cost: about 140 bytes for each that waits, 20 less if nobody can recall it.
 
 use crate::format::{QueueKey, RECORD_HEADER_BYTES};
 use crate::limits::TIMERS_MAX;

@@ -175,6 +175,7 @@ impl Partition {
         self.delivering.clear();
         self.delivery = Default::default();
         self.rolled = 0;
+        self.moving.clear();
         let mut facts = std::mem::replace(&mut self.derived, derived).facts;
         let upto = found.live.partition_point(|segment| segment.base <= found.end.head);
         // All that may have been in the kernel at the end, or waited for a sync.

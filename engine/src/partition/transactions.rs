@@ -57,9 +57,10 @@ impl Partition {
 
     /// The half message of this id, if there is one that is undecided. `Err`: it is being read, ask again.
     pub fn undecided(&mut self, id: u64) -> Result<Option<Undecided>, LoadId> {
-        let half = self.derived.halves.get(id).filter(|half| half.timer.byte < self.log.written());
-        let Some(Half { timer, checks, .. }) = half.filter(|_| self.is_readable()) else { return Ok(None) };
-        match self.bring(timer, true) {
+        let half = self.derived.halves.get(id).filter(|_| self.is_readable());
+        let Some(Half { timer, checks, .. }) = half else { return Ok(None) };
+        let Some(place) = self.place_of(timer) else { return Ok(None) };
+        match self.bring(place, true) {
             Recalled::Here(message) => Ok(Some(Undecided { message, queue: timer.queue, checks })),
             Recalled::Loading(load) => Err(load),
             Recalled::Lost => Ok(None),

@@ -93,6 +93,7 @@ impl Disk {
             crc: crc32c::crc32c(&payload),
             kind: Kind::Message,
             queue: QueueKey { topic: 1, queue: 0 },
+            note: 0,
             offset: 0,
         };
         let mut bytes = vec![0; BATCH_HEADER_BYTES];
