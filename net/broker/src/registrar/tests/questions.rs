@@ -8,7 +8,7 @@ fn tables_of_topics_are_whole() {
     world.create("T", "3");
     let answer = world.ask(0, 21, &[], Vec::new());
     let table: TopicConfigTable = bodies::decode(&answer.body).unwrap();
-    assert_eq!(table.topic_config_table.len(), 13);
+    assert_eq!(table.topic_config_table.len(), 14);
     assert_eq!(table.topic_config_table["T"].read_queue_nums, 3);
     let one = world.ask(0, 351, &[("topic", "T")], Vec::new());
     assert_eq!(bodies::decode(&one.body), Ok(table.topic_config_table["T"].clone()));
@@ -23,10 +23,10 @@ fn all_cores_answer_together() {
     world.create("T", "2");
     world.create("U", "1");
     let id = world.topic("U").unwrap().id;
-    assert_eq!(id, 13, "the answers below count on it");
+    assert_eq!(id, 14, "the answers below count on it");
     world.tell = |question| match question {
         Question::Topic { .. } => Part::Topic(vec![QueueStats { queue: 1, min: 2, max: 9, last_ms: 77 }]),
-        Question::TopicsOf { .. } => Part::TopicsOf(BTreeSet::from([13, 999])),
+        Question::TopicsOf { .. } => Part::TopicsOf(BTreeSet::from([14, 999])),
         Question::Progress { topics, .. } => {
             let progress = |topic| QueueProgress { topic, queue: 0, broker: 9, consumer: 4, last_ms: 55 };
             Part::Progress((0..topics.len()).map(progress).collect())

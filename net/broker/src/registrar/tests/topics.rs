@@ -22,6 +22,8 @@ fn a_fresh_broker_has_the_system_topics_and_groups() {
         ("rmq_sys_SYNC_BROKER_MEMBER_broker-a", 1, 1),
         ("RMQ_SYS_TRANS_HALF_TOPIC", 1, 6),
         ("RMQ_SYS_TRANS_OP_HALF_TOPIC", 1, 6),
+        // One queue for each partition.
+        ("TRANS_CHECK_MAX_TIME_TOPIC", world.registrar.settings.partitions.into(), 6),
     ];
     for (name, queues, perm) in rows {
         let topic = world.topic(name).unwrap_or_else(|| panic!("no {name}"));
