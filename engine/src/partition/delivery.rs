@@ -698,8 +698,8 @@ mod tests {
     fn a_recalled_one_is_never_delivered_and_no_other_is_recalled() {
         let mut world = World::new(Sim::new(4), u64::MAX);
         world.open();
-        for number in 0..5 {
-            world.append(WAITING, number, LENGTHS[number], Some(DUE_MS));
+        for (number, length) in LENGTHS.into_iter().enumerate().take(5) {
+            world.append(WAITING, number, length, Some(DUE_MS));
         }
         world.rest();
         let find = |world: &mut World, key: u32, number: u32| {

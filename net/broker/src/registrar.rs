@@ -155,10 +155,7 @@ impl Registrar {
     /// Executes a request of one of the codes that `place` sends here.
     pub fn on_request(&mut self, request: Request, now_ms: u64, wanted: &mut Vec<Order>) {
         let reply = request.reply;
-        let request = match self.relay(request, now_ms, wanted) {
-            Ok(()) => return self.finish(now_ms, wanted),
-            Err(request) => request,
-        };
+        let Some(request) = self.relay(request, now_ms, wanted) else { return self.finish(now_ms, wanted) };
         match self.execute(&request, now_ms) {
             Ok(Outcome::Now(answer)) | Err(answer) => wanted.push(Order::Answer(reply, answer)),
             Ok(Outcome::Settled(answer)) => self.settle(Then::Answer(reply, answer), wanted),

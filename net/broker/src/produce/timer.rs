@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn times_are_read_in_the_order_of_a_stock_broker() {
-        let rows: [(&[(&str, &str)], Option<i64>); 9] = [
+        type Pairs = &'static [(&'static str, &'static str)];
+        let rows: [(Pairs, Option<i64>); 9] = [
             (&[("TIMER_DELAY_SEC", "2")], Some(12_000)),
             (&[("TIMER_DELAY_MS", "7")], Some(10_007)),
             (&[("TIMER_DELIVER_MS", "7")], Some(7)),

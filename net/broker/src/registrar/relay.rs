@@ -28,7 +28,7 @@ pub(super) struct Survey {
 /// Requests that another client answers.
 impl Registrar {
     /// Takes a request that goes on to a client. Gives back any other.
-    pub(super) fn relay(&mut self, request: Request, now_ms: u64, wanted: &mut Vec<Order>) -> Result<(), Request> {
+    pub(super) fn relay(&mut self, request: Request, now_ms: u64, wanted: &mut Vec<Order>) -> Option<Request> {
         let reply = request.reply;
         let refused = match request.header.code {
             request::SEND_REPLY_MESSAGE | request::SEND_REPLY_MESSAGE_V2 => self.reply_to(request, now_ms, wanted),
@@ -36,10 +36,10 @@ impl Registrar {
                 self.ask_client(&request, now_ms, wanted)
             }
             request::INVOKE_BROKER_TO_GET_CONSUMER_STATUS => self.ask_group(&request, now_ms, wanted),
-            _ => return Err(request),
+            _ => return Some(request),
         };
         wanted.extend(refused.err().map(|answer| Order::Answer(reply, answer)));
-        Ok(())
+        None
     }
 
     /// A client's answer.
