@@ -177,6 +177,7 @@ impl Ledger {
         let (key, value) = mode_fact(&mode);
         self.facts.insert(key, Some(value));
         self.newest.set_mode(mode);
+        self.settings_changed = true;
     }
 
     /// Accepts the subscriptions of a live group.
