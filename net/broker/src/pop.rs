@@ -121,7 +121,8 @@ pub struct Popped {
 impl Pop {
     /// What it waits in.
     pub fn line(&self) -> LineKey {
-        LineKey { topic: self.topic.id, group: self.group.clone(), queue: self.queue }
+        let is_notice = matches!(self.wish, Wish::Notice);
+        LineKey { topic: self.topic.id, group: self.group.clone(), queue: self.queue, is_notice }
     }
 
     /// Its topic and its retry topics, as far as there are any.

@@ -29,6 +29,8 @@ pub struct LineKey {
     pub group: Arc<str>,
     /// The queue; `None`: all.
     pub queue: Option<u32>,
+    /// They only want to know of messages: what a pop takes does not concern them.
+    pub is_notice: bool,
 }
 
 impl LineKey {
@@ -147,7 +149,9 @@ impl Waiting {
         if let Some(lines) = self.by_topic.get(&queue.topic) {
             let lines: Vec<LineKey> = lines.iter().filter(|line| line.wants(queue)).cloned().collect();
             for line in lines {
-                woken.extend(self.next(&line));
+                let pop = self.next(&line);
+                // Before somebody takes the message.
+                if line.is_notice { pop.into_iter().for_each(|pop| woken.push_front(pop)) } else { woken.extend(pop) }
             }
         }
         if let Some(watches) = self.watches.get_mut(&queue.topic) {
