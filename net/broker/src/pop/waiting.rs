@@ -308,7 +308,8 @@ mod tests {
         assert_eq!((waiting.count(), waiting.count_in(&pop(0, "g", None, 0).line())), (4, 2));
         assert!(woken(&mut waiting, queue(9, 0)).0.is_empty());
         assert_eq!(woken(&mut waiting, queue(1, 0)).0, [1]);
-        assert_eq!(woken(&mut waiting, queue(1, 4)).0, [2, 3]);
+        // These are notifications: the later one goes before the earlier, as before pops.
+        assert_eq!(woken(&mut waiting, queue(1, 4)).0, [3, 2]);
         assert!(woken(&mut waiting, queue(1, 4)).0.is_empty());
         // Topic 2 is the retry topic, of whatever queue.
         assert_eq!(woken(&mut waiting, queue(2, 0)).0, [4]);
