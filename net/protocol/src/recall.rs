@@ -89,7 +89,7 @@ mod tests {
         let handle = RecallHandle::parse(&text).expect("ours");
         assert_eq!((&*handle.topic, &*handle.broker_name, &*handle.unique), ("T", "broker-a", unique));
         assert_eq!(handle.due_ms, Some(1_700_000_000_001));
-        assert_eq!(RecallHandle::key("T", unique, 1_700_000_000_001), 0x3bb1_9b5c);
+        assert_eq!(RecallHandle::key("T", unique, 1_700_000_000_001), 0x5037_1fc8);
     }
 
     #[test]
