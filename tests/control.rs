@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use protocol::Command;
-use protocol::bodies::{self, MessageQueue, ResetOffsets};
+use protocol::bodies::{self, BrokerStatsData, ConsumeStats, MessageQueue, ResetOffsets, TopicStatsTable};
 use protocol::codes::{request, response};
 use protocol::headers::PullMessage;
 use protocol::message::records;
@@ -222,7 +222,8 @@ fn clients_set_their_offsets_anew_if_the_broker_does_not() {
         consumed(&mut client);
         client.expect(response::SUCCESS, commit("g", "T", 1, 2));
         // Forward only if it is forced.
-        for (force, wanted) in [("false", BTreeMap::from([(0, 5), (1, 2)])), ("true", BTreeMap::from([(0, 5), (1, 5)]))] {
+        for (force, wanted) in [("false", BTreeMap::from([(0, 5), (1, 2)])), ("true", BTreeMap::from([(0, 5), (1, 5)]))]
+        {
             let answer = admin.expect(response::SUCCESS, reset(&[("timestamp", "-1"), ("isForce", force)]));
             assert_eq!(offsets(&answer), wanted);
             let pushed = client.push(request::RESET_CONSUMER_CLIENT_OFFSET);
@@ -271,5 +272,43 @@ fn offsets_are_cloned_compared_and_listed() {
         assert!(text.contains(r#""queueId":1,"topic":"T"}:{"brokerOffset":5,"consumerOffset":1,"#), "{text}");
         client.expect(response::SUCCESS, clone("", "true"));
         assert_eq!([0, 1].map(|queue| committed(&mut client, "h", "T", queue)), [Some(3), Some(5)]);
+    });
+}
+
+#[test]
+fn what_went_in_and_out_is_counted_by_topic_and_by_group() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        consumed(&mut client);
+        let view =
+            |name: &str, key: &str| asking(request::VIEW_BROKER_STATS_DATA, &[("statsName", name), ("statsKey", key)]);
+        for queue in 0..2 {
+            client.expect(response::SUCCESS, pull_of_group(queue, 0, 0));
+        }
+        // Each core takes its first sample within ten seconds; the two queues may be of two cores.
+        let sum = |answer: &Command| bodies::decode::<BrokerStatsData>(&answer.body).unwrap().stats_minute.sum;
+        let first = loop {
+            let answer = client.ask(view("TOPIC_PUT_NUMS", "T"));
+            match answer.header.code {
+                response::SUCCESS if sum(&answer) == 10 => break answer,
+                response::SUCCESS => assert_eq!(sum(&answer), 5, "one core's part"),
+                _ => assert_eq!(answer.header.remark, "The stats <TOPIC_PUT_NUMS> <T> not exist"),
+            }
+        };
+        let data: BrokerStatsData = bodies::decode(&first.body).unwrap();
+        assert_eq!((data.stats_minute.sum, data.stats_hour.sum, data.stats_day.sum), (10, 10, 10));
+        assert!(data.stats_minute.tps > 0.0, "{data:?}");
+        assert_eq!(sum(&client.expect(response::SUCCESS, view("GROUP_GET_NUMS", "T@g"))), 10);
+        assert!(sum(&client.expect(response::SUCCESS, view("TOPIC_PUT_SIZE", "T"))) > 1_000);
+        assert!(sum(&client.expect(response::SUCCESS, view("GROUP_GET_SIZE", "T@g"))) > 1_000);
+        for (name, key) in [("TOPIC_PUT_NUMS", "U"), ("GROUP_GET_NUMS", "T"), ("GROUP_GET_NUMS", "T@h"), ("X", "T")] {
+            client.expect(response::SYSTEM_ERROR, view(name, key));
+        }
+        let topic = client.expect(response::SUCCESS, asking(request::GET_TOPIC_STATS_INFO, &[("topic", "T")]));
+        assert!(bodies::decode::<TopicStatsTable>(&topic.body).unwrap().topic_put_tps > 0.0);
+        let fields = [("consumerGroup", "g"), ("topic", "T")];
+        let group = client.expect(response::SUCCESS, asking(request::GET_CONSUME_STATS, &fields));
+        assert!(bodies::decode::<ConsumeStats>(&group.body).unwrap().consume_tps > 0.0);
     });
 }

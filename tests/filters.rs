@@ -27,11 +27,8 @@ fn heartbeat(group: &str, subscription: SubscriptionData) -> Command {
         subscription_data_set: vec![subscription],
         ..ConsumerData::default()
     };
-    let data = HeartbeatData {
-        client_id: "client".to_owned(),
-        consumer_data_set: vec![consumer],
-        ..HeartbeatData::default()
-    };
+    let data =
+        HeartbeatData { client_id: "client".to_owned(), consumer_data_set: vec![consumer], ..HeartbeatData::default() };
     telling(request::HEART_BEAT, &[], bodies::encode(&data))
 }
 
@@ -42,7 +39,8 @@ fn check(kind: &str, expression: &str) -> Command {
 
 /// A pull that goes by the group's subscription.
 fn pull_of(group: &str, version: i64, offset: i64) -> Command {
-    let header = PullMessage { consumer_group: group, sys_flag: 0, sub_version: version, ..pull_header("T", 0, offset) };
+    let header =
+        PullMessage { consumer_group: group, sys_flag: 0, sub_version: version, ..pull_header("T", 0, offset) };
     pull_with(request::PULL_MESSAGE, header)
 }
 
@@ -78,7 +76,10 @@ fn a_group_gets_what_its_expression_matches() {
         put(&mut client, &[("age", "old")], b"no number");
         put(&mut client, &[], b"no age");
         client.expect(response::SUCCESS, check(TYPE_SQL92, "age > 15"));
-        client.expect(response::SUCCESS, heartbeat("g", subscription("T", TYPE_SQL92, "age BETWEEN 3 AND 4 OR age > 17", 7)));
+        client.expect(
+            response::SUCCESS,
+            heartbeat("g", subscription("T", TYPE_SQL92, "age BETWEEN 3 AND 4 OR age > 17", 7)),
+        );
         let answer = client.expect(response::SUCCESS, pull_of("g", 7, 0));
         assert_eq!((offsets(&answer), number(&answer, "nextBeginOffset")), (vec![3, 4, 18, 19], 22));
         let answer = client.expect(response::PULL_RETRY_IMMEDIATELY, pull_of("g", 7, 20));

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 use engine::Counts;
-use protocol::bodies::{self, ConsumeStats, MessageQueue, OffsetWrapper, ResetOffsets, TopicOffset, TopicStatsTable};
+use protocol::bodies::{
+    self, BrokerStatsData, ConsumeStats, MessageQueue, OffsetWrapper, ResetOffsets, StatsItem, TopicOffset,
+    TopicStatsTable,
+};
 use protocol::codes::response;
 use protocol::headers::QueryMessageAnswer;
 
@@ -13,6 +16,7 @@ use crate::answer::Answer;
 use crate::call::ReplyTo;
 use crate::config::Settings;
 use crate::connection::Reason;
+use crate::stats::{Counted, Window, Windows};
 
 /// Most questions under way at once. 64: people and dashboards ask them.
 pub const GATHERINGS_MAX: usize = 64;
@@ -80,6 +84,8 @@ pub enum Question {
     },
     /// How far is every group, wherever it has offsets (code 317)?
     AllProgress,
+    /// What went in and out lately (codes 202, 208, 315).
+    Stats(Vec<Counted>),
     /// What was counted since the start (code 28).
     Tally,
 }
@@ -146,6 +152,8 @@ pub enum Part {
     Cloned,
     /// To `AllProgress`.
     AllProgress(Vec<GroupProgress>),
+    /// To `Stats`: of each; `None`: nothing is known of it.
+    Stats(Vec<Option<Windows>>),
     /// To `Tally`.
     Tally(Box<Tally>),
 }
@@ -280,6 +288,16 @@ impl Part {
             (Part::Correction(all), Part::Correction(more)) => all.extend(more),
             (Part::AllProgress(all), Part::AllProgress(more)) => all.extend(more),
             (Part::Cloned, Part::Cloned) => {}
+            (Part::Stats(all), Part::Stats(more)) => {
+                for (mine, other) in all.iter_mut().zip(more) {
+                    match (mine, other) {
+                        (Some(mine), Some(other)) => {
+                            mine.iter_mut().zip(&other).for_each(|(mine, other)| mine.add(other))
+                        }
+                        (mine, other) => *mine = mine.or(other),
+                    }
+                }
+            }
             (Part::Tally(all), Part::Tally(more)) => all.add(&more),
             (Part::Forgotten, Part::Forgotten) => {}
             (mine, other) => panic!("cores answered one question with {mine:?} and {other:?}"),
@@ -295,6 +313,13 @@ pub enum Goal {
         /// The topic.
         topic: String,
     },
+    /// Code 202, its last part.
+    TopicRate {
+        /// The topic.
+        topic: String,
+        /// The answer but for the rate.
+        queues: Vec<QueueStats>,
+    },
     /// Code 208 without a topic: those of the group first.
     TopicsOf {
         /// The group.
@@ -302,8 +327,24 @@ pub enum Goal {
     },
     /// Code 343.
     TopicNames,
+    /// Code 208, its last part.
+    ProgressRate {
+        /// The topics.
+        topics: Vec<String>,
+        /// The answer but for the rate.
+        queues: Vec<QueueProgress>,
+    },
+    /// Code 315.
+    Stats {
+        /// Bytes, not messages.
+        is_size: bool,
+        /// What was asked, for a refusal.
+        name: String,
+    },
     /// Code 208.
     Progress {
+        /// The group.
+        group: String,
         /// The topics, in the order that `QueueProgress` counts.
         topics: Vec<String>,
     },
@@ -398,7 +439,7 @@ impl Gatherings {
 }
 
 /// The answer to code 202.
-pub fn topic_stats(broker: &str, topic: &str, queues: &[QueueStats]) -> Answer {
+pub fn topic_stats(broker: &str, topic: &str, queues: &[QueueStats], topic_put_tps: f64) -> Answer {
     let row = |stats: &QueueStats| {
         let offset = TopicOffset {
             last_update_timestamp: signed(stats.last_ms),
@@ -407,14 +448,14 @@ pub fn topic_stats(broker: &str, topic: &str, queues: &[QueueStats]) -> Answer {
         };
         (message_queue(broker, topic, stats.queue), offset)
     };
-    let table = TopicStatsTable { offset_table: queues.iter().map(row).collect(), topic_put_tps: 0.0 };
+    let table = TopicStatsTable { offset_table: queues.iter().map(row).collect(), topic_put_tps };
     Answer::with_body(table.encode())
 }
 
 /// The answer to code 208.
-pub fn consume_stats(broker: &str, topics: &[String], queues: &[QueueProgress]) -> Answer {
+pub fn consume_stats(broker: &str, topics: &[String], queues: &[QueueProgress], consume_tps: f64) -> Answer {
     let row = |progress: &QueueProgress| consume_row(broker, &topics[progress.topic], progress);
-    let stats = ConsumeStats { consume_tps: 0.0, offset_table: queues.iter().map(row).collect() };
+    let stats = ConsumeStats { consume_tps, offset_table: queues.iter().map(row).collect() };
     Answer::with_body(stats.encode())
 }
 
@@ -422,6 +463,27 @@ pub fn consume_stats(broker: &str, topics: &[String], queues: &[QueueProgress]) 
 pub fn reset_offsets(broker: &str, topic: &str, offsets: &[(u32, u64)]) -> ResetOffsets {
     let row = |(queue, offset): &(u32, u64)| (message_queue(broker, topic, *queue), signed(*offset));
     ResetOffsets { offset_table: offsets.iter().map(row).collect() }
+}
+
+/// Messages a second of the last minute, all together.
+pub fn rate(stats: &[Option<Windows>]) -> f64 {
+    stats.iter().flatten().map(|[minute, ..]| per_second(minute.count.messages, minute.span_ms)).sum()
+}
+
+/// The answer to code 315.
+pub fn broker_stats(is_size: bool, windows: &Windows) -> Answer {
+    let item = |window: &Window| {
+        let sum = if is_size { window.count.bytes } else { window.count.messages };
+        let average = if window.count.messages == 0 { 0.0 } else { sum as f64 / window.count.messages as f64 };
+        StatsItem { avgpt: average, sum: signed(sum), tps: per_second(sum, window.span_ms) }
+    };
+    let [minute, hour, day] = windows.each_ref().map(item);
+    let data = BrokerStatsData { stats_day: day, stats_hour: hour, stats_minute: minute };
+    Answer::with_body(bodies::encode(&data))
+}
+
+fn per_second(count: u64, span_ms: u64) -> f64 {
+    if span_ms == 0 { 0.0 } else { count as f64 * 1000.0 / span_ms as f64 }
 }
 
 /// The answer to code 308.

@@ -22,7 +22,7 @@ use protocol::names::{perm, pull_flag};
 
 use crate::answer::BUSY;
 use crate::call::{Call, ReplyTo};
-use crate::catalog::{Subscription, Topic, Wants, offset_key, offset_value};
+use crate::catalog::{Group, Subscription, Topic, Wants, offset_key, offset_value};
 use crate::desk::Desk;
 use crate::parked::{Cold, Filter, Pull};
 
@@ -63,7 +63,7 @@ impl Desk {
             Err(error) => return self.refuse_field(&call.reply, error),
         };
         let is_lite = call.header.code == request::LITE_PULL_MESSAGE;
-        let Some(topic) = self.topic_to_pull(&call.reply, &asked, is_lite) else { return };
+        let Some((topic, group)) = self.topic_to_pull(&call.reply, &asked, is_lite) else { return };
         let queue = match u32::try_from(asked.queue_id) {
             Ok(queue) if queue < topic.read_queues() => queue,
             _ => {
@@ -89,7 +89,7 @@ impl Desk {
         let commits = asked.sys_flag & pull_flag::COMMIT_OFFSET != 0;
         if let Ok(offset) = u64::try_from(asked.commit_offset)
             && commits
-            && self.catalog.group(asked.consumer_group).is_some()
+            && group.is_some()
         {
             self.note_offset(local, &topic, queue, asked.consumer_group, offset);
         }
@@ -100,6 +100,7 @@ impl Desk {
         let bytes_wanted = asked.max_msg_bytes.and_then(|bytes| u32::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
         let pull = Pull {
             reply: call.reply,
+            group,
             queue,
             offset: asked.queue_offset,
             messages: u32::try_from(asked.max_msg_nums).unwrap_or(0).clamp(1, limits.pull_messages),
@@ -140,7 +141,13 @@ impl Desk {
             Err(_) => (Pulled::OutOfRange, self.partitions[local].span(pull.key())),
         };
         match found {
-            Pulled::Found { messages, next } => self.give(&pull.reply, &messages, next, span),
+            Pulled::Found { messages, next } => {
+                if let Some(group) = &pull.group {
+                    let bytes = messages.iter().map(|message| message.len() as u64).sum();
+                    self.stats.got(pull.topic.id, &group.name, messages.len() as u64, bytes, now_ms);
+                }
+                self.give(&pull.reply, &messages, next, span);
+            }
             Pulled::NoMatch { next } => {
                 if may_park && next == span.max {
                     // Nothing here is for this group: wait on, from behind it.
@@ -320,8 +327,14 @@ impl Desk {
         }
     }
 
-    /// The topic of a pull, once it may be pulled from by this group. `None`: the pull was refused.
-    fn topic_to_pull(&mut self, reply: &ReplyTo, asked: &PullMessage<'_>, is_lite: bool) -> Option<Arc<Topic>> {
+    /// The topic of a pull, once it may be pulled from by this group, and the group if it is known. `None`: the pull
+    /// was refused.
+    fn topic_to_pull(
+        &mut self,
+        reply: &ReplyTo,
+        asked: &PullMessage<'_>,
+        is_lite: bool,
+    ) -> Option<(Arc<Topic>, Option<Arc<Group>>)> {
         if !perm::readable(self.settings.permission) {
             let remark = format!("the broker[{}] pulling message is forbidden", self.settings.broker_ip1);
             self.forbid(reply, Forbidden::Broker, &remark);
@@ -332,13 +345,13 @@ impl Desk {
             self.forbid(reply, Forbidden::Broker, &remark);
             return None;
         }
-        let group = self.catalog.group(asked.consumer_group);
+        let group = self.catalog.group(asked.consumer_group).cloned();
         if group.is_none() && !self.settings.auto_create_group {
             let remark = format!("subscription group [{}] does not exist", asked.consumer_group);
             self.refuse(reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
             return None;
         }
-        if group.is_some_and(|group| !group.may_consume()) {
+        if group.as_ref().is_some_and(|group| !group.may_consume()) {
             let remark = format!("subscription group no permission, {}", asked.consumer_group);
             self.forbid(reply, Forbidden::Group, &remark);
             return None;
@@ -352,7 +365,7 @@ impl Desk {
             self.forbid(reply, Forbidden::Topic, &remark);
             return None;
         }
-        Some(topic)
+        Some((topic, group))
     }
 
     /// What a pull wants, from its header or from its group. `None`: the pull was refused.

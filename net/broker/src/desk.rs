@@ -37,6 +37,7 @@ use crate::pop::{Pop, Popped};
 use crate::produce::{ours, write_sent};
 use crate::promise::{Promise, Promises, Says};
 use crate::registrar::{Order, Registrar};
+use crate::stats::Stats;
 
 /// The first catalog that the cores get is not a change of the registrar's: those count from 1.
 const CHANGE_RECOVERED: u64 = 0;
@@ -76,6 +77,8 @@ pub struct Desk {
     pub loading: Loading,
     /// What this core did since its start.
     pub traffic: Traffic,
+    /// The same by topic and by group.
+    pub stats: Stats,
     /// What its loop counted since then.
     pub counters: Counters,
     /// For choices that nobody should foresee.
@@ -139,6 +142,7 @@ impl Desk {
             parked: Parked::new(settings.limits.parked_pulls, seed),
             loading: Loading::default(),
             traffic: Traffic::default(),
+            stats: Stats::new(seed),
             counters: Counters::default(),
             random: Random(seed.rotate_left(32) ^ index as u64),
             unique: 0,
@@ -302,6 +306,7 @@ impl Desk {
 
     /// To be called about every second.
     pub fn on_tick(&mut self, now_ms: u64) {
+        self.stats.on_time(now_ms);
         self.registrar(now_ms, |registrar, orders| registrar.on_tick(now_ms, orders));
         self.accounts.sweep(now_ms);
     }
@@ -510,6 +515,10 @@ impl Desk {
 
     /// Answers a question about the partitions of this core, as soon as cold reads allow.
     fn ask(&mut self, mut ask: Box<Ask>, now_ms: u64) {
+        if let Some(counted) = ask.inquiry.counted() {
+            let windows = counted.iter().map(|counted| self.stats.windows(counted, now_ms)).collect();
+            return self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part: Part::Stats(windows) });
+        }
         let partitions_all = self.settings.partitions;
         let inquiry = &mut ask.inquiry;
         if let Some(group) = inquiry.forgets() {
@@ -677,6 +686,7 @@ impl Desk {
         self.touched = true;
         self.accounts.forget(|holder| gone.contains(&holder.key.topic));
         gone.iter().for_each(|id| self.waiting.wake_topic(*id, &mut self.stirred));
+        self.stats.forget(&gone);
         let mut woken = Vec::new();
         gone.iter().for_each(|id| self.parked.wake_topic(*id, &mut woken));
         for pull in woken {

@@ -8,6 +8,8 @@ use crate::call::{ConnectionId, ReplyTo, Request};
 
 /// Most under way at once. 65,536: ten seconds of some thousand replies a second to clients that do not answer.
 pub const ERRANDS_MAX: usize = 65_536;
+/// Bytes of replies that wait for their clients. 256 MiB: sixty of the largest.
+pub const ERRAND_BYTES_MAX: usize = 256 << 20;
 /// How long a client may take. 10 s, as in RocketMQ. Milliseconds.
 pub const ERRAND_MS: u64 = 10_000;
 
@@ -27,6 +29,15 @@ pub enum Purpose {
     },
 }
 
+impl Purpose {
+    fn bytes(&self) -> usize {
+        match self {
+            Purpose::Reply(request) => request.body.len(),
+            Purpose::Relay(_) | Purpose::Status { .. } => 0,
+        }
+    }
+}
+
 /// What a client said.
 #[derive(Debug)]
 pub struct Said {
@@ -43,6 +54,8 @@ pub struct Said {
 pub struct Errands {
     next: i32,
     open: BTreeMap<(ConnectionId, i32), Purpose>,
+    /// Of the replies among them.
+    bytes: usize,
     /// In the order in which they began: all may take as long.
     deadlines: VecDeque<(u64, (ConnectionId, i32))>,
 }
@@ -50,9 +63,10 @@ pub struct Errands {
 impl Errands {
     /// Begins one: the number that its request has. `Err`: there are too many.
     pub fn start(&mut self, connection: ConnectionId, purpose: Purpose, now_ms: u64) -> Result<i32, Purpose> {
-        if self.open.len() >= ERRANDS_MAX {
+        if self.open.len() >= ERRANDS_MAX || self.bytes + purpose.bytes() > ERRAND_BYTES_MAX {
             return Err(purpose);
         }
+        self.bytes += purpose.bytes();
         self.next = self.next.wrapping_add(1);
         let key = (connection, self.next);
         self.open.insert(key, purpose);
@@ -67,16 +81,22 @@ impl Errands {
 
     /// A client has answered. `None`: nobody asked, or not any more.
     pub fn finish(&mut self, connection: ConnectionId, opaque: i32) -> Option<Purpose> {
-        self.open.remove(&(connection, opaque))
+        self.remove(&(connection, opaque))
+    }
+
+    fn remove(&mut self, key: &(ConnectionId, i32)) -> Option<Purpose> {
+        let purpose = self.open.remove(key)?;
+        self.bytes -= purpose.bytes();
+        Some(purpose)
     }
 
     /// Takes out those that waited too long.
     pub fn expire(&mut self, now_ms: u64) -> Vec<Purpose> {
         let mut over = Vec::new();
-        while let Some((until_ms, key)) = self.deadlines.front()
-            && *until_ms <= now_ms
+        while let Some((until_ms, key)) = self.deadlines.front().copied()
+            && until_ms <= now_ms
         {
-            over.extend(self.open.remove(key));
+            over.extend(self.remove(&key));
             self.deadlines.pop_front();
         }
         over
@@ -86,7 +106,7 @@ impl Errands {
     pub fn close(&mut self, connection: ConnectionId) -> Vec<Purpose> {
         let range = (connection, i32::MIN)..=(connection, i32::MAX);
         let keys: Vec<_> = self.open.range(range).map(|(key, _)| *key).collect();
-        keys.iter().filter_map(|key| self.open.remove(key)).collect()
+        keys.iter().filter_map(|key| self.remove(key)).collect()
     }
 }
 

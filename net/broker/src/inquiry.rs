@@ -10,6 +10,7 @@ use protocol::message::StoredMessage;
 
 use crate::admin::{GroupProgress, Part, Question, QueueProgress, QueueStats, Reset, ResetTo, Tally};
 use crate::catalog::{Catalog, OFFSET_KEY, Topic, offset_key, offset_value, split_offset_key};
+use crate::stats::Counted;
 
 /// Most bytes of messages that one core finds by key. 8 MiB: half a frame.
 pub const FOUND_BYTES_MAX: usize = 8 << 20;
@@ -120,8 +121,17 @@ impl Inquiry {
                 self.search(here.partitions)?;
                 self.give_up()
             }
+            Question::Stats(counted) => Part::Stats(vec![None; counted.len()]),
             Question::Tally => Part::Tally(Box::new(here.tally(tally))),
         })
+    }
+
+    /// What was counted of these, if that is the question: the core knows, not its partitions.
+    pub fn counted(&self) -> Option<&[Counted]> {
+        match &self.question {
+            Question::Stats(counted) => Some(counted),
+            _ => None,
+        }
     }
 
     /// What is to be set anew, if that is the question.

@@ -28,4 +28,5 @@ pub mod produce;
 mod promise;
 mod registrar;
 mod runtime;
+mod stats;
 pub mod topics;

@@ -10,7 +10,7 @@ use hashbrown::{HashMap, HashSet};
 use protocol::sql::Expression;
 
 use crate::call::{ConnectionId, ReplyTo, Request};
-use crate::catalog::{Subscription, Topic, Wants};
+use crate::catalog::{Group, Subscription, Topic, Wants};
 use crate::inquiry::Inquiry;
 use crate::pop::Pop;
 use crate::pop::accounts::LoanOf;
@@ -22,6 +22,8 @@ pub struct Pull {
     pub reply: ReplyTo,
     /// The topic as it was when the pull came.
     pub topic: Arc<Topic>,
+    /// Who consumes; `None`: a group that is not known.
+    pub group: Option<Arc<Group>>,
     /// Which of its queues.
     pub queue: u32,
     /// The queue offset asked for; negative ones are always out of range.
@@ -267,7 +269,7 @@ mod tests {
         let reply = ReplyTo { connection, opaque: 0, code: 11, version: 0, serialize: Serialize::Json, oneway: false };
         let topic = Topic { id: topic, name: "T".into(), first_partition: 0, config: TopicConfig::default() };
         let filter = Filter::Own(Wants::All);
-        Pull { reply, topic: Arc::new(topic), queue, offset: 0, messages: 32, bytes: 1, filter, until_ms }
+        Pull { reply, topic: Arc::new(topic), group: None, queue, offset: 0, messages: 32, bytes: 1, filter, until_ms }
     }
 
     fn slots(pulls: &mut Vec<Pull>) -> Vec<u32> {

@@ -443,7 +443,10 @@ impl Desk {
             }
         };
         match outcome {
-            Ok(()) => self.prepare(ticket, reply, target.queue, &stored, says),
+            Ok(()) => {
+                self.stats.put(target.key.topic, messages.into(), bytes);
+                self.prepare(ticket, reply, target.queue, &stored, says);
+            }
             Err(error) => {
                 self.promises.close(ticket);
                 self.refuse_append(reply, error);

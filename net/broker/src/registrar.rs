@@ -12,7 +12,7 @@ use bytes::Bytes;
 use protocol::bodies::BodyError;
 use protocol::codes::{request, response};
 use protocol::frame::FRAME_BYTES_MAX;
-use protocol::headers::{CloneGroupOffset, CorrectionOffset, ResetOffset};
+use protocol::headers::{CloneGroupOffset, CorrectionOffset, ResetOffset, ViewStats};
 use protocol::headers::{ConsumerGroup, CreateTopic, DeleteGroup, FieldError, GetConsumeStats, GroupOf};
 use protocol::headers::{ProducerGroup, QueryMessage, SubscriptionOf, TopicOf, UnregisterClient};
 
@@ -296,6 +296,7 @@ impl Registrar {
             }
             request::QUERY_CORRECTION_OFFSET => self.correction(&CorrectionOffset::parse(fields).map_err(wrong_field)?),
             request::CLONE_GROUP_OFFSET => self.clone_offsets(&CloneGroupOffset::parse(fields).map_err(wrong_field)?),
+            request::VIEW_BROKER_STATS_DATA => self.view_stats(&ViewStats::parse(fields).map_err(wrong_field)?),
             request::GET_BROKER_CONSUME_STATS => Ok(Outcome::Gather(Goal::AllProgress, Question::AllProgress)),
             request::QUERY_TOPICS_BY_CONSUMER => self.topics_of(GroupOf::parse(fields).map_err(wrong_field)?.group),
             request::QUERY_TOPIC_CONSUME_BY_WHO => self.groups_of(TopicOf::parse(fields).map_err(wrong_field)?.topic),

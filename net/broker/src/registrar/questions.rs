@@ -1,11 +1,11 @@
 //! Questions that only all cores together can answer: codes 12, 28, 202, 208, 222, 300, 308,
-//! 314, 317 and 343; and code 26.
+//! 314, 315, 317 and 343; and code 26.
 
 use std::collections::BTreeSet;
 
 use protocol::bodies::{self, GroupList, TopicList};
 use protocol::codes::response;
-use protocol::headers::{CloneGroupOffset, CorrectionOffset, GetConsumeStats, QueryMessage, ResetOffset};
+use protocol::headers::{CloneGroupOffset, CorrectionOffset, GetConsumeStats, QueryMessage, ResetOffset, ViewStats};
 use protocol::ids::key_hash;
 use protocol::names;
 
@@ -15,6 +15,7 @@ use crate::answer::Answer;
 use crate::call::ReplyTo;
 use crate::ledger::Then;
 use crate::runtime;
+use crate::stats::Counted;
 
 /// Messages of a query by unique key (RocketMQ's `defaultQueryMaxNum`): the client's number is not
 /// looked at.
@@ -52,7 +53,8 @@ impl Registrar {
             return Ok(Outcome::Gather(goal, Question::TopicsOf { group }));
         }
         let topics = self.consumed(&group, topics.into_iter());
-        Ok(Outcome::Gather(Goal::Progress { topics: topics.clone() }, Question::Progress { group, topics }))
+        let goal = Goal::Progress { group: group.clone(), topics: topics.clone() };
+        Ok(Outcome::Gather(goal, Question::Progress { group, topics }))
     }
 
     /// Those of the topics that exist and that the group still subscribes to, if it is alive.
@@ -102,6 +104,28 @@ impl Registrar {
         }
         let goal = Goal::Reset { reset: reset.clone(), timestamp: header.timestamp };
         Ok(Outcome::Gather(goal, Question::Reset(reset)))
+    }
+
+    /// Code 315: sends by topic, and what groups got, by `topic@group`.
+    pub(super) fn view_stats(&self, header: &ViewStats<'_>) -> Result<Outcome, Answer> {
+        let name = format!("{}> <{}", header.stats_name, header.stats_key);
+        let unknown = || system_error(format!("The stats <{name}> not exist"));
+        let id = |topic: &str| self.ledger.published().topic(topic).map(|topic| topic.id).ok_or_else(unknown);
+        let (kind, unit) = header.stats_name.rsplit_once('_').ok_or_else(unknown)?;
+        let is_size = match unit {
+            "NUMS" => false,
+            "SIZE" => true,
+            _ => return Err(unknown()),
+        };
+        let counted = match kind {
+            "TOPIC_PUT" => Counted::Put { topic: id(header.stats_key)? },
+            "GROUP_GET" => {
+                let (topic, group) = header.stats_key.split_once('@').ok_or_else(unknown)?;
+                Counted::Got { topic: id(topic)?, group: group.to_owned() }
+            }
+            _ => return Err(unknown()),
+        };
+        Ok(Outcome::Gather(Goal::Stats { is_size, name }, Question::Stats(vec![counted])))
     }
 
     /// Code 308.
@@ -204,7 +228,7 @@ impl Registrar {
                 let catalog = self.ledger.published();
                 let names = catalog.topics().filter(|topic| ids.contains(&topic.id)).map(|topic| &*topic.name);
                 let topics = self.consumed(&group, names);
-                let goal = Goal::Progress { topics: topics.clone() };
+                let goal = Goal::Progress { group: group.clone(), topics: topics.clone() };
                 return self.gather(reply, goal, Question::Progress { group, topics }, wanted);
             }
             (Goal::TopicNames, Part::TopicsOf(ids)) => {
@@ -213,11 +237,25 @@ impl Registrar {
                 Answer::with_body(bodies::encode(&TopicList { broker_addr: None, topic_list }))
             }
             (Goal::Topic { topic }, Part::Topic(queues)) => {
-                admin::topic_stats(&self.settings.broker_name, &topic, &queues)
+                let id = self.ledger.published().topic(&topic).map(|topic| topic.id);
+                let question = Question::Stats(id.into_iter().map(|topic| Counted::Put { topic }).collect());
+                return self.gather(reply, Goal::TopicRate { topic, queues }, question, wanted);
             }
-            (Goal::Progress { topics }, Part::Progress(queues)) => {
-                admin::consume_stats(&self.settings.broker_name, &topics, &queues)
+            (Goal::TopicRate { topic, queues }, Part::Stats(stats)) => {
+                admin::topic_stats(&self.settings.broker_name, &topic, &queues, admin::rate(&stats))
             }
+            (Goal::Progress { group, topics }, Part::Progress(queues)) => {
+                let ids = topics.iter().filter_map(|topic| self.ledger.published().topic(topic)).map(|topic| topic.id);
+                let question = Question::Stats(ids.map(|topic| Counted::Got { topic, group: group.clone() }).collect());
+                return self.gather(reply, Goal::ProgressRate { topics, queues }, question, wanted);
+            }
+            (Goal::ProgressRate { topics, queues }, Part::Stats(stats)) => {
+                admin::consume_stats(&self.settings.broker_name, &topics, &queues, admin::rate(&stats))
+            }
+            (Goal::Stats { is_size, name }, Part::Stats(stats)) => match &stats[..] {
+                [Some(windows)] => admin::broker_stats(is_size, windows),
+                _ => system_error(format!("The stats <{name}> not exist")),
+            },
             (Goal::GroupsOf { topic }, Part::GroupsOf(mut groups)) => {
                 let live = self.ledger.published().live_groups().filter(|live| live.topic(&topic).is_some());
                 groups.extend(live.map(|live| live.group.to_string()));

@@ -65,6 +65,7 @@ fn nothing(question: &Question) -> Part {
         Question::Reset(_) => Part::Reset(Ok(Vec::new())),
         Question::Correction { .. } => Part::Correction(Vec::new()),
         Question::Clone { .. } => Part::Cloned,
+        Question::Stats(counted) => Part::Stats(vec![None; counted.len()]),
         Question::AllProgress => Part::AllProgress(Vec::new()),
         Question::Tally => Part::Tally(Box::default()),
     }

@@ -122,6 +122,28 @@ pub struct LockAnswer {
     pub queues: Vec<MessageQueue>,
 }
 
+/// Answer to VIEW_BROKER_STATS_DATA (315).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the fields are the times")]
+pub struct BrokerStatsData {
+    pub stats_day: StatsItem,
+    pub stats_hour: StatsItem,
+    pub stats_minute: StatsItem,
+}
+
+/// What happened in a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StatsItem {
+    /// The sum's part of one event.
+    pub avgpt: f64,
+    /// All together.
+    pub sum: i64,
+    /// In a second.
+    pub tps: f64,
+}
+
 /// Answer to 222, body of 220.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
