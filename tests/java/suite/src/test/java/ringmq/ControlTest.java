@@ -30,7 +30,7 @@ class ControlTest extends SharedServer {
         String client = clients.admin().examineConsumerConnectionInfo(group).getConnectionSet().iterator().next().getClientId();
         ConsumerRunningInfo info = clients.admin().getConsumerRunningInfo(group, client, true);
         assertTrue(info.getMqTable().keySet().stream().anyMatch(queue -> queue.getTopic().equals(topic)), info.toString());
-        assertTrue(info.getJstack().contains("java.lang.Thread.State"), "its threads");
+        assertTrue(info.getJstack().contains("TID:"), "its threads");
         assertTrue(mqadmin("consumerStatus", "-g", group, "-i", client).contains(topic));
 
         ConsumeMessageDirectlyResult result =
