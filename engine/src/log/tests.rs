@@ -451,6 +451,13 @@ fn the_tail_gives_its_memory_up_for_new_batches() {
 }
 
 #[test]
+fn a_batch_of_a_whole_chunk_lies_in_one() {
+    let mut desk = Desk::new(|config| config.memory = Region::new(8, 256 << 10).unwrap());
+    desk.append((256 << 10) - batch(0) as usize).unwrap();
+    assert_eq!(desk.config.memory.free(), 7);
+}
+
+#[test]
 fn small_batches_share_a_chunk_while_it_has_room() {
     let mut desk = Desk::new(|config| config.memory = Region::new(8, 256 << 10).unwrap());
     for _ in 0..40 {
