@@ -145,7 +145,7 @@ pub struct Runs {
     pending: Vec<Pending>,
     next_load: u64,
     uses: u64,
-    damage: Option<u64>,
+    damage: Option<String>,
     /// The run whose directory says what the oldest offsets are, and the next block of it to look at.
     sweep: Option<(u64, u32)>,
     ops: Vec<(u64, Op)>,
@@ -235,9 +235,9 @@ impl Runs {
         })
     }
 
-    /// Where the damage is that was seen, once it was: the run that begins at this log byte.
-    pub fn damage(&self) -> Option<u64> {
-        self.damage
+    /// The damage that was seen, once it was: file, byte and what is wrong.
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
     }
 
     // -- looking up ------------------------------------------------------------------------------
@@ -537,8 +537,8 @@ impl Runs {
             run.damaged = true;
             let path = directory.join(name(run.from, run.to));
             tracing::error!(file = %path.display(), byte = at, why, "a run is damaged; it is made again from the log");
+            self.damage.get_or_insert_with(|| format!("{} is damaged at byte {at}: {why}", path.display()));
         }
-        self.damage = Some(from);
         Miss::Damaged(from)
     }
 

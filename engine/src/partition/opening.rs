@@ -209,15 +209,19 @@ impl Partition {
         }
     }
 
-    /// A write failed: everybody who waits is told.
+    /// A write failed, or what is derived must be made again: everybody who waits is told.
     pub(super) fn close(&mut self) {
         let fault = self.log.failed().expect("the caller looked");
-        tracing::error!(partition = self.config.partition, %fault, "a write or a sync failed: the log is closed until it is recovered");
+        let reason = match self.derived.runs.damage() {
+            Some(damage) => format!("{damage}; the index is made again from the log"),
+            None => format!("a write or a sync failed: {fault}"),
+        };
+        tracing::error!(partition = self.config.partition, "{reason}: the log is closed until it is recovered");
         let broken = AppendError::Closed(fault.kind());
         for promise in self.log.take_broken() {
             self.effects.extend(promise.tickets.iter().map(|ticket| Effect::Stored(*ticket, Err(broken))));
         }
-        self.effects.push(Effect::Closed(format!("a write or a sync failed: {fault}")));
+        self.effects.push(Effect::Closed(reason));
         if matches!(self.state, State::Shutting) {
             // It was about to end anyway: the next start recovers it.
             self.effects.push(Effect::Shut);
