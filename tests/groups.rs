@@ -186,7 +186,8 @@ fn a_client_asks_whether_its_expression_is_understood() {
     };
     client.expect(response::SUCCESS, asking(request::CHECK_CLIENT_CONFIG, &[]));
     client.expect(response::SUCCESS, check("TAG", "a || b"));
-    client.expect(response::SYSTEM_ERROR, check("SQL92", "a > 1"));
+    client.expect(response::SUCCESS, check("SQL92", "a > 1"));
+    client.expect(response::SUBSCRIPTION_PARSE_FAILED, check("SQL92", "a >"));
 }
 
 #[test]
