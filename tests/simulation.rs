@@ -60,7 +60,7 @@ fn segments_roll_and_come_back_clean() {
 #[test]
 fn delayed_messages_outlive_their_segments() {
     let seen =
-        repeat(0..30, |seed| Plan { large: true, age: Some(1 + seed * 197 % 6000), rounds: 4, ..Plan::new(seed) });
+        repeat(0..60, |seed| Plan { large: true, age: Some(1 + seed * 197 % 6000), rounds: 4, ..Plan::new(seed) });
     assert!(seen.retired > 200 && seen.rolled > 60 && seen.taken_over > 50, "{seen:?}");
 }
 
@@ -1147,6 +1147,8 @@ impl World {
     fn check_facts(&mut self) -> Extent {
         let mut extent = Extent::NOTHING;
         let lossy = self.config.flush != Flush::Sync && self.ended != Ended::Written;
+        // Facts are readable at once: one that was put since it opened may be seen before it is durable.
+        let fresh = |key: u64| move |(_, answer): &(Ticket, Answer)| matches!(answer, Answer::Fact { key: put, .. } if *put == key);
         for (&key, history) in &mut self.facts {
             let value = self.partition.fact(&fact_key(b'p', key)).map(<[u8]>::to_vec);
             let least = if lossy { 0 } else { history.promised };
@@ -1160,6 +1162,9 @@ impl World {
             first.filter(|_| !none).into_iter().for_each(|first| extent.there(history.values[first].ticket));
             let next = last.map_or(0, |last| last + 1);
             history.values.get(next).into_iter().for_each(|next| extent.lost(next.ticket));
+            if self.answers.iter().any(fresh(key)) {
+                continue;
+            }
             // From here on it is this value and no other, under a version that none had.
             let number = history.values.back().map_or(0, |newest| newest.number);
             history.values = VecDeque::from([Version { number, ticket: None, value }]);

@@ -101,8 +101,11 @@ fn it_is_seen_once_it_is_committed_and_never_before() {
             other.expect(response::SUCCESS, end(&second, COMMIT));
             client.expect(response::SUCCESS, end(&first, ROLLBACK));
             // Stock clients do not wait for an answer.
+            let opaque = other.write(pull_waiting("T", queue, 1, LONG_MS));
             client.write(oneway(end(&third, COMMIT)));
             client.expect(response::SYSTEM_ERROR, end(&third, COMMIT));
+            // It is decided now, and seen once that is durable.
+            assert_eq!(messages(&other.answer(opaque)).len(), 1);
             for half in [&first, &second, &third] {
                 for decision in [COMMIT, ROLLBACK] {
                     let answer = other.expect(response::SYSTEM_ERROR, end(half, decision));
@@ -240,6 +243,25 @@ fn checked(client: &mut Client) -> (Half, u32) {
     assert_eq!(message.property("UNIQ_KEY"), Some(&*half.unique));
     let times = message.property("TRANSACTION_CHECK_TIMES").expect("it is there").parse().expect("a number");
     (half, times)
+}
+
+#[test]
+fn the_longest_properties_leave_room_for_nothing_and_are_asked_about_all_the_same() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &["--set", "broker.transaction_timeout_ms=100"]);
+        let (mut client, mut producer) = (server.client(), server.client());
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        producer.expect(response::SUCCESS, heartbeat("p", "consumers", &["T"]));
+        let prepared = |length: &usize| {
+            let long = "x".repeat(*length);
+            client.ask(half_with("T", 0, "long", &[("long", &long)], b"long")).header.code == response::SUCCESS
+        };
+        // One byte more is refused.
+        (32_000..32_767).rev().find(prepared).expect("some length fits");
+        let check = producer.push(request::CHECK_TRANSACTION_STATE);
+        assert_eq!(field(&check, "msgId"), "long");
+        assert_eq!(messages(&check)[0].property("TRANSACTION_CHECK_TIMES"), None, "there is no room for it");
+    });
 }
 
 #[test]

@@ -457,11 +457,13 @@ impl Desk {
         let touched = &mut self.touched;
         self.accounts.note(now_ms, |holder, value| {
             let key = offset_key(holder.key.topic, holder.key.queue, &holder.group);
-            if !partitions[holder.local].note(&key, value) {
+            let is_noted = partitions[holder.local].note(&key, value);
+            if !is_noted {
                 let (group, topic, queue) = (&*holder.group, &*holder.topic.name, holder.key.queue);
                 tracing::warn!(group, topic, queue, "no room for another consumer offset");
             }
             *touched = true;
+            is_noted
         });
     }
 

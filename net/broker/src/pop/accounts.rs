@@ -233,7 +233,7 @@ impl Accounts {
     }
 
     /// Writes down what changed a second ago; everything, if no time is told. `note` gets a holder and its value.
-    pub fn note(&mut self, now_ms: Option<u64>, mut note: impl FnMut(&Holder, &[u8])) {
+    pub fn note(&mut self, now_ms: Option<u64>, mut note: impl FnMut(&Holder, &[u8]) -> bool) {
         let (mut value, mut messages) = (Vec::new(), 0);
         while let Some((at_ms, id)) = self.dirty.front().copied() {
             if now_ms.is_some_and(|now_ms| at_ms > now_ms || messages > NOTED_MESSAGES_MAX) {
@@ -245,7 +245,14 @@ impl Accounts {
             messages += holder.account.out() + 1;
             value.clear();
             holder.account.write(&mut value);
-            note(holder, &value);
+            if !note(holder, &value)
+                && let Some(now_ms) = now_ms
+            {
+                // There was no room: once more, later.
+                holder.is_dirty = true;
+                self.dirty.push_back((now_ms + NOTE_MS, id));
+                return;
+            }
         }
     }
 
@@ -346,7 +353,10 @@ mod tests {
         let (mut accounts, one, two) = accounts();
         let noted = |accounts: &mut Accounts, now_ms| {
             let mut noted = Vec::new();
-            accounts.note(now_ms, |holder, value| noted.push((holder.key.queue, value.len())));
+            accounts.note(now_ms, |holder, value| {
+                noted.push((holder.key.queue, value.len()));
+                true
+            });
             noted
         };
         let loan = accounts.lend(one, &[3], 10, 20, Kind::Plain).unwrap();

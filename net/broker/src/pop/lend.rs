@@ -100,6 +100,10 @@ impl Desk {
         let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else {
             return Visit::Nothing;
         };
+        if !self.partitions[local].is_open() {
+            // Its index is being made again: that a queue ends at 0 says nothing now.
+            return Visit::Opening;
+        }
         let key = QueueKey { topic: topic.id, queue };
         let bytes_max = self.settings.limits.pull_bytes as usize;
         let Span { min, max } = self.partitions[local].span(key);
@@ -122,17 +126,18 @@ impl Desk {
         if is_held || is_over {
             return Visit::Nothing;
         }
+        if pop.is_orderly {
+            // What is lent once more takes no new room.
+            self.accounts.change(id, now_ms, |account| account.take_back(pop.attempt.as_deref()));
+        }
+        let account = &self.accounts.get(id).expect("it was found or opened just now").account;
         let wanted = (*count as usize).saturating_sub(self.popped.messages.len());
         let room = unacked_max.saturating_sub(account.out()).min(wanted);
         if room == 0 || !has_room || self.popped.bytes >= bytes_max && !self.popped.messages.is_empty() {
             self.popped.rest += max.saturating_sub(account.next());
             return Visit::Nothing;
         }
-        let is_orderly = pop.is_orderly;
         self.accounts.change(id, now_ms, |account| {
-            if is_orderly {
-                account.take_back(pop.attempt.as_deref());
-            }
             account.advance(min);
             if account.next() > max {
                 // The log has lost its end (it may, when it is not flushed at once).

@@ -11,7 +11,7 @@ use protocol::headers::{CheckTransaction, EndTransaction, SendMessage};
 use protocol::ids::OffsetId;
 use protocol::message;
 use protocol::names::{self, sys_flag};
-use protocol::properties::{self, name};
+use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 use protocol::{AnswerWriter, Header, StoredMessage};
 
 use super::{Piece, Said, Until, collect};
@@ -40,7 +40,8 @@ impl Desk {
         properties::set(text, name::REAL_TOPIC, send.topic);
         properties::set(text, name::REAL_QID, &queue.to_string());
         properties::set(text, name::TRANSACTION_ID, unique);
-        let immune_ms = immunity_ms(text).unwrap_or(0);
+        // No longer than a timer may wait: it would hold its place among the half messages for ever.
+        let immune_ms = immunity_ms(text).unwrap_or(0).min(self.settings.timer_max_delay_ms);
         let check_ms = now_ms.saturating_add(immune_ms.max(self.settings.transaction_timeout_ms));
         Until::Decided { check_ms }
     }
@@ -87,6 +88,9 @@ impl Desk {
             match self.committed_until(&message, half.queue.queue, &mut text, now_ms) {
                 Ok(found) => until = found,
                 Err((code, remark)) => return self.refuse(&call.reply, code, &remark),
+            }
+            if text.len() > PROPERTIES_BYTES_MAX {
+                return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)");
             }
         }
         let committed = StoredMessage {
@@ -188,6 +192,10 @@ impl Desk {
         let group = message.property(name::PGROUP).unwrap_or_default();
         let mut text = message.properties.to_owned();
         properties::set(&mut text, name::TRANSACTION_CHECK_TIMES, &(half.checks + 1).to_string());
+        if text.len() > PROPERTIES_BYTES_MAX {
+            // Rather asked without how often than not at all.
+            message.properties.clone_into(&mut text);
+        }
         let asked = StoredMessage { properties: &text, ..*message };
         let host = self.store_host();
         let offset_id = OffsetId { host, offset: message.physical_offset }.to_string();

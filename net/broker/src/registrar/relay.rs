@@ -79,6 +79,9 @@ impl Registrar {
         if request.body.len() > self.settings.limits.message_bytes {
             return Err(Answer::refusal(response::MESSAGE_ILLEGAL, "the reply's body is too large"));
         }
+        if send.properties.len() > properties::PROPERTIES_BYTES_MAX {
+            return Err(Answer::refusal(response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)"));
+        }
         let client = properties::get(send.properties, name::REPLY_TO_CLIENT).unwrap_or("");
         let Some(connection) = self.members.producer(client) else {
             let remark = format!("push reply message fail, channel of <{client}> not found.");
