@@ -269,7 +269,7 @@ fn immunity_ms(text: &str) -> Option<u64> {
 /// Whether a half message is the one that its producer means. `Err`: code, remark.
 fn check_end(end: &EndTransaction<'_>, half: &StoredMessage<'_>, now_ms: u64) -> Result<(), (i32, &'static str)> {
     let age_ms = now_ms.saturating_sub(half.store_timestamp.cast_unsigned());
-    if !end.from_transaction_check && immunity_ms(half.properties).is_some_and(|immune_ms| age_ms > immune_ms) {
+    if !end.from_transaction_check && immunity_ms(half.properties).is_some_and(|immune_ms| age_ms >= immune_ms) {
         return Err((response::ILLEGAL_OPERATION, "the immunity time of this message is over: its producer is asked"));
     }
     let unique = half.property(name::UNIQ_KEY).unwrap_or_default();
