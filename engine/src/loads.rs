@@ -7,7 +7,7 @@
 use crate::format::BLOCK_BYTES;
 use crate::io::{Fault, Op};
 use crate::limits::{
-    AHEAD_BYTES_MAX, AHEAD_LOADS_MAX, LOAD_BYTES, LOADED_BYTES_MAX, LOADS_MAX, STREAM_LOADS_MAX, STREAMS_MAX,
+    AHEAD_BYTES_MAX, AHEAD_LOADS_MAX, LOAD_BYTES, LOADED_BYTES_MAX, LOADS_MAX, READS_MAX, STREAM_LOADS_MAX, STREAMS_MAX,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -61,6 +61,8 @@ pub struct Loads {
     parts: BTreeMap<u64, Part>,
     /// Reads under way, and where their parts begin; oldest first.
     pending: Vec<(LoadId, u64)>,
+    /// Bytes of their parts.
+    pending_bytes: u64,
     /// Where the buffers begin, oldest first, and their bytes.
     buffers: VecDeque<u64>,
     buffer_bytes: u64,
@@ -131,12 +133,16 @@ impl Loads {
 
     /// Whether one more read may start.
     pub fn has_room(&self) -> bool {
-        self.pending.len() < LOADS_MAX
+        self.has_room_of(LOADS_MAX, READS_MAX)
     }
 
     /// Whether one may start that nobody waits for yet.
     pub fn has_room_ahead(&self) -> bool {
-        self.pending.len() < AHEAD_LOADS_MAX && self.waiting.is_empty()
+        self.has_room_of(AHEAD_LOADS_MAX, READS_MAX / 2) && self.waiting.is_empty()
+    }
+
+    fn has_room_of(&self, loads: usize, reads: usize) -> bool {
+        self.pending.len() < reads && self.pending_bytes <= (loads as u64 - 1) * u64::from(LOAD_BYTES)
     }
 
     /// Whether a read is under way.
@@ -158,6 +164,7 @@ impl Loads {
         assert!(bytes > 0 && self.part(part.start).is_none() && self.next_part(part.start) >= part.end, "no overlap");
         self.parts.insert(part.start, Part::Coming(id, bytes));
         self.pending.push((id, part.start));
+        self.pending_bytes += bytes;
         self.waiting.push_back((id, op, op_bytes));
         id
     }
@@ -241,6 +248,7 @@ impl Loads {
         let index = self.pending.iter().position(|(pending, _)| *pending == id).expect("a read comes back once");
         let (_, from) = self.pending.remove(index);
         let part = self.parts.remove(&from).expect("a part for every read");
+        self.pending_bytes -= part.bytes();
         let bytes = outcome?;
         let skip = (from % BLOCK_BYTES) as usize;
         let end = skip + part.bytes() as usize;
@@ -248,7 +256,10 @@ impl Loads {
             return Err(Fault(libc::EIO));
         }
         self.buffer_bytes += part.bytes();
-        self.parts.insert(from, Part::Here(bytes.slice(skip..end)));
+        let here = bytes.slice(skip..end);
+        // A small part does not keep the blocks around it.
+        let here = if 2 * here.len() < bytes.len() { Bytes::copy_from_slice(&here) } else { here };
+        self.parts.insert(from, Part::Here(here));
         self.buffers.push_back(from);
         // Those who wait for what came last have not seen it yet.
         while self.buffer_bytes > LOADED_BYTES_MAX && self.buffers.len() > LOADS_MAX {
@@ -357,10 +368,36 @@ mod tests {
         assert!((AHEAD_BYTES_MAX..AHEAD_BYTES_MAX + LOAD).contains(&furthest), "{furthest}");
         assert!((38..50).contains(&reads), "{reads} reads of 38 to 46 that are needed");
         assert_eq!(loads.ahead(8 * LOAD), None);
-        let mut pending = Vec::new();
-        while let Some(from) = loads.ahead(94 * LOAD) {
-            pending.push(begun(&mut loads, from, LOAD / 8));
+    }
+
+    #[test]
+    fn room_is_left_for_those_who_wait() {
+        let mut loads = Loads::default();
+        let mut number = 0;
+        for (is_ahead, most) in [(true, AHEAD_LOADS_MAX), (false, LOADS_MAX)] {
+            while if is_ahead { loads.has_room_ahead() } else { loads.has_room() } {
+                begun(&mut loads, number * LOAD, LOAD);
+                number += 1;
+            }
+            assert_eq!(number, most as u64);
         }
-        assert_eq!(pending.len(), AHEAD_LOADS_MAX, "room is left for those who wait");
+    }
+
+    #[test]
+    fn small_reads_may_be_many_and_keep_no_more_than_they_brought() {
+        let mut loads = Loads::default();
+        let mut small = Vec::new();
+        while loads.has_room_ahead() {
+            small.push(begun(&mut loads, small.len() as u64 * LOAD, 1000));
+        }
+        assert_eq!((small.len(), loads.has_room()), (READS_MAX / 2, true));
+        while loads.has_room() {
+            small.push(begun(&mut loads, small.len() as u64 * LOAD, 1000));
+        }
+        assert_eq!(small.len(), READS_MAX);
+        let buffer = Bytes::from(vec![7; 8192]);
+        loads.finish(small.pop().unwrap(), Ok(buffer.clone())).unwrap();
+        let kept = loads.slice((READS_MAX as u64 - 1) * LOAD, 1000).unwrap();
+        assert!(!buffer.as_ptr_range().contains(&kept.as_ptr()) && kept == buffer[..1000]);
     }
 }
