@@ -505,9 +505,7 @@ impl Desk {
     /// there already, as on a message that was consumed and is sent again.
     fn append_ours(&self, text: &mut String, has_ours: bool) {
         if has_ours {
-            for name in [name::POP_CK, name::CLUSTER, name::MSG_REGION, name::TRACE_ON] {
-                properties::remove(text, name);
-            }
+            properties::remove_all(text, &[name::POP_CK, name::CLUSTER, name::MSG_REGION, name::TRACE_ON]);
         }
         properties::end(text);
         text.push_str(&self.ours);
@@ -610,9 +608,9 @@ fn is_half(send: &SendMessage<'_>, said: &Said<'_>) -> bool {
 
 /// A delayed message says where it belongs and is not delayed again (PROTOCOL 4.9).
 fn set_real(text: &mut String, topic: &str, queue: u32) {
-    properties::remove(text, name::DELAY);
-    properties::set(text, name::REAL_TOPIC, topic);
-    properties::set(text, name::REAL_QID, &queue.to_string());
+    properties::remove_all(text, &[name::DELAY, name::REAL_TOPIC, name::REAL_QID]);
+    properties::append(text, name::REAL_TOPIC, topic);
+    properties::append(text, name::REAL_QID, itoa::Buffer::new().format(queue));
 }
 
 #[cfg(test)]

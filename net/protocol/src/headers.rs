@@ -117,9 +117,16 @@ macro_rules! headers {
         }
 
         impl $(<$life>)? $name $(<$life>)? {
-            /// Reads the ext fields.
+            /// Reads the ext fields, in one pass over them.
             pub fn parse(fields: & $($life)? $crate::fields::Fields) -> Result<Self, $crate::headers::FieldError> {
-                Ok(Self { $($field: $crate::headers::Value::parse($wire, fields.get($wire))?,)+ })
+                $(let mut $field = None;)+
+                for (name, text) in fields.iter() {
+                    match name {
+                        $($wire => $field = Some(text),)+
+                        _ => {}
+                    }
+                }
+                Ok(Self { $($field: $crate::headers::Value::parse($wire, $field)?,)+ })
             }
 
             /// Writes the ext fields.

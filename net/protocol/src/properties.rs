@@ -131,6 +131,17 @@ pub fn get<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     iter(text).filter(|(known, _)| *known == name).last().map(|(_, value)| value)
 }
 
+/// As `get`, for several names in one walk.
+pub fn get_all<'a, const N: usize>(text: &'a str, names: [&str; N]) -> [Option<&'a str>; N] {
+    let mut values = [None; N];
+    for (known, value) in iter(text) {
+        if let Some(index) = names.iter().position(|name| *name == known) {
+            values[index] = Some(value);
+        }
+    }
+    values
+}
+
 /// Appends the separator behind the last property if the text lacks it: another may follow.
 pub fn end(text: &mut String) {
     if !text.is_empty() && !text.ends_with(VALUE_END) {
@@ -150,15 +161,22 @@ pub fn append(text: &mut String, name: &str, value: &str) {
 
 /// Removes every property of this name, in place.
 pub fn remove(text: &mut String, name: &str) {
+    remove_all(text, &[name]);
+}
+
+/// Removes every property of these names, in place and in one walk.
+pub fn remove_all(text: &mut String, names: &[&str]) {
     let mut at = 0;
     while at < text.len() {
-        let pair = &text[at..];
-        let pair = pair.find(VALUE_END).map_or(pair, |end| &pair[..=end]);
-        let next = at + pair.len();
-        if pair.split_once(NAME_END).is_some_and(|(known, _)| known == name) {
-            text.replace_range(at..next, "");
+        let bytes = text.as_bytes();
+        let end = (find::<2, 2>(bytes, at) + 1).min(bytes.len());
+        let pair = &bytes[at..end];
+        // The separator behind a name of this length tells most others apart without a look at the name.
+        let is = |name: &&str| pair.get(name.len()) == Some(&(NAME_END as u8)) && pair.starts_with(name.as_bytes());
+        if names.iter().any(is) {
+            text.replace_range(at..end, "");
         } else {
-            at = next;
+            at = end;
         }
     }
 }
@@ -196,6 +214,8 @@ mod tests {
         }
         assert_eq!(get("a\u{1}1\u{2}b\u{1}2\u{2}a\u{1}3", "a"), Some("3"));
         assert_eq!(get("ab\u{1}1", "a"), None);
+        let text = "a\u{1}1\u{2}b\u{1}2\u{2}a\u{1}3";
+        assert_eq!(get_all(text, ["b", "c", "a"]), [Some("2"), None, Some("3")]);
     }
 
     #[test]
@@ -214,6 +234,11 @@ mod tests {
         let mut twice = String::from("a\u{1}1\u{2}x\u{2}a\u{1}2");
         remove(&mut twice, "a");
         assert_eq!(twice, "x\u{2}");
+        let mut text = String::from("ab\u{1}1\u{2}b\u{1}2\u{1}\u{2}名\u{1}é\u{2}a\u{2}b\u{1}\u{2}a\u{1}5\u{2}c\u{1}名");
+        remove_all(&mut text, &["b", "a", "名"]);
+        assert_eq!(text, "ab\u{1}1\u{2}a\u{2}c\u{1}名");
+        remove_all(&mut text, &["c"]);
+        assert_eq!(text, "ab\u{1}1\u{2}a\u{2}");
     }
 
     #[test]

@@ -20,21 +20,36 @@ use crate::promise::{Promise, Says};
 
 /// A message with a delay level is no timer message.
 pub(super) fn forget(text: &mut String) {
-    for name in [name::TIMER_DELIVER_MS, name::TIMER_DELAY_SEC, name::TIMER_DELAY_MS] {
-        properties::remove(text, name);
-    }
+    properties::remove_all(text, &[name::TIMER_DELIVER_MS, name::TIMER_DELAY_SEC, name::TIMER_DELAY_MS]);
 }
 
-/// When a message wants to be delivered, ms since 1970. `None`: what it says is no time.
-fn wanted_ms(text: &str, now_ms: u64) -> Option<i64> {
-    let now_ms = now_ms.cast_signed();
-    let (value, factor, base) =
-        match (properties::get(text, name::TIMER_DELAY_SEC), properties::get(text, name::TIMER_DELAY_MS)) {
-            (Some(seconds), _) => (seconds, 1000, now_ms),
-            (None, Some(ms)) => (ms, 1, now_ms),
-            (None, None) => (properties::get(text, name::TIMER_DELIVER_MS)?, 1, 0),
-        };
-    value.parse::<i64>().ok()?.checked_mul(factor)?.checked_add(base)
+/// What a timer message's properties say.
+struct Wants {
+    /// When it wants to be delivered, ms since 1970. `None`: what it says is no time.
+    at_ms: Option<i64>,
+    /// It waited already.
+    is_over: bool,
+    /// It wants another one deleted.
+    deletes: bool,
+}
+
+impl Wants {
+    fn read(text: &str, now_ms: u64) -> Wants {
+        let names = [
+            name::TIMER_DELAY_SEC,
+            name::TIMER_DELAY_MS,
+            name::TIMER_DELIVER_MS,
+            name::TIMER_OUT_MS,
+            name::TIMER_DEL_UNIQKEY,
+        ];
+        let [seconds, ms, deliver, out, unique] = properties::get_all(text, names);
+        let now_ms = now_ms.cast_signed();
+        let time = seconds.map(|text| (text, 1000, now_ms)).or(ms.map(|text| (text, 1, now_ms)));
+        let time = time.or(deliver.map(|text| (text, 1, 0)));
+        let at_ms =
+            time.and_then(|(text, factor, base)| text.parse::<i64>().ok()?.checked_mul(factor)?.checked_add(base));
+        Wants { at_ms, is_over: out.is_some(), deletes: unique.is_some() }
+    }
 }
 
 impl Desk {
@@ -48,7 +63,8 @@ impl Desk {
         text: &mut String,
         now_ms: u64,
     ) -> Result<Until, (i32, String)> {
-        if properties::get(text, name::TIMER_OUT_MS).is_some() {
+        let wants = Wants::read(text, now_ms);
+        if wants.is_over {
             // It was consumed, and is sent again.
             return Ok(Until::Now);
         }
@@ -61,19 +77,21 @@ impl Desk {
             (response::MESSAGE_ILLEGAL, remark)
         };
         // Who wants a timer deleted recalls it.
-        if properties::get(text, name::TIMER_DEL_UNIQKEY).is_some() {
+        if wants.deletes {
             return Err(illegal());
         }
-        let at_ms = wanted_ms(text, now_ms).ok_or_else(illegal)?;
+        let at_ms = wants.at_ms.ok_or_else(illegal)?;
         let Some(at_ms) = u64::try_from(at_ms).ok().filter(|at_ms| *at_ms > now_ms) else { return Ok(Until::Now) };
         if at_ms - now_ms > most_ms {
             return Err(illegal());
         }
+        properties::remove_all(text, &[name::TIMER_ENQUEUE_MS, name::TIMER_DEQUEUE_MS]);
         set_real(text, topic, queue);
         // As of a stock broker whose precision is a millisecond.
-        properties::append(text, name::TIMER_OUT_MS, &(at_ms - 1).to_string());
-        properties::set(text, name::TIMER_ENQUEUE_MS, &now_ms.to_string());
-        properties::set(text, name::TIMER_DEQUEUE_MS, &at_ms.to_string());
+        let mut digits = itoa::Buffer::new();
+        properties::append(text, name::TIMER_OUT_MS, digits.format(at_ms - 1));
+        properties::append(text, name::TIMER_ENQUEUE_MS, digits.format(now_ms));
+        properties::append(text, name::TIMER_DEQUEUE_MS, digits.format(at_ms));
         Ok(Until::Due { at_ms, key: RecallHandle::key(topic, unique, at_ms) })
     }
 
@@ -207,7 +225,7 @@ mod tests {
         for (pairs, wanted) in rows {
             let mut text = String::new();
             pairs.iter().for_each(|(name, value)| properties::append(&mut text, name, value));
-            assert_eq!(wanted_ms(&text, 10_000), wanted, "{text}");
+            assert_eq!(Wants::read(&text, 10_000).at_ms, wanted, "{text}");
             forget(&mut text);
             assert_eq!(text, "");
         }

@@ -8,7 +8,7 @@ use engine::partition::Undecided;
 use protocol::codes::{request, response};
 use protocol::command::FLAG_ONEWAY;
 use protocol::headers::{CheckTransaction, EndTransaction, SendMessage};
-use protocol::ids::OffsetId;
+use protocol::ids::{OffsetId, tag_hash};
 use protocol::message;
 use protocol::names::{self, sys_flag};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
@@ -34,14 +34,16 @@ impl Desk {
         text: &mut String,
         now_ms: u64,
     ) -> Until {
-        if properties::get(text, name::PGROUP).is_none() {
+        let [group, immunity] = properties::get_all(text, [name::PGROUP, name::CHECK_IMMUNITY_TIME_IN_SECONDS]);
+        // No longer than a timer may wait: it would hold its place among the half messages for ever.
+        let immune_ms = immunity_ms(immunity).unwrap_or(0).min(self.settings.timer_max_delay_ms);
+        if group.is_none() {
             properties::append(text, name::PGROUP, send.producer_group);
         }
-        properties::set(text, name::REAL_TOPIC, send.topic);
-        properties::set(text, name::REAL_QID, &queue.to_string());
-        properties::set(text, name::TRANSACTION_ID, unique);
-        // No longer than a timer may wait: it would hold its place among the half messages for ever.
-        let immune_ms = immunity_ms(text).unwrap_or(0).min(self.settings.timer_max_delay_ms);
+        properties::remove_all(text, &[name::REAL_TOPIC, name::REAL_QID, name::TRANSACTION_ID]);
+        properties::append(text, name::REAL_TOPIC, send.topic);
+        properties::append(text, name::REAL_QID, itoa::Buffer::new().format(queue));
+        properties::append(text, name::TRANSACTION_ID, unique);
         let check_ms = now_ms.saturating_add(immune_ms.max(self.settings.transaction_timeout_ms));
         Until::Decided { check_ms }
     }
@@ -78,14 +80,14 @@ impl Desk {
         if let Err((code, remark)) = check_end(&end, &message, now_ms) {
             return self.refuse(&call.reply, code, remark);
         }
+        let said = Said::read(message.topic, message.properties);
         let mut text = String::new();
         let mut until = Until::Now;
         if is_commit {
+            text.reserve(message.properties.len() + self.ours.len());
             text.push_str(message.properties);
-            for name in [name::TRAN_MSG, name::REAL_TOPIC, name::REAL_QID] {
-                properties::remove(&mut text, name);
-            }
-            match self.committed_until(&message, half.queue.queue, &mut text, now_ms) {
+            properties::remove_all(&mut text, &[name::TRAN_MSG, name::REAL_TOPIC, name::REAL_QID]);
+            match self.committed_until(&message, &said, half.queue.queue, &mut text, now_ms) {
                 Ok(found) => until = found,
                 Err((code, remark)) => return self.refuse(&call.reply, code, &remark),
             }
@@ -99,7 +101,8 @@ impl Desk {
             properties: &text,
             ..message
         };
-        let committed = is_commit.then_some((&committed, until));
+        let piece = Piece { message: committed, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys };
+        let committed = is_commit.then_some((&piece, until));
         self.decide(call, local, position.byte(), half.queue, committed, now_ms);
     }
 
@@ -107,15 +110,15 @@ impl Desk {
     fn committed_until(
         &self,
         message: &StoredMessage<'_>,
+        said: &Said<'_>,
         queue: u32,
         text: &mut String,
         now_ms: u64,
     ) -> Result<Until, (i32, String)> {
-        let said = Said::read(message.topic, message.properties);
         if said.delay_level <= 0 && !said.is_timer {
             return Ok(Until::Now);
         }
-        self.until(message.topic, &said, queue, said.unique.unwrap_or_default(), text, now_ms)
+        self.until(message.topic, said, queue, said.unique.unwrap_or_default(), text, now_ms)
     }
 
     /// Answers once it is durable what became of a half message.
@@ -125,7 +128,7 @@ impl Desk {
         local: usize,
         id: u64,
         queue: QueueKey,
-        committed: Option<(&StoredMessage<'_>, Until)>,
+        committed: Option<(&Piece<'_>, Until)>,
         now_ms: u64,
     ) {
         if !self.promises.has_room() {
@@ -137,7 +140,7 @@ impl Desk {
             AnswerWriter::new(&mut frame, call.reply.serialize, call.reply.opaque).finish();
             says = Says::Frame(frame);
         }
-        let bytes = committed.map_or(0, |(message, _)| message.encoded_len() as u64);
+        let bytes = committed.map_or(0, |(piece, _)| piece.message.encoded_len() as u64);
         let messages = u32::from(committed.is_some());
         let promise = Promise::Answer { to: call.reply, messages, bytes, since_ms: now_ms, says };
         let ticket = self.promises.open(promise);
@@ -145,13 +148,12 @@ impl Desk {
         let partition = &mut self.partitions[local];
         let outcome = match committed {
             None => partition.decide(id, None, None, Some(ticket), now_ms),
-            Some((message, until)) => {
+            Some((piece, until)) => {
                 let due = match until {
                     Until::Due { at_ms, key } => Some((at_ms, key)),
                     Until::Now | Until::Decided { .. } => None,
                 };
-                piece(message)
-                    .drafted(queue, |mut draft| partition.decide(id, Some(&mut draft), due, Some(ticket), now_ms))
+                piece.drafted(queue, |mut draft| partition.decide(id, Some(&mut draft), due, Some(ticket), now_ms))
             }
         };
         if let Err(error) = outcome {
@@ -261,19 +263,21 @@ fn piece<'a>(message: &StoredMessage<'a>) -> Piece<'a> {
 }
 
 /// How long a producer wants not to be asked; it then may not decide by itself any more. Milliseconds.
-fn immunity_ms(text: &str) -> Option<u64> {
-    let seconds: i64 = properties::get(text, name::CHECK_IMMUNITY_TIME_IN_SECONDS)?.parse().ok()?;
+fn immunity_ms(seconds: Option<&str>) -> Option<u64> {
+    let seconds: i64 = seconds?.parse().ok()?;
     u64::try_from(seconds).ok()?.checked_mul(1000)
 }
 
 /// Whether a half message is the one that its producer means. `Err`: code, remark.
 fn check_end(end: &EndTransaction<'_>, half: &StoredMessage<'_>, now_ms: u64) -> Result<(), (i32, &'static str)> {
     let age_ms = now_ms.saturating_sub(half.store_timestamp.cast_unsigned());
-    if !end.from_transaction_check && immunity_ms(half.properties).is_some_and(|immune_ms| age_ms >= immune_ms) {
+    let names = [name::CHECK_IMMUNITY_TIME_IN_SECONDS, name::UNIQ_KEY, name::PGROUP];
+    let [immunity, unique, group] = properties::get_all(half.properties, names);
+    if !end.from_transaction_check && immunity_ms(immunity).is_some_and(|immune_ms| age_ms >= immune_ms) {
         return Err((response::ILLEGAL_OPERATION, "the immunity time of this message is over: its producer is asked"));
     }
-    let unique = half.property(name::UNIQ_KEY).unwrap_or_default();
-    let wrong = if half.property(name::PGROUP) != Some(end.producer_group) {
+    let unique = unique.unwrap_or_default();
+    let wrong = if group != Some(end.producer_group) {
         "The producer group wrong"
     } else if half.queue_offset != end.tran_state_table_offset {
         "The transaction state table offset wrong"
