@@ -3,6 +3,7 @@
 
 pub mod commitlog;
 pub mod compare;
+pub mod follow;
 pub mod inside;
 pub mod jobfile;
 pub mod json;

@@ -36,6 +36,19 @@ pub enum Load {
     ColdRead,
     /// Sends, and pulls of what was just sent.
     Mixed,
+    /// Messages are popped and acknowledged.
+    Pop,
+}
+
+/// How what was popped is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ack {
+    /// All messages of a pop in one request (code 200151).
+    Batch,
+    /// Each on its own (200051), as the Java client does it.
+    Each,
+    /// Never: they come again when their time is over.
+    None,
 }
 
 /// One section, read and checked.
@@ -70,6 +83,13 @@ pub struct Job {
     pub queues: u32,
     pub batch: u32,
     pub span: u64,
+    pub delay: (Duration, Duration),
+    pub delay_level: u32,
+    pub transaction: bool,
+    pub properties: u32,
+    pub filter: Option<String>,
+    pub ack: Ack,
+    pub invisible_time: Duration,
     pub bw_log: Option<String>,
     pub iops_log: Option<String>,
     pub lat_log: Option<String>,
@@ -112,6 +132,13 @@ impl Default for Job {
             queues: 8,
             batch: 0,
             span: 4000,
+            delay: (Duration::ZERO, Duration::ZERO),
+            delay_level: 0,
+            transaction: false,
+            properties: 0,
+            filter: None,
+            ack: Ack::Batch,
+            invisible_time: Duration::from_secs(60),
             bw_log: None,
             iops_log: None,
             lat_log: None,
@@ -155,8 +182,8 @@ macro_rules! keys {
 keys! {
     "ioengine", "ioengine=rocketmq", "What is loaded: ring (direct writes or reads, the device's limit), engine (the commit log without a network), rocketmq (any broker that speaks the protocol). [rocketmq]",
         |job, value| job.engine = match value { "ring" => Engine::Ring, "engine" => Engine::Engine, "rocketmq" => Engine::RocketMq, _ => return Err(format!("`{value}` is none of ring, engine, rocketmq")) };
-    "rw" "readwrite", "rw=produce", "produce (or write), consume (or read: the newest messages again and again), coldread (from the oldest message on), mixed (or rw). [produce]",
-        |job, value| job.load = match value { "produce" | "write" => Load::Produce, "consume" | "read" => Load::Consume, "coldread" => Load::ColdRead, "mixed" | "rw" | "readwrite" => Load::Mixed, _ => return Err(format!("`{value}` is none of produce, consume, coldread, mixed")) };
+    "rw" "readwrite", "rw=produce", "produce (or write), consume (or read: the newest messages again and again), coldread (from the oldest message on), mixed (or rw), pop (with its acknowledgements). [produce]",
+        |job, value| job.load = match value { "produce" | "write" => Load::Produce, "consume" | "read" => Load::Consume, "coldread" => Load::ColdRead, "mixed" | "rw" | "readwrite" => Load::Mixed, "pop" => Load::Pop, _ => return Err(format!("`{value}` is none of produce, consume, coldread, mixed, pop")) };
     "bs" "blocksize" "bsrange", "bs=1k", "Bytes of a message's body, or of a block for ring (multiples of 4k); one size or a range LEAST-MOST, evenly drawn. 1 to 4m. [1k; ring: 4k]",
         |job, value| { let (least, most) = value.split_once('-').unwrap_or((value, value)); job.bs = (body(least)?, body(most)?); if job.bs.0 > job.bs.1 { return Err(format!("{least} is more than {most}")); } };
     "iodepth", "iodepth=32", "Requests outstanding on each connection (or writer). 1 to 10000. [1]",
@@ -213,6 +240,20 @@ keys! {
         |job, value| job.batch = number(value, 1, 1024)? as u32;
     "span", "span=4000", "consume: how many of a queue's newest messages are read. [4000]",
         |job, value| job.span = within(decimal(value)?, 1, u64::from(u32::MAX))?;
+    "delay", "delay=1s-10s", "produce: timer messages, due this much after they are stored; one time or a range LEAST-MOST, evenly drawn; seconds unless a unit says otherwise. 0: no timer. At most 7d. [0]",
+        |job, value| { let (least, most) = value.split_once('-').unwrap_or((value, value)); job.delay = (time(least, "s")?, time(most, "s")?); within(job.delay.1.as_millis() as u64, 0, 604_800_000)?; if job.delay.0 > job.delay.1 { return Err(format!("{least} is more than {most}")); } };
+    "delay_level", "delay_level=1", "produce: delayed messages of this level, 1 to 18 by default. 0: none. At most 64. [0]",
+        |job, value| job.delay_level = number(value, 0, 64)? as u32;
+    "transaction", "transaction", "produce: half messages, each committed when it is stored; a message is counted when its end is answered. [0]",
+        |job, value| job.transaction = switch(value)?;
+    "properties", "properties=10", "produce: so many properties more in each message, P0=0, P1=1 and so on. 0 to 100. [0]",
+        |job, value| job.properties = number(value, 0, 100)? as u32;
+    "filter", "filter=P1 > 0 AND P9 < 10", "consume, coldread, pop: an SQL92 expression; needs a broker that has enablePropertyFilter. [all messages]",
+        |job, value| job.filter = (!value.is_empty()).then(|| value.to_owned());
+    "ack", "ack=each", "pop: batch (all messages of a pop in one request), each (a request a message, as the Java client does it) or none. [batch]",
+        |job, value| job.ack = match value { "batch" => Ack::Batch, "each" => Ack::Each, "none" => Ack::None, _ => return Err(format!("`{value}` is none of batch, each, none")) };
+    "invisible_time", "invisible_time=60", "pop: for how long nobody else gets what was popped; seconds unless a unit says otherwise. [60]",
+        |job, value| job.invisible_time = time(value, "s")?;
     "write_bw_log", "write_bw_log=run", "Writes RUN_bw.N.log in fio's form: time in ms, KiB/s, 0 read or 1 write, bs, 0.",
         |job, value| job.bw_log = Some(prefix(job, value));
     "write_iops_log", "write_iops_log=run", "Writes RUN_iops.N.log: messages a second in each interval.",
@@ -253,11 +294,16 @@ impl Job {
         matches!(self.load, Load::Produce | Load::Mixed)
     }
 
+    /// Whether messages are more than plain ones: then they go one by one.
+    fn is_special(&self) -> bool {
+        self.transaction || self.delay_level > 0 || !self.delay.1.is_zero()
+    }
+
     /// fio's word for it.
     pub fn fio_rw(&self) -> &'static str {
         match self.load {
             Load::Produce => "write",
-            Load::Consume | Load::ColdRead => "read",
+            Load::Consume | Load::ColdRead | Load::Pop => "read",
             Load::Mixed => "rw",
         }
     }
@@ -273,7 +319,7 @@ impl Job {
 
     /// Defaults that depend on others, and what does not go together.
     fn settle(&mut self) -> Result<(), String> {
-        let pulls = matches!(self.load, Load::Consume | Load::ColdRead);
+        let pulls = matches!(self.load, Load::Consume | Load::ColdRead | Load::Pop);
         let block = if self.engine == Engine::Ring { 4096 } else { 1024 };
         if self.bs == (0, 0) {
             self.bs = (block, block);
@@ -292,7 +338,10 @@ impl Job {
             (samples <= SAMPLES_MAX, "runtime has more than 1048576 intervals of log_avg_msec"),
             (u64::from(self.topics) * u64::from(self.queues) <= 1 << 20, "topics times queues is more than 1048576"),
             (!self.is_open() || self.thinktime.is_zero(), "rate_iops and thinktime exclude each other"),
-            (self.engine == Engine::RocketMq || self.load != Load::Mixed, "rw=mixed needs ioengine=rocketmq"),
+            (
+                self.engine == Engine::RocketMq || !matches!(self.load, Load::Mixed | Load::Pop),
+                "rw=mixed and rw=pop need ioengine=rocketmq",
+            ),
             (
                 self.engine != Engine::Engine || !pulls || self.iodepth == 1,
                 "ioengine=engine pulls one request at a time",
@@ -312,6 +361,19 @@ impl Job {
                 "rw=coldread goes on where the last answer says, so iodepth is 1: take more numjobs",
             ),
             (self.load != Load::Mixed || self.batch == 1, "rw=mixed sends one message a request"),
+            (
+                !self.is_special() || (self.load == Load::Produce && self.batch == 1),
+                "delay, delay_level and transaction need rw=produce and no batch",
+            ),
+            (
+                u32::from(self.transaction) + u32::from(!self.delay.1.is_zero()) + u32::from(self.delay_level > 0) < 2,
+                "delay, delay_level and transaction exclude each other",
+            ),
+            (self.filter.is_none() || pulls, "filter needs rw=consume, coldread or pop"),
+            (
+                (self.load != Load::Pop && !self.transaction) || self.topics == 1,
+                "rw=pop and transaction take one topic",
+            ),
         ];
         rules.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, rule)| Err((*rule).to_owned()))
     }
@@ -416,7 +478,7 @@ mod tests {
             ("iodepth=x", "a.fio:2: iodepth=x: `x` is no whole number within 1 and 10000"),
             ("bs=5m", "a.fio:2: bs=5m: 5242880 is not within 1 and 4194304"),
             ("bs=2k-1k", "a.fio:2: bs=2k-1k: 2k is more than 1k"),
-            ("rw=randwrite", "a.fio:2: rw=randwrite: `randwrite` is none of produce, consume, coldread, mixed"),
+            ("rw=randwrite", "a.fio:2: rw=randwrite: `randwrite` is none of produce, consume, coldread, mixed, pop"),
             ("direct=0", "a.fio:2: direct=0: writes through the page cache are not measured"),
             ("percentile_list=50:101", "a.fio:2: percentile_list=50:101: `101` is no percentile within 0 and 100"),
             ("iodepth_batch_complete=2", "a.fio:1: [a]: iodepth_batch_complete is more than iodepth"),

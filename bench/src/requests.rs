@@ -4,15 +4,22 @@ use crate::options::{Job, Load};
 use crate::stats::Direction;
 use engine::sim::Random;
 use protocol::codes::{request, response};
-use protocol::headers::{PullAnswer, PullMessage, SendMessage};
+use protocol::headers::{PopMessage, PullAnswer, PullMessage, SendMessage};
 use protocol::message::BatchEntry;
+use protocol::names::sys_flag;
 use protocol::{Header, frame};
 use std::fmt::Write;
 use std::ops::Range;
+use std::time::SystemTime;
 
 /// Bytes of frames that are encoded once and sent again and again, for each connection. What has more is
 /// encoded for each write.
 const WINDOW_BYTES_MAX: usize = 8 << 20;
+
+/// The producers' and consumers' group.
+pub const GROUP: &str = "bench";
+/// How long a pop waits for messages, ms.
+const POLL_TIME_MS: i64 = 1000;
 
 /// A request that is about to be written.
 #[derive(Clone, Copy, Debug)]
@@ -44,13 +51,18 @@ pub struct Requests {
     queues: u32,
     all_queues: u32,
     topics: Vec<String>,
-    group: String,
     batch: u32,
     bs: (u32, u32),
     load: Load,
     rwmixread: u64,
     random: Random,
     body: Vec<u8>,
+    /// What all messages have behind their ids.
+    properties: String,
+    delay_ms: Option<(u64, u64)>,
+    is_half: bool,
+    filter: Option<String>,
+    invisible_ms: i64,
     header: Header,
     /// Encoded once, if every slot's request stays the same: the frames, and where each begins.
     window: Option<(Vec<u8>, Vec<usize>)>,
@@ -76,13 +88,18 @@ impl Requests {
             queues: job.queues,
             all_queues: job.queues * job.topics,
             topics: (0..job.topics).map(|index| topic(job, index)).collect(),
-            group: "bench".to_owned(),
             batch: job.batch,
             bs: job.bs,
             load: job.load,
             rwmixread: u64::from(job.rwmixread),
             random: Random::new(job.randseed.wrapping_add(number as u64)),
             body: vec![b'x'; job.bs.1 as usize],
+            properties: properties(job),
+            delay_ms: (!job.delay.1.is_zero())
+                .then(|| (job.delay.0.as_millis() as u64, job.delay.1.as_millis() as u64)),
+            is_half: job.transaction,
+            filter: job.filter.clone(),
+            invisible_ms: job.invisible_time.as_millis() as i64,
             header: Header::default(),
             window: None,
             scratch: Vec::new(),
@@ -91,9 +108,11 @@ impl Requests {
             cursors,
             cursor: 0,
         };
-        let bytes = job.iodepth * (512 + job.batch as usize * (job.bs.1 as usize + 128));
+        let own = 128 + requests.properties.len();
+        let bytes = job.iodepth * (512 + job.batch as usize * (job.bs.1 as usize + own));
         let covers = job.numjobs * job.iodepth >= requests.all_queues as usize;
-        if job.load == Load::Produce && job.bs.0 == job.bs.1 && bytes <= WINDOW_BYTES_MAX && covers {
+        let alike = job.bs.0 == job.bs.1 && job.delay.0 == job.delay.1;
+        if job.load == Load::Produce && alike && bytes <= WINDOW_BYTES_MAX && covers {
             let (mut window, mut starts) = (Vec::new(), vec![0]);
             for slot in 0..job.iodepth {
                 requests.encode_send(slot, &mut window);
@@ -118,10 +137,13 @@ impl Requests {
         for slot in slots {
             let pulls = match self.load {
                 Load::Produce => false,
-                Load::Consume | Load::ColdRead => true,
+                Load::Consume | Load::ColdRead | Load::Pop => true,
                 Load::Mixed => newest >= 0 && self.random.below(100) < self.rwmixread,
             };
-            if pulls {
+            if self.load == Load::Pop {
+                self.encode_pop(slot, &mut out);
+                each(Request { direction: Direction::Read, messages: 0, bytes: 0 });
+            } else if pulls {
                 self.encode_pull(slot, newest, &mut out);
                 each(Request { direction: Direction::Read, messages: 0, bytes: 0 });
             } else {
@@ -162,7 +184,11 @@ impl Requests {
         };
         let mut id = String::with_capacity(96);
         write!(id, "UNIQ_KEY\u{1}7F00000100002A9F{:08X}{:08X}", self.number, self.sent).expect("a String takes all");
-        id.push_str("\u{2}WAIT\u{1}true\u{2}TAGS\u{1}TagA\u{2}");
+        id.push_str(&self.properties);
+        if let Some((least, most)) = self.delay_ms {
+            let delay = least + self.random.below(most - least + 1);
+            write!(id, "TIMER_DELAY_MS\u{1}{delay}\u{2}").expect("a String takes all");
+        }
         self.sent += 1;
         let mut body_bytes = 0;
         let mut entries = Vec::new();
@@ -179,13 +205,14 @@ impl Requests {
         self.header.code = self.code;
         self.header.fields.clear();
         SendMessage {
-            producer_group: &self.group,
+            producer_group: GROUP,
             topic: &self.topics[(queue / self.queues) as usize],
             default_topic: "TBW102",
             default_topic_queue_nums: 4,
             queue_id: (queue % self.queues) as i32,
             born_timestamp: 1_700_000_000_000,
             properties: &id,
+            sys_flag: if self.is_half { sys_flag::TRANSACTION_PREPARED } else { 0 },
             batch: self.batch > 1,
             ..SendMessage::default()
         }
@@ -206,15 +233,15 @@ impl Requests {
         self.header.code = request::PULL_MESSAGE;
         self.header.fields.clear();
         PullMessage {
-            consumer_group: &self.group,
+            consumer_group: GROUP,
             topic: &self.topics[(queue / self.queues) as usize],
             queue_id: (queue % self.queues) as i32,
             queue_offset: offset,
             max_msg_nums: self.batch as i32,
             // The subscription is in the request.
             sys_flag: 4,
-            subscription: Some("*"),
-            expression_type: Some("TAG"),
+            subscription: Some(self.filter.as_deref().unwrap_or("*")),
+            expression_type: Some(if self.filter.is_some() { "SQL92" } else { "TAG" }),
             ..PullMessage::default()
         }
         .push(&mut self.header.fields);
@@ -222,6 +249,27 @@ impl Requests {
         if self.load == Load::Consume {
             self.go_on_at(offset + batch);
         }
+    }
+
+    fn encode_pop(&mut self, slot: usize, out: &mut Vec<u8>) {
+        self.header.opaque = slot as i32;
+        self.header.code = request::POP_MESSAGE;
+        self.header.fields.clear();
+        PopMessage {
+            consumer_group: GROUP,
+            topic: &self.topics[0],
+            // A connection's own queue, or any if there are too few connections.
+            queue_id: if self.turns() { -1 } else { (self.number as u32 % self.queues) as i32 },
+            max_msg_nums: self.batch as i32,
+            invisible_time: self.invisible_ms,
+            poll_time: POLL_TIME_MS,
+            born_time: Some(now_ms()),
+            expression: self.filter.as_deref(),
+            expression_type: self.filter.as_ref().map(|_| "SQL92"),
+            ..PopMessage::default()
+        }
+        .push(&mut self.header.fields);
+        self.header.encode_frame(out, 0);
     }
 
     /// Whether the queues are more than the slots: then they are dealt out in turn over all connections.
@@ -233,6 +281,27 @@ impl Requests {
         let (least, most) = self.bs;
         if least == most { least } else { least + self.random.below(u64::from(most - least) + 1) as u32 }
     }
+}
+
+/// What every message of a job has.
+fn properties(job: &Job) -> String {
+    let mut text = String::from("\u{2}WAIT\u{1}true\u{2}TAGS\u{1}TagA\u{2}");
+    if job.transaction {
+        write!(text, "TRAN_MSG\u{1}true\u{2}PGROUP\u{1}{GROUP}\u{2}").expect("a String takes all");
+    }
+    if job.delay_level > 0 {
+        write!(text, "DELAY\u{1}{}\u{2}", job.delay_level).expect("a String takes all");
+    }
+    for index in 0..job.properties {
+        write!(text, "P{index}\u{1}{index}\u{2}").expect("a String takes all");
+    }
+    text
+}
+
+/// Now, in ms since 1970: pops say when they were asked.
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as i64)
 }
 
 /// What an answer said.
@@ -286,6 +355,10 @@ impl Answers {
         header.decode(serialize, bytes).ok()?;
         let opaque = usize::try_from(header.opaque).ok()?;
         let direction = direction(opaque)?;
+        if header.code == response::POLLING_TIMEOUT && direction == Direction::Read {
+            // Nothing came while a pop waited.
+            return Some(Answer { opaque, pulled: Some((0, 0)), offset: None, refusal: None });
+        }
         let success = header.code == response::SUCCESS;
         let next = PullAnswer::parse(&header.fields).map(|answer| answer.next_begin_offset).ok();
         let pulled = (direction == Direction::Read && success).then(|| pulled(&frame[body]));

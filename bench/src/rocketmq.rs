@@ -3,9 +3,10 @@
 //! Each connection has two tasks: one writes what may be written (a slot is free and, in an open loop, a
 //! request is due), one reads answers and frees their slots. A third keeps the pace of an open loop.
 
+use crate::follow::Follow;
 use crate::options::{Job, Load};
 use crate::report::cpu_time;
-use crate::requests::{Answers, Cursor, Requests, topic};
+use crate::requests::{Answers, Cursor, GROUP, Requests, topic};
 use crate::run::{Measured, Start};
 use crate::socket::{self, Receiver};
 use crate::stats::{Answered, Direction, Live, Pace, Stats};
@@ -41,6 +42,8 @@ pub fn run(job: &Job, live: &Arc<Live>, start: &Start) -> io::Result<Measured> {
 #[derive(Clone, Copy)]
 struct Slot {
     busy: bool,
+    /// Requests on their way that followed its answer.
+    follow: u32,
     what: Answered,
 }
 
@@ -51,6 +54,10 @@ struct Connection {
     slots: RefCell<Vec<Slot>>,
     requests: RefCell<Requests>,
     stats: Rc<RefCell<Stats>>,
+    /// What must follow the answers, if something must.
+    follow: Option<RefCell<Follow>>,
+    /// What follows and is to be written.
+    following: RefCell<Vec<u8>>,
     /// The slot that the next request takes.
     next: Cell<usize>,
     outstanding: Cell<usize>,
@@ -179,10 +186,18 @@ async fn write(shared: Rc<Shared>, connection: Rc<Connection>) -> io::Result<()>
     let job = &shared.job;
     let mut pause = if job.thinktime.is_zero() { None } else { Some(Timer::new()?) };
     loop {
+        let following = connection.following.take();
+        if !following.is_empty() {
+            connection.stream.write_all(following).await.0?;
+        }
         let now = Instant::now();
         let issued = connection.issued.get();
         let is_done = job.number_ios > 0 && issued * u64::from(job.batch) >= job.number_ios;
         if shared.over.get() || is_done {
+            if connection.follow.is_some() && connection.outstanding.get() > 0 {
+                connection.wake.notified().await;
+                continue;
+            }
             connection.ended.set(true);
             return Ok(());
         }
@@ -207,7 +222,7 @@ async fn write(shared: Rc<Shared>, connection: Rc<Connection>) -> io::Result<()>
                 due,
                 written: now,
             };
-            connection.slots.borrow_mut()[slot] = Slot { busy: true, what };
+            connection.slots.borrow_mut()[slot] = Slot { busy: true, follow: 0, what };
             connection.issued.set(index + 1);
             slot += 1;
         });
@@ -228,7 +243,7 @@ async fn read(shared: Rc<Shared>, connection: Rc<Connection>, live: Arc<Live>) -
     let mut answers = Answers::default();
     let offsets = job.load == Load::Mixed;
     loop {
-        let mut strange = 0;
+        let mut strange = None;
         let mut got = 0;
         let mut now = None;
         // Answers to one write that come together are counted together: the tool shares a CPU with nobody, but
@@ -238,21 +253,38 @@ async fn read(shared: Rc<Shared>, connection: Rc<Connection>, live: Arc<Live>) -
             .receive(|frame| {
                 let now = *now.get_or_insert_with(Instant::now);
                 let mut slots = connection.slots.borrow_mut();
-                let direction = |slot| slots.get(slot).filter(|slot: &&Slot| slot.busy).map(|slot| slot.what.direction);
+                let direction =
+                    |slot: usize| slots.get(slot).filter(|slot: &&Slot| slot.busy).map(|slot| slot.what.direction);
                 let Some(answer) = answers.read(frame, direction, offsets) else {
-                    strange += 1;
+                    strange = Some("the server sent what is no answer to a request of ours".to_owned());
                     return;
                 };
-                got += 1;
                 let slot = &mut slots[answer.opaque];
+                if let Some(pulled) = answer.pulled.filter(|_| slot.follow == 0) {
+                    (slot.what.messages, slot.what.bytes) = pulled;
+                }
+                if slot.follow > 0 {
+                    slot.follow -= 1;
+                } else if let Some(follow) = connection.follow.as_ref().filter(|_| answer.refusal.is_none()) {
+                    let mut following = connection.following.borrow_mut();
+                    match follow.borrow_mut().push(answer.opaque, frame, &mut following) {
+                        Ok(count) => slot.follow = count,
+                        Err(error) => strange = Some(error),
+                    }
+                }
+                if slot.follow > 0 {
+                    // What is refused in between counts as an error, once.
+                    if let Some(text) = answer.refusal {
+                        connection.stats.borrow_mut().refused(|| text);
+                    }
+                    return;
+                }
+                got += 1;
                 slot.busy = false;
-                let mut what = slot.what;
+                let what = slot.what;
                 if let Some(text) = answer.refusal {
                     connection.stats.borrow_mut().refused(|| text);
-                } else {
-                    if let Some((messages, bytes)) = answer.pulled {
-                        (what.messages, what.bytes) = (messages, bytes);
-                    }
+                } else if job.load != Load::Pop || what.messages > 0 {
                     let joined = alike.as_mut().is_some_and(|alike| alike.join(&what));
                     if !joined && let Some(before) = alike.replace(what) {
                         connection.stats.borrow_mut().answered(&before, now, &live);
@@ -270,13 +302,13 @@ async fn read(shared: Rc<Shared>, connection: Rc<Connection>, live: Arc<Live>) -
         if let Some((last, now)) = alike.zip(now) {
             connection.stats.borrow_mut().answered(&last, now, &live);
         }
-        if strange > 0 {
-            return Err(io::Error::other("the server sent what is no answer to a request of ours"));
+        if let Some(text) = strange {
+            return Err(io::Error::other(text));
         }
         connection.outstanding.set(connection.outstanding.get() - got);
         if connection.ended.get() {
             shared.changed.notify_one();
-        } else if got > 0 {
+        } else if got > 0 || !connection.following.borrow().is_empty() {
             connection.wake.notify_one();
         }
     }
@@ -327,7 +359,7 @@ async fn create(client: &Client, job: &Job, name: &str) -> io::Result<()> {
 async fn cursors(client: &Client, job: &Job, number: usize) -> io::Result<Vec<Cursor>> {
     let all = job.topics * job.queues;
     let queues: Vec<u32> = match job.load {
-        Load::Produce | Load::Mixed => return Ok(Vec::new()),
+        Load::Produce | Load::Mixed | Load::Pop => return Ok(Vec::new()),
         Load::Consume => vec![number as u32 % all],
         Load::ColdRead => (number as u32 % all..all).step_by(job.numjobs).collect(),
     };
@@ -374,9 +406,11 @@ impl Connection {
         Connection {
             number: number as u64,
             stream,
-            slots: RefCell::new(vec![Slot { busy: false, what }; job.iodepth]),
+            slots: RefCell::new(vec![Slot { busy: false, follow: 0, what }; job.iodepth]),
             requests: RefCell::new(requests),
             stats,
+            follow: Follow::of(job, GROUP).map(RefCell::new),
+            following: RefCell::default(),
             next: Cell::new(0),
             outstanding: Cell::new(0),
             issued: Cell::new(0),
