@@ -54,7 +54,7 @@ fn failing_disks_lose_nothing_promised() {
 #[test]
 fn segments_roll_and_come_back_clean() {
     let seen = repeat(0..150, |seed| Plan { large: true, retain: Some(20 * MIB), rounds: 3, ..Plan::new(seed) });
-    assert!(seen.retired > 150 && seen.taken_over > 80, "{seen:?}");
+    assert!(seen.retired > 150 && seen.taken_over > 80 && seen.merged > 60, "{seen:?}");
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn what_is_derived_is_made_again_when_it_is_damaged_or_gone() {
         let retain = seed.is_multiple_of(6).then_some(20 * MIB);
         Plan { large: seed.is_multiple_of(3), retain, harm: true, rounds: 4, ..Plan::new(seed) }
     });
-    assert!(seen.harmed > 400 && seen.taken_over > 80 && seen.reread > 0, "{seen:?}");
+    assert!(seen.harmed > 400 && seen.taken_over > 80 && seen.remade > 50, "{seen:?}");
 }
 
 #[test]
@@ -100,8 +100,9 @@ struct Seen {
     rolled: u64,
     /// Files that were damaged or removed.
     harmed: u64,
-    /// Turns that a reader waited because damage was found while the partition was open.
-    reread: u64,
+    /// How often runs were merged, and made again because damage was found while the partition was open.
+    merged: u64,
+    remade: u64,
 }
 
 impl Seen {
@@ -112,7 +113,8 @@ impl Seen {
         retired: 1 << 40,
         rolled: 1 << 40,
         harmed: 1 << 40,
-        reread: 1 << 40,
+        merged: 1 << 40,
+        remade: 1 << 40,
     };
 }
 
@@ -128,7 +130,8 @@ fn repeat(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan) -> Seen {
         all.retired += world.seen.retired;
         all.rolled += world.seen.rolled;
         all.harmed += world.seen.harmed;
-        all.reread += world.seen.reread;
+        all.merged += world.seen.merged;
+        all.remade += world.seen.remade;
         (from, to) = (from.min(seed), seed + 1);
     });
     if whole.end <= to && from == 0 { all } else { Seen::ENOUGH }
@@ -266,11 +269,14 @@ struct World {
     written: Vec<(u64, u64)>,
     /// The most that was ever accepted.
     longest: u64,
-    /// The log's floor and its checkpoint, and whether they moved since somebody looked: a good moment to die.
-    milestone: (u64, u64),
+    /// The log's floor and its checkpoint, and how often runs were merged and made again; and whether any of them moved
+    /// since somebody looked: a good moment to die.
+    milestone: (u64, u64, (u64, u64)),
     published: bool,
     /// So is the one when new names are about to become durable.
     naming: bool,
+    /// There is a checkpoint up to here, unless something failed or was damaged.
+    checkpointed: u64,
     restarted: bool,
     /// The epoch that is written in, the one of the last opening that was complete, and the highest one of those that
     /// have ended.
@@ -340,7 +346,8 @@ impl World {
             audited: false,
             written: Vec::new(),
             longest: 0,
-            milestone: (0, 0),
+            milestone: (0, 0, (0, 0)),
+            checkpointed: 0,
             published: false,
             naming: false,
             restarted: false,
@@ -368,7 +375,7 @@ impl World {
 
     /// Whether a log may be closed for a while.
     fn may_fail(&self) -> bool {
-        self.plan.faults != Faults::default() || self.plan.harm
+        self.plan.faults != Faults::default()
     }
 
     /// The whole run. Returns a number that depends on all that happened.
@@ -482,8 +489,14 @@ impl World {
         let stats = self.partition.stats();
         assert!(stats.accepted >= stats.written && stats.written >= stats.durable, "{stats:?}");
         self.longest = self.longest.max(stats.accepted);
-        let milestone = (stats.floor, stats.checkpointed);
-        self.published |= std::mem::replace(&mut self.milestone, milestone) != milestone;
+        let milestone = (stats.floor, stats.checkpointed, stats.upkeep);
+        let before = std::mem::replace(&mut self.milestone, milestone);
+        self.published |= before != milestone;
+        self.seen.merged += stats.upkeep.0.saturating_sub(before.2.0);
+        self.seen.remade += stats.upkeep.1.saturating_sub(before.2.1);
+        self.checkpointed = self.checkpointed.max(stats.checkpointed);
+        let damaged = (stats.damaged_runs, stats.upkeep.1);
+        assert!(self.plan.harm || damaged == (0, 0), "nothing was damaged: {stats:?}");
         if self.open {
             self.written.push((self.sim.now_ms(), stats.written));
         }
@@ -976,7 +989,6 @@ impl World {
             Pull::Empty => assert_eq!(offset, span.max),
             Pull::Loading(_) => {}
             Pull::Opening => assert!(!self.partition.is_open()),
-            Pull::Damaged(_) if self.plan.harm => {}
             // Retention took it, and the span did not know yet.
             Pull::OutOfRange if offset < now.min => {
                 assert!(self.plan.retires(), "nothing is retired");
@@ -1008,7 +1020,6 @@ impl World {
                 }
                 (Pull::OutOfRange, span) if offset != span.min => span.min,
                 (Pull::Empty | Pull::Loading(_) | Pull::Opening | Pull::OutOfRange, _) => return,
-                (Pull::Damaged(_), _) if self.plan.harm => return,
                 other => panic!("{other:?} in {queue:?} at {offset}"),
             };
             self.cursors.insert(queue, next);
@@ -1037,13 +1048,7 @@ impl World {
             Ok(None) => {
                 let known = sent.promised && nudge == 0 && sent.due_ms.is_none();
                 let there = position.byte() >= self.partition.stats().floor && self.topics.contains(&sent.queue.topic);
-                let missing = known && there && !sent.gone && self.partition.is_open();
-                if missing && self.plan.harm {
-                    // A run that would name it is damaged: the log closes, and makes it again.
-                    self.turn();
-                    self.turn();
-                }
-                assert!(!missing || !self.partition.is_open(), "{id} is missing: {sent:?}");
+                assert!(!known || !there || sent.gone || !self.partition.is_open(), "{id} is missing: {sent:?}");
             }
             Err(_) => {}
         }
@@ -1055,13 +1060,9 @@ impl World {
             if self.partition.find(&mut search).is_ok() {
                 let found: Vec<Position> = search.found.iter().map(|byte| self.partition.position(*byte)).collect();
                 let is_newest_first = search.found.windows(2).all(|pair| pair[0] > pair[1]);
-                let mut is_there = found.contains(&position);
-                if !is_there && self.plan.harm {
-                    // A damaged run: what was found until there is an answer, and the log closes.
-                    self.turn();
-                }
-                is_there |= !self.partition.is_open();
+                let is_there = found.contains(&position) || !self.partition.is_open();
                 assert!(is_there && is_newest_first, "message {id} is not found by its key: {sent:?} {found:?}");
+                assert!(!search.is_partial, "the log is whole: any run can be made again");
             }
         }
     }
@@ -1133,6 +1134,8 @@ impl World {
         self.seen.taken_over += u64::from(self.restarted && stats.checkpointed > 0);
         self.seen.runs += stats.runs.0;
         self.seen.retired += stats.floor / SEGMENT_BYTES;
+        let certain = !self.plan.harm && !self.may_fail();
+        assert!(!certain || stats.checkpointed >= self.checkpointed, "the checkpoint is of no use: {stats:?}");
         let messages = self.audit();
         extent.there(messages.newest);
         extent.lost(Some(messages.missing));
@@ -1289,19 +1292,19 @@ impl World {
                     }
                 }
                 Pull::Loading(load) => {
+                    let mut turns = 0;
                     while !self.loaded.remove(&load) {
                         self.turn();
+                        turns += 1;
+                        assert!(turns < TURNS_MAX, "{load:?} does not come back");
                     }
                 }
                 Pull::Empty => return,
                 Pull::OutOfRange if self.plan.retires() => {
                     offset = self.partition.span(queue).min;
                 }
-                // It will be found by reading the log again.
-                Pull::Damaged(_) if self.plan.harm => self.turn(),
                 Pull::Opening => {
                     assert!(self.may_fail(), "nothing failed");
-                    self.seen.reread += u64::from(self.plan.harm);
                     self.turn();
                 }
                 other => panic!("{other:?} in {queue:?} at {offset}"),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// Which block: the log byte where its run begins, and its number in it.
+/// Which block: the serial of its run, and its number in it.
 pub type BlockId = (u64, u32);
 
 /// See the module. A block that was asked for since it was last considered is passed over once ("second chance").
@@ -48,10 +48,10 @@ impl Blocks {
         self.queue.push_back(id);
     }
 
-    /// Forgets the blocks of runs that begin below a log byte.
-    pub fn drop_below(&mut self, byte: u64) {
-        self.blocks.retain(|(from, _), _| *from >= byte);
-        self.queue.retain(|(from, _)| *from >= byte);
+    /// Forgets the blocks of a run.
+    pub fn forget(&mut self, serial: u64) {
+        self.blocks.retain(|(run, _), _| *run != serial);
+        self.queue.retain(|(run, _)| *run != serial);
     }
 }
 
@@ -68,7 +68,10 @@ mod tests {
             assert!(blocks.blocks.len() <= RUN_BLOCKS_MAX && blocks.queue.len() == blocks.blocks.len());
         }
         assert!(blocks.get((7, 1)).is_none());
-        blocks.drop_below(8);
+        blocks.put((8, 0), &[8]);
+        blocks.forget(7);
+        assert_eq!(blocks.get((8, 0)).as_deref(), Some(&[8][..]));
+        blocks.forget(8);
         assert!(blocks.get((7, 0)).is_none() && blocks.queue.is_empty());
     }
 }

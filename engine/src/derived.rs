@@ -2,7 +2,7 @@
 //! older than a stretch or two is moved to runs.
 
 use crate::facts::{self, Facts};
-use crate::format::{Batch, Checked, Kind, Position, QueueKey};
+use crate::format::{Batch, Checked, Kind, Position, QueueKey, RecordHeader};
 use crate::halves::{Half, Halves};
 use crate::index::{Entry, Index};
 use crate::io::{Fault, Handle, Outcome};
@@ -10,10 +10,12 @@ use crate::keys::KeyIndex;
 use crate::limits::LogConfig;
 use crate::loads::LoadId;
 use crate::log::End;
+use crate::message::Describe;
 use crate::runs::Runs;
 use crate::stretch::Stretches;
 use crate::timers::{Timer, Timers};
-use crate::writing::{Step, Writing};
+use crate::upkeep::{UPKEEP, Upkeep};
+use crate::writing::{self, Step, Writing};
 use std::path::PathBuf;
 
 /// Facts whose key starts with this byte are the engine's own: what queue offsets come next.
@@ -47,8 +49,10 @@ pub struct Derived {
     pub runs: Runs,
     /// The log at the end of the newest run.
     pub settled: End,
+    /// What is done to those that are there.
+    pub upkeep: Upkeep,
     directory: PathBuf,
-    partition: u16,
+    pub(super) partition: u16,
     writing: Option<Writing>,
     write_at_ms: u64,
     /// A failure was reported, and nothing was written since.
@@ -72,6 +76,7 @@ impl Derived {
             stretches: Stretches::new(config.stretch_bytes, settled),
             runs: Runs::new(directory.clone(), config.partition, config.seed, direct),
             settled,
+            upkeep: Upkeep::default(),
             directory,
             partition: config.partition,
             writing: None,
@@ -101,23 +106,8 @@ impl Derived {
         for (byte, header, payload) in batch.records() {
             match header.kind {
                 Kind::Message => {
-                    // A message that cannot be described is still there, and its offset is taken.
-                    let description = (config.describe)(payload);
-                    let slot = self.index.slot(header.queue);
-                    self.index.at(slot).restore(
-                        header.offset,
-                        Entry {
-                            byte,
-                            store_time_ms: description.as_ref().map_or(0, |description| description.store_time_ms),
-                            length: header.length,
-                            tag_hash: description.as_ref().map_or(0, |description| description.tag_hash as i32),
-                        },
-                    );
+                    keys += take_message(&mut self.index, &mut self.keys, (byte, header, payload), config.describe);
                     entries += 1;
-                    for hash in description.iter().flat_map(|description| description.keys.as_slice()) {
-                        self.keys.push(*hash, byte);
-                        keys += 1;
-                    }
                 }
                 Kind::Delayed => {
                     let (due_ms, length) = (header.offset, header.length);
@@ -137,13 +127,8 @@ impl Derived {
                 Kind::Delivered => self.forget(header.offset),
                 Kind::Facts => {
                     for (key, value) in facts::decode(payload) {
-                        match own_key(key) {
-                            None => self.facts.set(key, value),
-                            Some(queue) => {
-                                let next = value.and_then(|value| Some(u64::from_be_bytes(*value.first_chunk()?)));
-                                let slot = self.index.slot(queue);
-                                self.index.at(slot).resume_at(next.unwrap_or(0));
-                            }
+                        if !take_own_fact(&mut self.index, key, value) {
+                            self.facts.set(key, value);
                         }
                     }
                 }
@@ -173,7 +158,8 @@ impl Derived {
         let Some(stretch) = self.stretches.first().filter(|stretch| stretch.end.head <= durable) else { return };
         self.runs.set_direct(direct);
         let order = self.index.take_order();
-        let (writing, op) = Writing::begin(&self.directory, self.partition, stretch, order, direct);
+        let (writing, op) =
+            Writing::begin((&self.directory, writing::TEMPORARY), self.partition, stretch, order, direct);
         self.writing = Some(writing);
         self.runs.want(WRITE, op);
     }
@@ -186,12 +172,13 @@ impl Derived {
 
     /// Whether operations on runs are under way.
     pub fn is_busy(&self) -> bool {
-        self.writing.is_some() || self.runs.is_busy()
+        self.writing.is_some() || self.upkeep.is_busy() || self.runs.is_busy()
     }
 
     /// Files of runs that are open, to be closed.
     pub fn handles(&self) -> impl Iterator<Item = Handle> {
-        self.runs.handles().chain(self.writing.as_ref().and_then(Writing::handle))
+        let writing = self.writing.as_ref().and_then(Writing::handle);
+        self.runs.handles().chain(writing).chain(self.upkeep.handles())
     }
 
     /// Takes the completion of an operation that [`Runs::ops`] gave. What it returns is to be told to those
@@ -203,6 +190,10 @@ impl Derived {
         warm: u64,
         now_ms: u64,
     ) -> Option<(LoadId, Result<(), Fault>)> {
+        if number == UPKEEP {
+            self.on_upkeep(outcome, now_ms);
+            return None;
+        }
         if number != WRITE {
             return self.runs.on_done(number, outcome, now_ms);
         }
@@ -216,6 +207,7 @@ impl Derived {
                 self.runs.push(stretch.from, stretch.end.head, bytes);
                 self.index.set_cold(warm.min(stretch.end.head));
                 self.keys.drop_below(stretch.end.head);
+                self.upkeep.look();
                 self.settled = stretch.end;
                 self.failed = false;
             }
@@ -244,6 +236,39 @@ fn half_id(payload: &[u8], config: &LogConfig) -> Option<u64> {
     let at = (config.describe)(payload)?.stamp.position_at;
     let position = payload.get(at..)?.first_chunk::<8>()?;
     Some(Position(u64::from_be_bytes(*position)).byte())
+}
+
+/// Notes where a message of the log lies and what keys it has. Returns how many.
+pub fn take_message(
+    index: &mut Index,
+    keys: &mut KeyIndex,
+    (byte, header, payload): (u64, RecordHeader, &[u8]),
+    describe: Describe,
+) -> u64 {
+    // A message that cannot be described is still there, and its offset is taken.
+    let description = describe(payload);
+    let slot = index.slot(header.queue);
+    index.at(slot).restore(
+        header.offset,
+        Entry {
+            byte,
+            store_time_ms: description.as_ref().map_or(0, |description| description.store_time_ms),
+            length: header.length,
+            tag_hash: description.as_ref().map_or(0, |description| description.tag_hash as i32),
+        },
+    );
+    let hashes = description.as_ref().map_or(&[][..], |description| description.keys.as_slice());
+    hashes.iter().for_each(|hash| keys.push(*hash, byte));
+    hashes.len() as u64
+}
+
+/// Notes what offset a queue's next message gets, if the fact says that.
+pub fn take_own_fact(index: &mut Index, key: &[u8], value: Option<&[u8]>) -> bool {
+    let Some(queue) = own_key(key) else { return false };
+    let next = value.and_then(|value| Some(u64::from_be_bytes(*value.first_chunk()?)));
+    let slot = index.slot(queue);
+    index.at(slot).resume_at(next.unwrap_or(0));
+    true
 }
 
 /// The queue whose next offset a fact of this key is.

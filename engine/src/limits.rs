@@ -74,6 +74,15 @@ pub const STRETCH_ITEMS_MAX: u64 = 4 << 20;
 /// Stretches that become one run when runs fall behind. 4: what a run takes stays small enough to be removed.
 pub const STRETCHES_JOINED: u64 = 4;
 
+/// Runs of a sealed segment that become one. 32: each is open while they are read, through three buffers of 32 KiB.
+pub const MERGED_RUNS_MAX: usize = 32;
+/// Bytes that they may have together. 96 MiB: what they become is removed at once, and fits into memory (24 bytes for
+/// each 20 or 16 of it) when it is damaged and made again. A gigabyte of messages of 1 KiB in 100,000 queues has less.
+pub const MERGED_BYTES_MAX: u64 = 96 << 20;
+/// Bytes a second that are read and written to merge runs or make them again, beside a busy log. 16 MiB: a few in a
+/// hundred of what a disk does. An idle log does not limit them.
+pub const UPKEEP_RATE: u64 = 16 << 20;
+
 /// Blocks of runs kept in memory, in one partition: 1024, 4 MiB.
 pub const RUN_BLOCKS_MAX: usize = 1024;
 

@@ -77,6 +77,10 @@ pub struct Stats {
     pub queues: u64,
     /// Sorted runs, and their bytes.
     pub runs: (u64, u64),
+    /// Runs that are damaged: those that are being made again, and those whose log cannot be read.
+    pub damaged_runs: u64,
+    /// How often runs were merged, and made again, since the log was opened.
+    pub upkeep: (u64, u64),
     /// A start after a crash takes everything below this log byte from the checkpoint and the runs.
     pub checkpointed: u64,
     /// Delayed messages that wait.
@@ -153,8 +157,6 @@ pub struct Partition {
     checkpoint_failed: bool,
     /// A segment would be retired if the checkpoint were newer.
     retirement_waits: bool,
-    /// What is derived is damaged: the next opening makes it again.
-    distrust: bool,
     effects: Vec<Effect>,
     kept: Vec<Promise>,
     wants: Vec<Want>,
@@ -216,7 +218,6 @@ impl Partition {
             checkpoint_at_ms: 0,
             checkpoint_failed: false,
             retirement_waits: false,
-            distrust: false,
             effects: Vec::new(),
             kept: Vec::new(),
             wants: Vec::new(),
@@ -386,6 +387,8 @@ impl Partition {
             durable: self.log.durable(),
             queues: self.derived.index.len() as u64,
             runs: self.derived.runs.size(),
+            damaged_runs: self.derived.runs.broken(),
+            upkeep: self.derived.upkeep.done(),
             checkpointed: self.checkpointed,
             delayed: self.derived.timers.len() as u64,
             halves: self.derived.halves.len() as u64,
@@ -492,8 +495,9 @@ impl Partition {
                     self.write_notes(now_ms);
                 }
                 self.snapshot(now_ms);
-                self.settle(now_ms);
+                // In this order: what gives way to a retirement is not begun again before it.
                 self.retire(now_ms);
+                self.settle(now_ms);
             }
             State::Shutting => {
                 self.write_notes(now_ms);
@@ -698,6 +702,9 @@ impl Partition {
         }
         // A message that waits is needed until it ends or is written again, and that is durable.
         if self.loads.reads_below(end) || self.delivering.iter().any(|(_, byte)| *byte < end) {
+            return;
+        }
+        if self.derived.is_held_below(end) {
             return;
         }
         let mut chores = std::mem::take(&mut self.chores);

@@ -198,8 +198,9 @@ pub struct Recovery {
     searches: VecDeque<(u64, u64)>,
     /// The highest durable watermark that a header there names.
     named: u64,
-    /// Bytes of the next read.
+    /// Bytes of the next read, and of the largest.
     read_bytes: u64,
+    read_bytes_max: u64,
     read: u64,
 }
 
@@ -237,8 +238,18 @@ impl Recovery {
             searches: VecDeque::new(),
             named: 0,
             read_bytes: READ_BYTES_MIN,
+            read_bytes_max: READ_BYTES_MAX,
             read: 0,
         }
+    }
+
+    /// To read again what the segment that begins at log byte `base` has up to log byte `to`, all of which is part of
+    /// the log, a little at a time: [`begin`](Recovery::begin) comes first. Behind `to` may be the beginning of a block.
+    pub fn again(config: &LogConfig, base: u64, handle: Handle, to: u64) -> Recovery {
+        let bytes = (to - base).next_multiple_of(BLOCK_BYTES);
+        let segment = Segment { base, bytes, handle, newest_ms: 0, zeroed_to: base };
+        let live = VecDeque::from([segment]);
+        Recovery { stage: Stage::Ready, search_bytes: 0, live, read_bytes_max: READ_BYTES_MIN, ..Recovery::new(config) }
     }
 
     /// The first operation.
@@ -585,7 +596,7 @@ impl Recovery {
         let segment = self.holding(from).expect("reads stay within a segment");
         let length = (segment.end() - from).min(self.read_bytes);
         let op = Op::Read { file: segment.handle, at: from - segment.base, length: length as u32 };
-        self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
+        self.read_bytes = (self.read_bytes * 2).min(self.read_bytes_max);
         op
     }
 

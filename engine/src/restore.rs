@@ -14,7 +14,9 @@ use crate::io::{Fault, Handle, Op, OpenHow, Outcome};
 use crate::limits::LogConfig;
 use crate::log::End;
 use crate::recover::OpenError;
+use crate::upkeep;
 use crate::writing::{self, name};
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
@@ -85,14 +87,8 @@ pub struct Restore {
 
 impl Restore {
     /// Begins with what a listing of the directory found. `floor`: where the oldest segment begins, if there is
-    /// one. `trust`: whether what is there is to be believed at all.
-    pub fn begin(
-        config: &LogConfig,
-        files: &[(String, u64)],
-        floor: Option<u64>,
-        direct: bool,
-        trust: bool,
-    ) -> (Restore, Next) {
+    /// one.
+    pub fn begin(config: &LogConfig, files: &[(String, u64)], floor: Option<u64>, direct: bool) -> (Restore, Next) {
         let mut restore = Restore {
             config: config.clone(),
             direct,
@@ -108,18 +104,18 @@ impl Restore {
             closing: None,
             queues: 0,
         };
-        let temporaries = [checkpoint::TEMPORARY, writing::TEMPORARY];
+        let temporaries = [checkpoint::TEMPORARY, writing::TEMPORARY, upkeep::TEMPORARY];
         for (file, _) in files.iter().filter(|(file, _)| temporaries.contains(&&**file)) {
             restore.remove.push_back(config.directory.join(file));
         }
         let there = files.iter().any(|(file, _)| file == checkpoint::NAME);
-        let next = if there && trust && floor.is_some() {
+        let next = if there && floor.is_some() {
             restore.step = Step::OpenCheckpoint;
             restore.open(config.directory.join(checkpoint::NAME))
         } else {
             if !restore.runs.is_empty() {
-                let why = if trust { "there are runs and no checkpoint" } else { "a run is damaged" };
-                tracing::info!(partition = config.partition, why, "runs are made again from the log");
+                let partition = config.partition;
+                tracing::info!(partition, "there are runs and no checkpoint: they are made again from the log");
             }
             restore.reject_all(there);
             restore.remove_next()
@@ -282,11 +278,18 @@ impl Restore {
         Ok(())
     }
 
-    /// Those that reach from the floor to the checkpoint without a gap; the others go.
+    /// Those that reach from the floor to the checkpoint without a gap; the others go. A run that was merged into
+    /// a longer one may still be there.
     fn choose_runs(&mut self) -> Result<(), Unfit> {
         let end = self.start.as_ref().expect("a closing comes after a beginning").end.head;
-        let (chosen, others): (Vec<_>, Vec<_>) =
-            self.runs.iter().partition(|(_, to, _)| *to > self.floor && *to <= end);
+        // The longest first of those that begin together.
+        self.runs.sort_by_key(|(from, to, _)| (*from, Reverse(*to)));
+        let mut covered = self.floor;
+        let (chosen, others): (Vec<_>, Vec<_>) = self.runs.iter().partition(|(_, to, _)| {
+            let is_of_use = *to > covered && *to <= end;
+            covered = if is_of_use { *to } else { covered };
+            is_of_use
+        });
         let directory = &self.config.directory;
         self.remove.extend(others.iter().map(|(from, to, _)| directory.join(name(*from, *to))));
         let gap = chosen.windows(2).find(|pair| pair[0].1 != pair[1].0).map(|pair| pair[0].1);

@@ -3,19 +3,21 @@
 //! A run lists every queue that was known, also those without messages in it. So one look into its directory
 //! tells whether an offset lies before it, in it or behind it, and a binary search over the runs finds it.
 //! Blocks are read as they are needed into a bounded cache; whoever needs one that is not there is told which
-//! read to wait for, and asks again. A block whose sum is wrong is never believed: it is reported once, and
-//! the owner makes the runs again from the log.
+//! read to wait for, and asks again. A block whose sum is wrong is never believed: it is reported once, and its run is
+//! made again from the log while whoever needs it waits. A run that cannot be made again is *lost*: whoever needs it
+//! is told so, and everybody else finds a way around it.
 
 use crate::blocks::Blocks;
 use crate::format::derived::{Fence, Item, Key, RunHeader, Slot, is_whole, pack};
 use crate::format::{BLOCK_BYTES, QueueKey};
 use crate::index::{Entry, Index};
 use crate::io::{Fault, Handle, Op, OpenHow, Outcome};
-use crate::limits::{RUN_READS_MAX, RUNS_OPEN_MAX};
+use crate::limits::{MERGED_BYTES_MAX, MERGED_RUNS_MAX, RUN_READS_MAX, RUNS_OPEN_MAX};
 use crate::loads::LoadId;
 use crate::writing::name;
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -34,9 +36,9 @@ const RETRY_MS: u64 = 1000;
 /// Why something cannot be told now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Miss {
-    /// It is being read: ask again when this read is back.
+    /// It is being read, or made again: ask again when this is done.
     Loading(LoadId),
-    /// The run that begins at this log byte is damaged; it will be made again.
+    /// The run that begins at this log byte is damaged, and so is the log that it would be made of.
     Damaged(u64),
 }
 
@@ -67,14 +69,16 @@ pub struct KeySearch {
     pub times_ms: (u64, u64),
     /// Log bytes of messages found, newest first.
     pub found: Vec<u64>,
-    /// Only runs that end at or below this log byte are still to be looked at.
+    /// A run is damaged and cannot be made again: of its messages none was found.
+    pub is_partial: bool,
+    /// Only messages below this log byte are still to be looked for. Runs may be merged meanwhile.
     below: Option<u64>,
 }
 
 impl KeySearch {
     /// Nothing was looked at yet.
     pub fn new(hash: u64, count: usize, times_ms: (u64, u64)) -> KeySearch {
-        KeySearch { hash, count, times_ms, found: Vec::new(), below: None }
+        KeySearch { hash, count, times_ms, found: Vec::new(), is_partial: false, below: None }
     }
 
     /// Looks at the messages above the log byte `settled`, up to which there are runs, unless that was done:
@@ -94,10 +98,64 @@ struct Run {
     from: u64,
     to: u64,
     bytes: u64,
+    /// No other file has it, nor had: runs are replaced.
+    serial: u64,
     /// When it was used last, counted in uses.
     used: u64,
-    damaged: bool,
+    health: Health,
     state: State,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Health {
+    Whole,
+    /// It is to be made again; who waits for that waits for this.
+    Damaged(Option<LoadId>),
+    /// So is its log. It is tried again at this time.
+    Lost(u64),
+}
+
+/// A file that is not used any more.
+#[derive(Debug)]
+struct Leaving {
+    run: Run,
+    /// It is to be removed; otherwise another one has its name.
+    path: Option<PathBuf>,
+}
+
+/// A run that is to be made again, and how it is known where queues without messages in it stand there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// Between these log bytes.
+    pub from: u64,
+    /// See `from`.
+    pub to: u64,
+    /// What tells.
+    pub table: Table,
+}
+
+/// What tells where queues stand at a log byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// The end of the run before.
+    Before(Place),
+    /// The beginning of the run behind.
+    Behind(Place),
+    /// There is none behind: the index.
+    Index,
+    /// There is none before: nobody asks.
+    Nobody,
+}
+
+/// Where a run is: between which log bytes, and its file's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The log byte where it begins.
+    pub from: u64,
+    /// The log byte behind it.
+    pub to: u64,
+    /// Its bytes.
+    pub bytes: u64,
 }
 
 #[derive(Debug)]
@@ -117,8 +175,9 @@ struct Head {
 #[derive(Debug)]
 struct Pending {
     id: LoadId,
-    /// The run, by where it begins: it may be gone when the read is back.
+    /// The run, by where it begins and its serial: it may be gone when the read is back.
     from: u64,
+    serial: u64,
     what: What,
 }
 
@@ -138,14 +197,17 @@ pub struct Runs {
     direct: bool,
     list: VecDeque<Run>,
     /// Runs that are not used any more, to be closed and removed.
-    leaving: VecDeque<Run>,
+    leaving: VecDeque<Leaving>,
     removing: bool,
     remove_at_ms: u64,
     blocks: Blocks,
     pending: Vec<Pending>,
     next_load: u64,
     uses: u64,
-    damage: Option<String>,
+    serials: u64,
+    /// Where those begin that are not whole.
+    broken: BTreeSet<u64>,
+    told: Vec<(LoadId, Result<(), Fault>)>,
     /// The run whose directory says what the oldest offsets are, and the next block of it to look at.
     sweep: Option<(u64, u32)>,
     ops: Vec<(u64, Op)>,
@@ -166,7 +228,9 @@ impl Runs {
             pending: Vec::new(),
             next_load: 0,
             uses: 0,
-            damage: None,
+            serials: 0,
+            broken: BTreeSet::new(),
+            told: Vec::new(),
             sweep: None,
             ops: Vec::new(),
         }
@@ -174,7 +238,8 @@ impl Runs {
 
     /// The runs that were found: where each begins and ends, and its length.
     pub fn adopt(&mut self, found: &[(u64, u64, u64)]) {
-        self.list = found.iter().map(|&(from, to, bytes)| Run::new(from, to, bytes)).collect();
+        self.list = (0..).zip(found).map(|(serial, &(from, to, bytes))| Run::new(from, to, bytes, serial)).collect();
+        self.serials = found.len() as u64;
         self.sweep = self.list.front().map(|run| (run.from, 1));
     }
 
@@ -186,7 +251,162 @@ impl Runs {
     /// A run was written behind the others.
     pub fn push(&mut self, from: u64, to: u64, bytes: u64) {
         assert!(self.list.back().is_none_or(|last| last.to == from), "runs have no gaps");
-        self.list.push_back(Run::new(from, to, bytes));
+        let run = self.new_run(from, to, bytes);
+        self.list.push_back(run);
+    }
+
+    /// One run was written that has what those between two log bytes have; they go.
+    pub fn replace(&mut self, from: u64, to: u64, bytes: u64) {
+        let low = self.index_of(from).expect("whoever retires runs gives up what is made of them");
+        let high = self.list.partition_point(|run| run.to <= to);
+        assert!(low < high && self.list[high - 1].to == to, "runs are replaced as a whole");
+        let run = self.new_run(from, to, bytes);
+        let gone: Vec<Run> = self.list.drain(low..high).collect();
+        self.list.insert(low, run);
+        self.sweep = self.sweep.map(|sweep| if (from..to).contains(&sweep.0) { (from, 1) } else { sweep });
+        // A file of the same name was replaced already.
+        gone.into_iter().for_each(|run| self.leave(run, to));
+    }
+
+    /// A file that nobody has any use for.
+    pub fn discard(&mut self, path: PathBuf) {
+        let run = self.new_run(0, 0, 0);
+        self.leaving.push_back(Leaving { run, path: Some(path) });
+    }
+
+    /// Those of one sealed segment that are to become one: `segments` are those of the log, by where they begin and
+    /// end, oldest first. A checkpoint up to `checkpointed` is durable: a start must find a run that ends there.
+    pub fn to_merge(&self, segments: impl Iterator<Item = (u64, u64)>, checkpointed: u64) -> Option<Vec<Place>> {
+        for (base, end) in segments {
+            let low = self.list.partition_point(|run| run.to <= base);
+            let high = self.list.partition_point(|run| run.to <= end);
+            // One behind them tells that no more of them come.
+            if high == self.list.len() || high < low + 2 || self.list[high - 1].to > checkpointed {
+                continue;
+            }
+            let group = |first: usize| {
+                let mut bytes = 0;
+                let fits = self.list.range(first..high).take(MERGED_RUNS_MAX).take_while(|run| {
+                    bytes += run.bytes;
+                    bytes <= MERGED_BYTES_MAX && run.health == Health::Whole
+                });
+                (first, fits.count())
+            };
+            let size = |&(first, count): &(usize, usize)| -> u64 {
+                self.list.range(first..first + count).map(|run| run.bytes).sum()
+            };
+            // As many as possible, and of those the smallest: what was merged already is not written again for a few.
+            let groups = (low..high).map(group).filter(|(_, count)| *count > 1);
+            if let Some((first, count)) = groups.max_by_key(|group| (group.1, Reverse(size(group)))) {
+                return Some(self.list.range(first..first + count).map(Run::place).collect());
+            }
+        }
+        None
+    }
+
+    /// Whether any is not whole.
+    pub fn is_broken(&self) -> bool {
+        !self.broken.is_empty()
+    }
+
+    /// How many are not whole.
+    pub fn broken(&self) -> u64 {
+        self.broken.len() as u64
+    }
+
+    /// Whether files are to be removed.
+    pub fn is_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// Whether a file of this name is.
+    pub fn is_discarding(&self, file: &str) -> bool {
+        self.leaving.iter().filter_map(|leaving| leaving.path.as_ref()).any(|path| path.ends_with(file))
+    }
+
+    /// The next that can be made again now; and otherwise when to ask again.
+    pub fn to_repair(&self, now_ms: u64) -> Result<Repair, u64> {
+        let mut again_ms = u64::MAX;
+        for from in &self.broken {
+            let Some(index) = self.index_of(*from) else { continue };
+            let due_ms = match self.list[index].health {
+                Health::Whole => continue,
+                Health::Damaged(_) => 0,
+                Health::Lost(due_ms) => due_ms,
+            };
+            // Between two that are not whole it waits for one of them.
+            let Some(table) = self.table(index) else { continue };
+            if due_ms <= now_ms {
+                let Place { from, to, .. } = self.list[index].place();
+                return Ok(Repair { from, to, table });
+            }
+            again_ms = again_ms.min(due_ms);
+        }
+        Err(again_ms)
+    }
+
+    fn table(&self, index: usize) -> Option<Table> {
+        let whole = |index: usize| self.list.get(index).filter(|run| run.health == Health::Whole).map(Run::place);
+        let before = index.checked_sub(1);
+        match before.and_then(whole) {
+            Some(place) => Some(Table::Before(place)),
+            None if index + 1 == self.list.len() => Some(Table::Index),
+            None => whole(index + 1).map(Table::Behind).or(before.is_none().then_some(Table::Nobody)),
+        }
+    }
+
+    /// The run that begins at a log byte cannot be made again either. It is tried again at `again_ms`.
+    pub fn lose(&mut self, from: u64, why: &str, again_ms: u64) {
+        let Some(index) = self.index_of(from) else { return };
+        let run = &mut self.list[index];
+        let path = self.directory.join(name(run.from, run.to));
+        match std::mem::replace(&mut run.health, Health::Lost(again_ms)) {
+            Health::Damaged(wait) => {
+                tracing::error!(file = %path.display(), why, "a damaged run cannot be made again: queries go without it");
+                self.told.extend(wait.map(|load| (load, Ok(()))));
+            }
+            Health::Lost(_) | Health::Whole => {}
+        }
+        self.broken.insert(from);
+    }
+
+    /// Whoever waits for a run that is made again is told that it was not.
+    pub fn disappoint(&mut self, fault: Fault) {
+        for from in &self.broken {
+            let index = self.list.partition_point(|run| run.from < *from);
+            if let Some(Run { health: Health::Damaged(wait), .. }) = self.list.get_mut(index) {
+                self.told.extend(wait.take().map(|load| (load, Err(fault))));
+            }
+        }
+    }
+
+    /// A read that fails: for who asks what a run that is lost would know.
+    pub fn refuse(&mut self) -> LoadId {
+        let load = self.load_id();
+        self.told.push((load, Err(Fault(libc::EIO))));
+        load
+    }
+
+    /// What is to be told to those that wait.
+    pub fn told(&mut self) -> impl Iterator<Item = (LoadId, Result<(), Fault>)> {
+        self.told.drain(..)
+    }
+
+    fn new_run(&mut self, from: u64, to: u64, bytes: u64) -> Run {
+        self.serials += 1;
+        Run::new(from, to, bytes, self.serials - 1)
+    }
+
+    /// A run is not used any more. A file that has its name now ends at log byte `renamed`.
+    fn leave(&mut self, mut run: Run, renamed: u64) {
+        self.broken.remove(&run.from);
+        if let Health::Damaged(Some(load)) = std::mem::replace(&mut run.health, Health::Whole) {
+            self.told.push((load, Ok(())));
+        }
+        self.blocks.forget(run.serial);
+        let path = (run.to != renamed || self.index_of(run.from).is_none())
+            .then(|| self.directory.join(name(run.from, run.to)));
+        self.leaving.push_back(Leaving { run, path });
     }
 
     /// How many there are, and their bytes.
@@ -197,13 +417,9 @@ impl Runs {
     /// What lies below this log byte was retired: so are its runs. The first that is left says what the
     /// oldest offsets are.
     pub fn retire(&mut self, floor: u64) {
-        let before = self.leaving.len();
         while let Some(run) = self.list.pop_front_if(|run| run.to <= floor) {
-            self.leaving.push_back(run);
-        }
-        if self.leaving.len() > before {
+            self.leave(run, 0);
             self.sweep = self.list.front().map(|run| (run.from, 1));
-            self.blocks.drop_below(self.list.front().map_or(floor, |run| run.from));
         }
     }
 
@@ -229,15 +445,11 @@ impl Runs {
 
     /// Open files, to be closed.
     pub fn handles(&self) -> impl Iterator<Item = Handle> {
-        self.list.iter().chain(&self.leaving).filter_map(|run| match run.state {
+        let leaving = self.leaving.iter().map(|leaving| &leaving.run);
+        self.list.iter().chain(leaving).filter_map(|run| match run.state {
             State::Open { handle, .. } => Some(handle),
             State::Shut | State::Opening(_) => None,
         })
-    }
-
-    /// The damage that was seen, once it was: file, byte and what is wrong.
-    pub fn damage(&self) -> Option<&str> {
-        self.damage.as_deref()
     }
 
     // -- looking up ------------------------------------------------------------------------------
@@ -262,6 +474,10 @@ impl Runs {
         let mut gone = None;
         while low < high {
             let middle = guess.take().filter(|guess| *guess < high).unwrap_or(low + (high - low) / 2);
+            // What is lost says nothing: one beside it does.
+            let is_known = |index: &usize| !matches!(self.list[*index].health, Health::Lost(_));
+            let known = (low..=middle).rev().find(is_known).or_else(|| (middle..high).find(is_known));
+            let Some(middle) = known else { return Err(Miss::Damaged(self.list[low].from)) };
             match self.slot(middle, queue)? {
                 // It was not known then.
                 None => low = middle + 1,
@@ -291,15 +507,23 @@ impl Runs {
         }
     }
 
-    /// Finds messages with a key, from the newest run to the oldest.
-    pub fn find(&mut self, search: &mut KeySearch) -> Result<(), Miss> {
+    /// Finds messages with a key, from the newest run to the oldest, without those that are lost. `Err`: ask again
+    /// when this read is back.
+    pub fn find(&mut self, search: &mut KeySearch) -> Result<(), LoadId> {
         while search.found.len() < search.count {
             let below = search.below.expect("the newest messages come first");
-            let index = self.list.partition_point(|run| run.to <= below).checked_sub(1);
+            let index = self.list.partition_point(|run| run.from < below).checked_sub(1);
             let Some(index) = index else { return Ok(()) };
-            let (found, from) = (self.keys(index, search)?, self.list[index].from);
-            let room = search.count - search.found.len();
-            search.found.extend(found.into_iter().rev().take(room));
+            let from = self.list[index].from;
+            match self.keys(index, search) {
+                Ok(found) => {
+                    let room = search.count - search.found.len();
+                    let older = found.into_iter().rev().filter(|byte| *byte < below);
+                    search.found.extend(older.take(room));
+                }
+                Err(Miss::Damaged(_)) => search.is_partial = true,
+                Err(Miss::Loading(load)) => return Err(load),
+            }
             search.below = Some(from);
         }
         Ok(())
@@ -352,7 +576,9 @@ impl Runs {
         let number = u64::from(slot.place) + (offset - slot.first);
         let (block, at) = (number / Entry::PER_BLOCK as u64, (number % Entry::PER_BLOCK as u64) as usize);
         if number >= head.header.entries.into() {
-            return Err(self.damaged(self.list[index].from, 0, "its directory names entries that it does not have"));
+            let Run { from, serial, .. } = self.list[index];
+            self.damaged(from, serial, 0, "its directory names entries that it does not have");
+            return Err(self.miss(index));
         }
         let block = self.block(index, head.header.entries_at + block as u32, ENTRIES_AHEAD)?;
         Ok(Entry::at(&block, at))
@@ -371,8 +597,7 @@ impl Runs {
         let Some(run) = self.index_of(from) else { return self.sweep = None };
         let head = match self.head(run) {
             Ok(head) => head,
-            Err(Miss::Loading(_)) => return,
-            Err(Miss::Damaged(_)) => return self.sweep = None,
+            Err(_) => return,
         };
         let upto = (number + SWEEP_AHEAD).min(1 + head.header.directory_blocks());
         for number in number..upto {
@@ -398,23 +623,28 @@ impl Runs {
         if self.removing || now_ms < self.remove_at_ms {
             return;
         }
-        let Some(run) = self.leaving.front() else { return };
-        // What is being read of it comes back first.
-        let (from, to) = (run.from, run.to);
-        if self.pending.iter().any(|pending| pending.from == from) {
-            return;
+        while let Some(Leaving { run, path }) = self.leaving.front_mut() {
+            // What is being read of it comes back first.
+            if self.pending.iter().any(|pending| pending.serial == run.serial) {
+                return;
+            }
+            let (state, path) = (std::mem::replace(&mut run.state, State::Shut), path.clone());
+            if let State::Open { handle, .. } = state {
+                self.close(handle);
+            }
+            if let Some(path) = path {
+                self.removing = true;
+                self.ops.push((REMOVE, Op::Remove { path }));
+                return;
+            }
+            self.leaving.pop_front();
         }
-        if let State::Open { handle, .. } = run.state {
-            self.leaving[0].state = State::Shut;
-            self.close(handle);
-        }
-        self.removing = true;
-        self.ops.push((REMOVE, Op::Remove { path: self.directory.join(name(from, to)) }));
     }
 
     /// When [`on_turn`](Runs::on_turn) or [`sweep`](Runs::sweep) has something to do though nothing happens.
     pub fn deadline_ms(&self) -> u64 {
-        let sweeps = self.sweep.is_some() && self.pending.is_empty();
+        let is_whole = |(from, _): (u64, u32)| !self.broken.contains(&from);
+        let sweeps = self.sweep.is_some_and(is_whole) && self.pending.is_empty();
         let removes = !self.removing && !self.leaving.is_empty() && self.pending.is_empty();
         match (sweeps, removes) {
             (true, _) => 0,
@@ -443,21 +673,21 @@ impl Runs {
             _ => {}
         }
         let index = self.pending.iter().position(|pending| pending.id.0 == number).expect("a read comes back once");
-        let Pending { id, from, what } = self.pending.swap_remove(index);
+        let Pending { id, from, serial, what } = self.pending.swap_remove(index);
         match (what, outcome) {
             (What::Open, Ok(Outcome::Opened(handle))) => {
-                self.read(id, from, What::Header(handle), handle, 0, 1);
+                self.read(id, (from, serial), What::Header(handle), handle, 0, 1);
                 None
             }
-            (What::Header(handle), Ok(Outcome::Read(bytes))) => match self.check_header(from, &bytes) {
+            (What::Header(handle), Ok(Outcome::Read(bytes))) => match self.check_header(from, serial, &bytes) {
                 Ok(header) => {
                     let (first, count) = (header.fences_at, header.fence_blocks().max(1));
-                    self.read(id, from, What::Fences(handle, header), handle, first, count);
+                    self.read(id, (from, serial), What::Fences(handle, header), handle, first, count);
                     None
                 }
                 Err(why) => {
-                    self.shut(from, Some(handle));
-                    self.damaged(from, 0, why);
+                    self.shut(from, serial, Some(handle));
+                    self.damaged(from, serial, 0, why);
                     Some((id, Ok(())))
                 }
             },
@@ -465,14 +695,14 @@ impl Runs {
                 match read_fences(&header, &bytes) {
                     Some(fences) => {
                         let state = State::Open { handle, head: Arc::new(Head { header, fences }) };
-                        match self.run(from) {
+                        match self.run(from, serial) {
                             Some(run) => run.state = state,
                             None => self.close(handle),
                         }
                     }
                     None => {
-                        self.shut(from, Some(handle));
-                        self.damaged(from, u64::from(header.fences_at) * BLOCK_BYTES, "a checksum is wrong");
+                        self.shut(from, serial, Some(handle));
+                        self.damaged(from, serial, u64::from(header.fences_at) * BLOCK_BYTES, "a checksum is wrong");
                     }
                 }
                 Some((id, Ok(())))
@@ -480,28 +710,28 @@ impl Runs {
             (What::Blocks { first, count }, Ok(Outcome::Read(bytes))) => {
                 for (number, block) in (first..first + count).zip(bytes.chunks(BLOCK_BYTES as usize)) {
                     if is_whole(block, from, number) {
-                        self.blocks.put((from, number), block);
+                        self.blocks.put((serial, number), block);
                     } else if number == first {
                         // Of the others one may be past its section's end, and was never written.
-                        self.damaged(from, u64::from(number) * BLOCK_BYTES, "a checksum is wrong");
+                        self.damaged(from, serial, u64::from(number) * BLOCK_BYTES, "a checksum is wrong");
                     }
                 }
                 if bytes.is_empty() {
-                    self.damaged(from, u64::from(first) * BLOCK_BYTES, "the file ends too early");
+                    self.damaged(from, serial, u64::from(first) * BLOCK_BYTES, "the file ends too early");
                 }
                 Some((id, Ok(())))
             }
             (What::Open, Err(Fault(libc::ENOENT))) => {
-                self.shut(from, None);
-                self.damaged(from, 0, "the file is missing");
+                self.shut(from, serial, None);
+                self.damaged(from, serial, 0, "the file is missing");
                 Some((id, Ok(())))
             }
             (What::Open, Err(fault)) => {
-                self.shut(from, None);
+                self.shut(from, serial, None);
                 Some((id, Err(fault)))
             }
             (What::Header(handle) | What::Fences(handle, _), Err(fault)) => {
-                self.shut(from, Some(handle));
+                self.shut(from, serial, Some(handle));
                 Some((id, Err(fault)))
             }
             (What::Blocks { .. }, Err(fault)) => Some((id, Err(fault))),
@@ -509,37 +739,54 @@ impl Runs {
         }
     }
 
-    fn check_header(&mut self, from: u64, block: &[u8]) -> Result<RunHeader, &'static str> {
+    fn check_header(&mut self, from: u64, serial: u64, block: &[u8]) -> Result<RunHeader, &'static str> {
         let partition = self.partition;
         let header = RunHeader::decode(block, from).map_err(|_| "its header is damaged")?;
-        let is_it = self.run(from).is_none_or(|run| run.to == header.to && run.bytes == header.bytes);
+        let is_it = self.run(from, serial).is_none_or(|run| run.to == header.to && run.bytes == header.bytes);
         if header.partition == partition && is_it { Ok(header) } else { Err("its header does not fit its name") }
     }
 
-    fn run(&mut self, from: u64) -> Option<&mut Run> {
-        let index = self.index_of(from);
-        match index {
+    fn run(&mut self, from: u64, serial: u64) -> Option<&mut Run> {
+        match self.index_of(from).filter(|index| self.list[*index].serial == serial) {
             Some(index) => self.list.get_mut(index),
-            None => self.leaving.iter_mut().find(|run| run.from == from),
+            None => self.leaving.iter_mut().map(|leaving| &mut leaving.run).find(|run| run.serial == serial),
         }
     }
 
-    fn shut(&mut self, from: u64, handle: Option<Handle>) {
-        if let Some(run) = self.run(from) {
+    fn shut(&mut self, from: u64, serial: u64, handle: Option<Handle>) {
+        if let Some(run) = self.run(from, serial) {
             run.state = State::Shut;
         }
         self.ops.extend(handle.map(|handle| (CLOSE, Op::Close { handle })));
     }
 
-    fn damaged(&mut self, from: u64, at: u64, why: &str) -> Miss {
-        let directory = self.directory.clone();
-        if let Some(run) = self.run(from).filter(|run| !run.damaged) {
-            run.damaged = true;
-            let path = directory.join(name(run.from, run.to));
-            tracing::error!(file = %path.display(), byte = at, why, "a run is damaged; it is made again from the log");
-            self.damage.get_or_insert_with(|| format!("{} is damaged at byte {at}: {why}", path.display()));
+    /// The run that begins at a log byte is not what it should be, from this byte of its file on.
+    pub fn damage(&mut self, from: u64, at: u64, why: &str) {
+        if let Some(index) = self.index_of(from) {
+            self.damaged(from, self.list[index].serial, at, why);
         }
-        Miss::Damaged(from)
+    }
+
+    fn damaged(&mut self, from: u64, serial: u64, at: u64, why: &str) {
+        let index = self.index_of(from);
+        let Some(index) = index.filter(|index| self.list[*index].serial == serial) else { return };
+        let run = &mut self.list[index];
+        if run.health == Health::Whole {
+            run.health = Health::Damaged(None);
+            self.broken.insert(from);
+            let path = self.directory.join(name(from, run.to));
+            tracing::error!(file = %path.display(), byte = at, why, "a run is damaged; it is made again from the log");
+        }
+    }
+
+    /// What to tell whoever needs a run that is not whole.
+    fn miss(&mut self, index: usize) -> Miss {
+        let wait = match self.list[index].health {
+            Health::Damaged(wait) => wait.unwrap_or_else(|| self.load_id()),
+            Health::Lost(_) | Health::Whole => return Miss::Damaged(self.list[index].from),
+        };
+        self.list[index].health = Health::Damaged(Some(wait));
+        Miss::Loading(wait)
     }
 
     /// Opens a run, unless it is.
@@ -547,10 +794,10 @@ impl Runs {
         self.uses += 1;
         let run = &mut self.list[index];
         run.used = self.uses;
-        if run.damaged {
-            return Err(Miss::Damaged(run.from));
+        if run.health != Health::Whole {
+            return Err(self.miss(index));
         }
-        let from = run.from;
+        let (from, serial) = (run.from, run.serial);
         match &run.state {
             State::Open { head, .. } => return Ok(Arc::clone(head)),
             State::Opening(load) => return Err(Miss::Loading(*load)),
@@ -563,7 +810,7 @@ impl Runs {
         let path = self.directory.join(name(from, self.list[index].to));
         let id = self.load_id();
         self.list[index].state = State::Opening(id);
-        self.pending.push(Pending { id, from, what: What::Open });
+        self.pending.push(Pending { id, from, serial, what: What::Open });
         let how = OpenHow { create: false, direct: self.direct, read_only: true };
         self.ops.push((id.0, Op::Open { path, how }));
         Err(Miss::Loading(id))
@@ -571,12 +818,12 @@ impl Runs {
 
     /// A block of an open run; if it is missing, so many from it on are read.
     fn block(&mut self, index: usize, number: u32, ahead: u32) -> Result<Bytes, Miss> {
-        let from = self.list[index].from;
-        if let Some(block) = self.blocks.get((from, number)) {
+        let Run { from, serial, .. } = self.list[index];
+        if let Some(block) = self.blocks.get((serial, number)) {
             return Ok(block);
         }
         let brings = |pending: &&Pending| match pending.what {
-            What::Blocks { first, count } => pending.from == from && (first..first + count).contains(&number),
+            What::Blocks { first, count } => pending.serial == serial && (first..first + count).contains(&number),
             _ => false,
         };
         if let Some(pending) = self.pending.iter().find(brings) {
@@ -586,19 +833,16 @@ impl Runs {
             return Err(Miss::Loading(busy));
         }
         let run = &self.list[index];
-        if run.damaged {
-            return Err(Miss::Damaged(from));
-        }
         let State::Open { handle, .. } = run.state else { unreachable!("the caller opened it") };
         let end = u32::try_from(run.bytes / BLOCK_BYTES).expect("a run has fewer than 2^32 blocks");
         let count = ahead.min(end - number);
         let id = self.load_id();
-        self.read(id, from, What::Blocks { first: number, count }, handle, number, count);
+        self.read(id, (from, serial), What::Blocks { first: number, count }, handle, number, count);
         Err(Miss::Loading(id))
     }
 
-    fn read(&mut self, id: LoadId, from: u64, what: What, file: Handle, first: u32, count: u32) {
-        self.pending.push(Pending { id, from, what });
+    fn read(&mut self, id: LoadId, run: (u64, u64), what: What, file: Handle, first: u32, count: u32) {
+        self.pending.push(Pending { id, from: run.0, serial: run.1, what });
         let length = count * BLOCK_BYTES as u32;
         self.ops.push((id.0, Op::Read { file, at: u64::from(first) * BLOCK_BYTES, length }));
     }
@@ -615,12 +859,12 @@ impl Runs {
 
     /// Closes the file that was not used for longest when too many are open.
     fn make_room(&mut self) {
-        let is_read = |from: u64| self.pending.iter().any(|pending| pending.from == from);
+        let is_read = |serial: u64| self.pending.iter().any(|pending| pending.serial == serial);
         let is_open = |run: &&mut Run| matches!(run.state, State::Open { .. });
         if self.list.iter_mut().filter(is_open).count() < RUNS_OPEN_MAX {
             return;
         }
-        let idle = self.list.iter_mut().filter(is_open).filter(|run| !is_read(run.from));
+        let idle = self.list.iter_mut().filter(is_open).filter(|run| !is_read(run.serial));
         if let Some(run) = idle.min_by_key(|run| run.used)
             && let State::Open { handle, .. } = std::mem::replace(&mut run.state, State::Shut)
         {
@@ -630,8 +874,12 @@ impl Runs {
 }
 
 impl Run {
-    fn new(from: u64, to: u64, bytes: u64) -> Run {
-        Run { from, to, bytes, used: 0, damaged: false, state: State::Shut }
+    fn new(from: u64, to: u64, bytes: u64, serial: u64) -> Run {
+        Run { from, to, bytes, serial, used: 0, health: Health::Whole, state: State::Shut }
+    }
+
+    fn place(&self) -> Place {
+        Place { from: self.from, to: self.to, bytes: self.bytes }
     }
 }
 

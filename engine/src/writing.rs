@@ -17,7 +17,7 @@ use std::collections::BinaryHeap;
 use std::path::Path;
 
 /// Bytes of one write: what a turn of the loop makes at most. 128 KiB: some 0.1 ms of its time.
-const SLICE_BYTES: usize = 128 << 10;
+pub const SLICE_BYTES: usize = 128 << 10;
 /// Entries that are looked up together.
 const SLICE_ENTRIES: u64 = 512;
 /// The name of a run that is not whole.
@@ -78,9 +78,9 @@ pub struct Writing {
 }
 
 impl Writing {
-    /// Begins. The operation is the first one. `order`: all queues, sorted.
+    /// Begins, under the temporary name. The operation is the first one. `order`: all queues, sorted.
     pub fn begin(
-        directory: &Path,
+        (directory, temporary): (&Path, &str),
         partition: u16,
         stretch: Stretch,
         order: Vec<(QueueKey, index::Slot)>,
@@ -106,8 +106,8 @@ impl Writing {
             fences_at,
         };
         header.bytes = u64::from(fences_at + header.fence_blocks()) * BLOCK_BYTES;
-        let (scribe, op) = Scribe::begin(directory, TEMPORARY, &name(header.from, header.to), direct);
-        let section = |at| Section { from: stretch.from, at, bytes: Vec::new(), filled: 0 };
+        let (scribe, op) = Scribe::begin(directory, temporary, &name(header.from, header.to), direct);
+        let section = |at| Section::new(stretch.from, at);
         let writing = Writing {
             stretch,
             scribe,
@@ -125,6 +125,11 @@ impl Writing {
             cursors: Vec::new(),
         };
         (writing, op)
+    }
+
+    /// How long the run is.
+    pub fn bytes(&self) -> u64 {
+        self.header.bytes
     }
 
     /// The file to be closed when it is given up.
@@ -167,6 +172,10 @@ impl Writing {
                         }
                     }
                     assert!(!more, "a slice is full, or nothing is left");
+                    // Fewer than were counted, if their topics were forgotten.
+                    if let Some((at, bytes)) = self.entries.pad(self.header.keys_at) {
+                        return self.scribe.write(at, &bytes);
+                    }
                     for block in 0..keys.blocks_below(self.header.to) {
                         let (hash, byte) = keys.block(block)[0];
                         self.heads.push(Reverse((hash, byte, block)));
@@ -264,7 +273,7 @@ impl Writing {
 
 /// Blocks of a section that are made and not written yet.
 #[derive(Debug)]
-struct Section {
+pub struct Section {
     /// What its blocks are sealed with.
     from: u64,
     /// The number of the first block here.
@@ -275,7 +284,13 @@ struct Section {
 }
 
 impl Section {
-    fn push<T: Item>(&mut self, item: &T) {
+    /// Nothing yet of a section that begins with block `at` of the run that begins at log byte `from`.
+    pub fn new(from: u64, at: u32) -> Section {
+        Section { from, at, bytes: Vec::new(), filled: 0 }
+    }
+
+    /// One more.
+    pub fn push<T: Item>(&mut self, item: &T) {
         if self.filled == 0 {
             self.bytes.resize(self.bytes.len() + BLOCK_BYTES as usize, 0);
         }
@@ -288,7 +303,7 @@ impl Section {
     }
 
     /// Seals the last block.
-    fn end(&mut self) {
+    pub fn end(&mut self) {
         if self.filled > 0 {
             let start = self.bytes.len() - BLOCK_BYTES as usize;
             let number = self.at + (start / BLOCK_BYTES as usize) as u32;
@@ -297,16 +312,28 @@ impl Section {
         }
     }
 
-    fn is_at_start(&self) -> bool {
+    /// What lies between its end and block `end`: sealed blocks without items.
+    fn pad(&mut self, end: u32) -> Option<(u64, Vec<u8>)> {
+        for block in (0..end - self.at).take(SLICE_BYTES / BLOCK_BYTES as usize) {
+            let start = self.bytes.len();
+            self.bytes.resize(start + BLOCK_BYTES as usize, 0);
+            seal(&mut self.bytes[start..], self.from, self.at + block);
+        }
+        self.take(1)
+    }
+
+    /// Whether the next item is the first of a block.
+    pub fn is_at_start(&self) -> bool {
         self.filled == 0
     }
 
-    fn is_full(&self) -> bool {
+    /// Whether there is more than one write of it.
+    pub fn is_full(&self) -> bool {
         self.bytes.len() > SLICE_BYTES
     }
 
     /// The sealed blocks and where they go, if there are at least so many bytes of them.
-    fn take(&mut self, least: usize) -> Option<(u64, Vec<u8>)> {
+    pub fn take(&mut self, least: usize) -> Option<(u64, Vec<u8>)> {
         let sealed = self.bytes.len() - if self.filled > 0 { BLOCK_BYTES as usize } else { 0 };
         if sealed < least {
             return None;

@@ -41,7 +41,7 @@ impl Opening {
     }
 
     /// Takes the outcome of the last operation on the log or its derived files.
-    fn on_done(&mut self, outcome: Result<Outcome, Fault>, config: &LogConfig, trust: bool) -> Result<Next, OpenError> {
+    fn on_done(&mut self, outcome: Result<Outcome, Fault>, config: &LogConfig) -> Result<Next, OpenError> {
         if let Some(restore) = &mut self.restore {
             let next = restore.on_done(outcome)?;
             return self.restored(next, config);
@@ -53,7 +53,7 @@ impl Opening {
         self.segments = self.recovery.segments().collect();
         let floor = self.segments.first().map(|(base, _)| *base);
         let direct = self.recovery.is_direct();
-        let (restore, next) = Restore::begin(config, self.recovery.files(), floor, direct, trust);
+        let (restore, next) = Restore::begin(config, self.recovery.files(), floor, direct);
         self.restore = Some(restore);
         self.restored(next, config)
     }
@@ -94,6 +94,9 @@ impl Partition {
     pub(super) fn recover(&mut self) {
         let recovery = Recovery::new(&self.config);
         self.effects.push(Effect::Io { local: local(purpose::RECOVER, 0), op: recovery.first() });
+        // Whoever waits for a run to be made again asks again later.
+        self.derived.runs.disappoint(Fault(libc::EIO));
+        self.want_runs();
         // Only the facts stay readable meanwhile, and those noted are not forgotten.
         let facts = std::mem::take(&mut self.derived.facts);
         self.derived = Derived::new(&self.config, End::default(), true);
@@ -115,7 +118,7 @@ impl Partition {
     pub(super) fn on_recovered(&mut self, outcome: Result<Outcome, Fault>, now_ms: u64) {
         // A shut-down in between leaves the files to the end of the process.
         let State::Opening(opening) = &mut self.state else { return };
-        match opening.on_done(outcome, &self.config, !self.distrust) {
+        match opening.on_done(outcome, &self.config) {
             Ok(Next::Do(op)) => {
                 opening.held = Some(op);
                 self.go_on_opening(now_ms);
@@ -125,7 +128,6 @@ impl Partition {
                     unreachable!("it was looked at")
                 };
                 self.checkpointed = opening.checkpointed;
-                self.distrust = false;
                 self.start(found, opening.derived);
             }
             Ok(Next::Ready) => unreachable!("it is answered at once"),
@@ -209,19 +211,15 @@ impl Partition {
         }
     }
 
-    /// A write failed, or what is derived must be made again: everybody who waits is told.
+    /// A write failed: everybody who waits is told.
     pub(super) fn close(&mut self) {
         let fault = self.log.failed().expect("the caller looked");
-        let reason = match self.derived.runs.damage() {
-            Some(damage) => format!("{damage}; the index is made again from the log"),
-            None => format!("a write or a sync failed: {fault}"),
-        };
-        tracing::error!(partition = self.config.partition, "{reason}: the log is closed until it is recovered");
+        tracing::error!(partition = self.config.partition, %fault, "a write or a sync failed: the log is closed until it is recovered");
         let broken = AppendError::Closed(fault.kind());
         for promise in self.log.take_broken() {
             self.effects.extend(promise.tickets.iter().map(|ticket| Effect::Stored(*ticket, Err(broken))));
         }
-        self.effects.push(Effect::Closed(reason));
+        self.effects.push(Effect::Closed(format!("a write or a sync failed: {fault}")));
         if matches!(self.state, State::Shutting) {
             // It was about to end anyway: the next start recovers it.
             self.effects.push(Effect::Shut);

@@ -209,14 +209,14 @@ impl Partition {
     /// and keys are for the caller to compare. `Err`: something is being read, ask again.
     pub fn find(&mut self, search: &mut KeySearch) -> Result<(), LoadId> {
         if !self.is_readable() {
+            search.is_partial = true;
             return Ok(());
         }
         let settled = self.derived.settled.head;
         search.newest(settled, |hash, count| self.derived.keys.find(hash, settled, count));
         let found = self.derived.runs.find(search);
         self.want_runs();
-        // The runs are about to be made again: what was found until here is an answer.
-        found.or_else(|miss| if let Miss::Loading(load) = miss { Err(load) } else { Ok(()) })
+        found
     }
 
     /// Where a message lies that [`find`](Partition::find) found.
@@ -255,8 +255,8 @@ impl Partition {
         Ok(self.entry(queue, offset)?.map(|entry| entry.store_time_ms))
     }
 
-    /// Where the message at an offset lies. Nothing, if it is gone or does not exist yet, or if the run that
-    /// knows is damaged.
+    /// Where the message at an offset lies. Nothing, if it is gone or does not exist yet. If the run that knows is
+    /// damaged, and its log too, the read that is to be waited for fails.
     fn entry(&mut self, key: QueueKey, offset: u64) -> Result<Option<Entry>, LoadId> {
         let Some(queue) = self.derived.index.get(key) else { return Ok(None) };
         if let Some(entry) = queue.entry(offset) {
@@ -266,13 +266,15 @@ impl Partition {
         if !(min..max).contains(&offset) || !self.is_readable() {
             return Ok(None);
         }
-        let located = self.derived.runs.locate(key, offset, &mut None);
+        let located = self.derived.runs.locate(key, offset, &mut None).map_err(|miss| match miss {
+            Miss::Loading(load) => load,
+            Miss::Damaged(_) => self.derived.runs.refuse(),
+        });
         self.want_runs();
-        match located {
-            Ok(Some(Located::At(entry))) => Ok(Some(entry)),
-            Ok(Some(Located::Gone(_)) | None) | Err(Miss::Damaged(_)) => Ok(None),
-            Err(Miss::Loading(load)) => Err(load),
-        }
+        Ok(match located? {
+            Some(Located::At(entry)) => Some(entry),
+            Some(Located::Gone(_)) | None => None,
+        })
     }
 
     /// Whether all that the index names may be shown: it is answerable, and its files are open.

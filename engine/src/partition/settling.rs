@@ -4,6 +4,7 @@ use super::{Effect, Partition, State, local, purpose};
 use crate::checkpoint::{Checkpoint, Step};
 use crate::derived::Derived;
 use crate::io::{Fault, Outcome};
+use crate::upkeep::Around;
 
 /// The log grows by this many times the checkpoint's bytes before the next one is written.
 const CHECKPOINT_PARTS: u64 = 8;
@@ -28,17 +29,22 @@ impl Partition {
         }
         self.derived.runs.sweep(&mut self.derived.index);
         self.write_checkpoint(now_ms);
+        let around = Around {
+            config: &self.config,
+            segments: self.segments.live(),
+            checkpointed: self.checkpointed,
+            available: self.segments.available(),
+            is_quiet: self.log.is_quiet(now_ms),
+            direct: self.segments.is_direct(),
+        };
+        self.derived.look_after_runs(&around, now_ms);
         self.want_runs();
-        if self.derived.runs.damage().is_some() {
-            // Recovery makes them again.
-            self.distrust = true;
-            self.log.fail(Fault(libc::EIO));
-        }
     }
 
     /// When [`settle`](Partition::settle) has something to do though nothing happens.
     pub(super) fn settle_deadline_ms(&self) -> u64 {
         let mut deadline = self.derived.deadline_ms(self.log.durable()).min(self.derived.runs.deadline_ms());
+        deadline = deadline.min(self.derived.upkeep_deadline_ms());
         if self.checkpoint.is_none() && self.wants_checkpoint() {
             deadline = deadline.min(self.checkpoint_at_ms);
         }
@@ -89,6 +95,7 @@ impl Partition {
             Ok(Step::Finished) => {
                 (self.checkpointed, self.checkpoint_bytes) = (checkpoint.end.head, checkpoint.bytes());
                 self.checkpoint_failed = false;
+                self.derived.upkeep.look();
                 self.end_checkpoint();
             }
             Err(fault) => {
@@ -111,6 +118,7 @@ impl Partition {
         let mut effects = std::mem::take(&mut self.effects);
         let ops = self.working().runs.ops();
         effects.extend(ops.map(|(number, op)| Effect::Io { local: local(purpose::RUN, number), op }));
+        effects.extend(self.working().runs.told().map(|(load, result)| Effect::Loaded(load, result)));
         self.effects = effects;
     }
 }

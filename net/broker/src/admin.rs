@@ -142,8 +142,6 @@ pub enum Part {
     GroupsOf(BTreeSet<String>),
     /// To `Forget`: it is done.
     Forgotten,
-    /// To `Messages`: store times in ms, and the stored records.
-    Messages(Vec<(u64, Bytes)>),
     /// To `Reset`: the offsets by queue. `Err` says why they are not set.
     Reset(Result<Vec<(u32, u64)>, String>),
     /// To `Correction`.
@@ -154,6 +152,9 @@ pub enum Part {
     AllProgress(Vec<GroupProgress>),
     /// To `Stats`: of each; `None`: nothing is known of it.
     Stats(Vec<Option<Windows>>),
+    /// To `Messages`: store times in ms, and the stored records. `is_partial`: there may be more, where something
+    /// cannot be read.
+    Messages { found: Vec<(u64, Bytes)>, is_partial: bool },
     /// To `Tally`.
     Tally(Box<Tally>),
 }
@@ -281,7 +282,6 @@ impl Part {
             (Part::TopicsOf(all), Part::TopicsOf(more)) => all.extend(more),
             (Part::Progress(all), Part::Progress(more)) => all.extend(more),
             (Part::GroupsOf(all), Part::GroupsOf(more)) => all.extend(more),
-            (Part::Messages(all), Part::Messages(more)) => all.extend(more),
             (Part::Reset(Ok(all)), Part::Reset(Ok(more))) => all.extend(more),
             (Part::Reset(Err(_)), Part::Reset(_)) => {}
             (mine @ Part::Reset(Ok(_)), Part::Reset(Err(remark))) => *mine = Part::Reset(Err(remark)),
@@ -297,6 +297,10 @@ impl Part {
                         (mine, other) => *mine = mine.or(other),
                     }
                 }
+            }
+            (Part::Messages { found: all, is_partial: any }, Part::Messages { found: more, is_partial }) => {
+                all.extend(more);
+                *any |= is_partial;
             }
             (Part::Tally(all), Part::Tally(more)) => all.add(&more),
             (Part::Forgotten, Part::Forgotten) => {}
@@ -518,8 +522,12 @@ pub fn all_consume_stats(settings: &Settings, rows: Vec<GroupProgress>) -> Answe
     Answer::with_body(body)
 }
 
-/// The answer to code 12: newest first, at most `count`, no more bytes than fit a frame.
-pub fn messages(count: usize, bytes_max: usize, mut messages: Vec<(u64, Bytes)>) -> Answer {
+/// What is said of messages that were looked for and not all found.
+const PARTIAL: &str = "a part of what is stored cannot be read: there may be more messages";
+
+/// The answer to code 12: newest first, at most `count`, no more bytes than fit a frame. `is_partial`: there may be
+/// more, where something cannot be read; the remark says so, and that none was found is not known then.
+pub fn messages(count: usize, bytes_max: usize, mut messages: Vec<(u64, Bytes)>, is_partial: bool) -> Answer {
     messages.sort_by_key(|(stored_ms, _)| std::cmp::Reverse(*stored_ms));
     let newest_ms = messages.first().map_or(0, |(stored_ms, _)| *stored_ms);
     let mut body = BytesMut::new();
@@ -529,10 +537,13 @@ pub fn messages(count: usize, bytes_max: usize, mut messages: Vec<(u64, Bytes)>)
         }
         body.extend_from_slice(message);
     }
-    let mut answer = if body.is_empty() {
-        Answer::refusal(response::QUERY_NOT_FOUND, "can not find message, maybe time range not correct")
-    } else {
-        Answer::with_body(body)
+    let mut answer = match (body.is_empty(), is_partial) {
+        (true, true) => Answer::refusal(response::SYSTEM_ERROR, PARTIAL),
+        (true, false) => {
+            Answer::refusal(response::QUERY_NOT_FOUND, "can not find message, maybe time range not correct")
+        }
+        (false, true) => Answer { remark: PARTIAL.to_owned(), ..Answer::with_body(body) },
+        (false, false) => Answer::with_body(body),
     };
     let header = QueryMessageAnswer { index_last_update_timestamp: signed(newest_ms), index_last_update_offset: 0 };
     header.push(&mut answer.fields);

@@ -481,6 +481,7 @@ impl Desk {
                 Cold::Loan(loan) => return self.end_later(loan),
                 Cold::Half(_) => return,
                 Cold::Ask(mut ask) => {
+                    ask.inquiry.skip();
                     let part = ask.inquiry.give_up();
                     return self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part });
                 }

@@ -41,6 +41,8 @@ pub struct Inquiry {
     groups: Vec<GroupProgress>,
     /// A read failed: what cannot be told without reading is left out.
     is_blind: bool,
+    /// Messages may have been left out.
+    is_partial: bool,
 }
 
 impl Inquiry {
@@ -68,6 +70,7 @@ impl Inquiry {
             commits: None,
             groups: Vec::new(),
             is_blind: false,
+            is_partial: false,
         }
     }
 
@@ -144,6 +147,7 @@ impl Inquiry {
 
     /// The awaited read failed: goes on without that message, or without what cannot be read of the index.
     pub fn skip(&mut self) {
+        self.is_partial = true;
         match &mut self.places {
             Some(places) => _ = places.pop_front(),
             None => self.is_blind = true,
@@ -157,7 +161,7 @@ impl Inquiry {
             Question::Progress { .. } => Part::Progress(std::mem::take(&mut self.progress)),
             Question::Reset(_) => Part::Reset(Err("the broker is busy".to_owned())),
             Question::AllProgress => Part::AllProgress(std::mem::take(&mut self.groups)),
-            _ => Part::Messages(std::mem::take(&mut self.found)),
+            _ => Part::Messages { found: std::mem::take(&mut self.found), is_partial: self.is_partial },
         }
     }
 
@@ -173,6 +177,7 @@ impl Inquiry {
                     Ok(()) | Err(_) => {}
                 }
             }
+            self.is_partial |= self.searches.iter().any(|search| search.is_partial);
             let places = partitions.iter().zip(&self.searches).enumerate().flat_map(|(index, (partition, search))| {
                 search.found.iter().map(move |byte| (index, partition.position(*byte)))
             });
@@ -684,8 +689,9 @@ mod tests {
         world.store("U", 0, "k", b"x");
         let question =
             |begin_ms, end_ms, count| Question::Messages { key: key_hash("T", "k"), begin_ms, end_ms, count };
-        let bodies = |part: Part| {
-            let Part::Messages(messages) = part else { panic!() };
+        let bodies = |part: Part, partial: bool| {
+            let Part::Messages { found: messages, is_partial } = part else { panic!() };
+            assert_eq!(is_partial, partial, "it says so exactly if a message may be missing");
             let body = |(at_ms, message): &(u64, Bytes)| (*at_ms, StoredMessage::decode(message).unwrap().body[0]);
             let mut bodies: Vec<_> = messages.iter().map(body).collect();
             bodies.sort_unstable();
@@ -702,7 +708,7 @@ mod tests {
         ];
         for (begin_ms, end_ms, count, wanted) in &rows {
             let part = world.ask(question(*begin_ms, *end_ms, *count));
-            assert_eq!(bodies(part), *wanted, "{begin_ms} {end_ms} {count}");
+            assert_eq!(bodies(part, false), *wanted, "{begin_ms} {end_ms} {count}");
         }
         // After a restart everything must be read first.
         let mut world = World::new(world.sim.kill());
@@ -718,7 +724,7 @@ mod tests {
                     }
                 }
             };
-            assert_eq!(bodies(part), *wanted, "cold: {begin_ms} {end_ms} {count}");
+            assert_eq!(bodies(part, false), *wanted, "cold: {begin_ms} {end_ms} {count}");
         }
         // A read that fails costs its message, and no more.
         let mut world = World::new(world.sim.kill());
@@ -734,6 +740,6 @@ mod tests {
             }
         };
         assert!(reads > 0, "a store that was just opened has nothing in memory");
-        assert_eq!(bodies(part).len(), 6 - reads);
+        assert_eq!(bodies(part, true).len(), 6 - reads);
     }
 }

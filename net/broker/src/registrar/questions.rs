@@ -267,7 +267,9 @@ impl Registrar {
             (Goal::Correction, Part::Correction(offsets)) => admin::correction(&offsets),
             (Goal::Clone, Part::Cloned) => Answer::ok(),
             (Goal::AllProgress, Part::AllProgress(rows)) => admin::all_consume_stats(&self.settings, rows),
-            (Goal::Messages { count }, Part::Messages(messages)) => admin::messages(count, BODY_BYTES_MAX, messages),
+            (Goal::Messages { count }, Part::Messages { found, is_partial }) => {
+                admin::messages(count, BODY_BYTES_MAX, found, is_partial)
+            }
             (Goal::Forget, Part::Forgotten) => {
                 // The group's deletion may still be on its way to the disk.
                 if let Some(reply) = reply {

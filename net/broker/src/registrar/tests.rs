@@ -61,12 +61,12 @@ fn nothing(question: &Question) -> Part {
         Question::Progress { .. } => Part::Progress(Vec::new()),
         Question::GroupsOf { .. } => Part::GroupsOf(BTreeSet::new()),
         Question::Forget { .. } => Part::Forgotten,
-        Question::Messages { .. } => Part::Messages(Vec::new()),
         Question::Reset(_) => Part::Reset(Ok(Vec::new())),
         Question::Correction { .. } => Part::Correction(Vec::new()),
         Question::Clone { .. } => Part::Cloned,
         Question::Stats(counted) => Part::Stats(vec![None; counted.len()]),
         Question::AllProgress => Part::AllProgress(Vec::new()),
+        Question::Messages { .. } => Part::Messages { found: Vec::new(), is_partial: false },
         Question::Tally => Part::Tally(Box::default()),
     }
 }

@@ -32,9 +32,10 @@ fn all_cores_answer_together() {
             Part::Progress((0..topics.len()).map(progress).collect())
         }
         Question::GroupsOf { .. } => Part::GroupsOf(BTreeSet::from(["stored".to_owned()])),
-        Question::Messages { count, .. } => {
-            Part::Messages((0..*count as u64).map(|time| (time, Bytes::from(vec![time as u8]))).collect())
-        }
+        Question::Messages { count, .. } => Part::Messages {
+            found: (0..*count as u64).map(|time| (time, Bytes::from(vec![time as u8]))).collect(),
+            is_partial: false,
+        },
         question => nothing(question),
     };
     let answer = world.ask(0, 202, &[("topic", "T")], Vec::new());

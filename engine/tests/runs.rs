@@ -1,0 +1,296 @@
+//! Goal: runs of a sealed segment become one, a damaged one is made again alone, and one that cannot be is said to be
+//! damaged and is in nobody's way. Method: a partition on a simulated disk, bits flipped between two lives, everything
+//! read from it afterwards.
+
+use engine::buffer::Region;
+use engine::format::{BLOCK_BYTES, QueueKey};
+use engine::io::{Io, Op, OpenHow, Outcome, Tag};
+use engine::limits::LogConfig;
+use engine::message::{Description, Draft, Keys, Stamp};
+use engine::partition::{Effect, Partition, Pull, PullLimits};
+use engine::sim::Sim;
+use engine::{KeySearch, LoadId};
+use std::collections::{BTreeMap, BTreeSet};
+
+const QUEUES: u32 = 3;
+const STAMP: Stamp = Stamp { queue_offset_at: 0, position_at: 8, store_time_at: 16 };
+const TURNS_MAX: usize = 100_000;
+/// A key that every message has.
+const KEY: u64 = 7;
+
+/// Offset, position, store time, number, noise.
+fn describe(message: &[u8]) -> Option<Description> {
+    let store_time_ms = u64::from_be_bytes(message.get(16..24)?.try_into().ok()?);
+    let mut keys = Keys::default();
+    keys.push(KEY);
+    keys.push(1000 + number_of(message));
+    Some(Description { tag_hash: 0, store_time_ms, stamp: STAMP, keys })
+}
+
+fn number_of(message: &[u8]) -> u64 {
+    u64::from_be_bytes(message[24..32].try_into().expect("a message has a header"))
+}
+
+struct World {
+    sim: Sim,
+    partition: Partition,
+    loaded: BTreeMap<LoadId, bool>,
+    closed: usize,
+    sent: u64,
+}
+
+impl World {
+    fn new(mut sim: Sim) -> World {
+        sim.haste = 1000;
+        let memory = Region::new(64, 1 << 20).unwrap();
+        let config = LogConfig { stretch_bytes: 64 << 10, ..LogConfig::new("/data/0", 0, memory, describe) };
+        let partition = Partition::new(config).unwrap();
+        let mut world = World { sim, partition, loaded: BTreeMap::new(), closed: 0, sent: 0 };
+        world.until(|world| world.partition.is_open());
+        world
+    }
+
+    /// The process is killed, something is done to its files, and it starts again.
+    fn again(mut self, harm: impl FnOnce(&mut Disk)) -> World {
+        let checkpointed = self.partition.stats().checkpointed;
+        let mut disk = Disk(self.sim.kill(), checkpointed);
+        harm(&mut disk);
+        World { sent: self.sent, ..World::new(disk.0) }
+    }
+
+    fn turn(&mut self) {
+        let (mut effects, mut done) = (Vec::new(), Vec::new());
+        self.partition.on_turn(self.sim.now_ms());
+        self.partition.effects(&mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Io { local, op } => self.sim.submit(Tag(local), op).unwrap(),
+                Effect::Loaded(load, outcome) => _ = self.loaded.insert(load, outcome.is_ok()),
+                Effect::Closed(_) => self.closed += 1,
+                _ => {}
+            }
+        }
+        self.sim.drive(None, &mut done);
+        done.into_iter().for_each(|done| self.partition.on_done(done.tag.0, done.outcome, self.sim.now_ms()));
+        self.sim.advance(10);
+    }
+
+    fn until(&mut self, happened: impl Fn(&World) -> bool) {
+        for _ in 0..TURNS_MAX {
+            if happened(self) {
+                return;
+            }
+            self.turn();
+        }
+        panic!("it does not happen: {:?}", self.partition.stats());
+    }
+
+    /// Sends so many messages of so many bytes, to all queues in turn, and waits until they are durable.
+    fn send(&mut self, count: u64, length: usize) {
+        let last = self.sent + count;
+        while self.sent < last {
+            let number = self.sent;
+            let mut fill = |out: &mut [u8]| {
+                out[24..32].copy_from_slice(&number.to_be_bytes());
+                out[32..].fill(number as u8);
+            };
+            let queue = QueueKey { topic: 1, queue: number as u32 % QUEUES };
+            let keys = [KEY, 1000 + number];
+            let draft = Draft { queue, length, tag_hash: 0, keys: &keys, stamp: STAMP, fill: &mut fill };
+            match self.partition.append(&mut [draft], None, self.sim.now_ms(), &mut Vec::new()) {
+                Ok(()) => self.sent += 1,
+                Err(_) => (0..10).for_each(|_| self.turn()),
+            }
+        }
+        self.until(|world| world.partition.stats().durable == world.partition.stats().accepted);
+    }
+
+    /// Numbers of all messages of a queue from an offset on; `Err` at the offset where something is damaged.
+    fn read(&mut self, queue: u32, mut offset: u64) -> Result<Vec<u64>, u64> {
+        let limits = PullLimits { messages: 32, bytes: 1 << 20, scan: 100 };
+        let mut found = Vec::new();
+        loop {
+            match self.partition.pull(QueueKey { topic: 1, queue }, offset, limits, &|_| true).0 {
+                Pull::Found { messages, next } => {
+                    found.extend(messages.iter().map(|message| number_of(message)));
+                    offset = next;
+                }
+                Pull::Empty => return Ok(found),
+                Pull::Loading(load) => {
+                    self.until(|world| world.loaded.contains_key(&load));
+                }
+                Pull::Damaged(_) => return Err(offset),
+                other => panic!("{other:?} at {offset}"),
+            }
+        }
+    }
+
+    fn read_all(&mut self) {
+        for queue in 0..QUEUES {
+            let wanted: Vec<u64> = (0..self.sent).filter(|number| number % u64::from(QUEUES) == queue.into()).collect();
+            assert_eq!(self.read(queue, 0), Ok(wanted), "queue {queue}");
+        }
+    }
+
+    /// How many messages have a key, and whether that may not be all.
+    fn find(&mut self, key: u64) -> (usize, bool) {
+        self.find_newest(key, 1 << 20)
+    }
+
+    /// As [`find`](World::find), of so many at most.
+    fn find_newest(&mut self, key: u64, count: usize) -> (usize, bool) {
+        let mut search = KeySearch::new(key, count, (0, u64::MAX));
+        while let Err(load) = self.partition.find(&mut search) {
+            self.until(|world| world.loaded.contains_key(&load));
+        }
+        assert!(search.found.windows(2).all(|pair| pair[0] > pair[1]), "newest first, each once");
+        (search.found.len(), search.is_partial)
+    }
+}
+
+/// The files, and the log byte up to which there was a checkpoint.
+struct Disk(Sim, u64);
+
+impl Disk {
+    fn operate(&mut self, op: Op) -> Outcome {
+        self.0.submit(Tag(0), op).unwrap();
+        let mut done = Vec::new();
+        while done.is_empty() {
+            self.0.drive(None, &mut done);
+        }
+        done.remove(0).outcome.unwrap()
+    }
+
+    /// Runs that an opening takes over: where each begins and ends, its name and its bytes.
+    fn runs(&mut self) -> Vec<(u64, u64, String, u64)> {
+        let Outcome::Names(files) = self.operate(Op::List { path: "/data/0".into() }) else { panic!() };
+        let parse = |(name, bytes): (String, u64)| {
+            let (from, to) = name.strip_prefix("run-")?.split_once('-')?;
+            let (from, to) = (from.parse().ok()?, to.parse().ok()?);
+            (to <= self.1).then_some((from, to, name, bytes))
+        };
+        files.into_iter().filter_map(parse).collect()
+    }
+
+    fn flip(&mut self, name: &str, byte: u64) {
+        let path = format!("/data/0/{name}").into();
+        let Outcome::Opened(file) = self.operate(Op::Open { path, how: OpenHow::default() }) else { panic!() };
+        let at = byte - byte % BLOCK_BYTES;
+        let Outcome::Read(block) = self.operate(Op::Read { file, at, length: BLOCK_BYTES as u32 }) else { panic!() };
+        let mut block = block.to_vec();
+        block[(byte - at) as usize] ^= 4;
+        self.operate(Op::Write { file, at, bytes: block.into(), durable: true });
+        self.operate(Op::Close { handle: file });
+    }
+}
+
+/// A log of one segment and some runs, none of which is in memory.
+fn some_runs() -> World {
+    let mut world = World::new(Sim::new(1));
+    // Stretches that wait become one run together.
+    for _ in 0..30 {
+        world.send(50, 1400);
+        let runs = |world: &World| world.partition.stats().runs.0;
+        let before = runs(&world);
+        (0..200).for_each(|_| {
+            if runs(&world) == before {
+                world.turn()
+            }
+        });
+    }
+    world.until(|world| world.partition.stats().checkpointed + (256 << 10) > world.partition.stats().accepted);
+    world
+}
+
+#[test]
+fn a_damaged_run_is_made_again_alone_and_the_log_stays_open() {
+    // The oldest, one in the middle, the one before the newest; header, directory, entries, keys.
+    for (which, byte) in [(0, 20), (3, 20), (7, 4100), (7, 2 * 4096), (8, 9 * 4096), (usize::MAX, 4100)] {
+        let mut names = Vec::new();
+        let world = some_runs().again(|disk| {
+            let runs = disk.runs();
+            assert!(runs.len() > 10, "{runs:?}");
+            let (_, _, name, bytes) = &runs[which.min(runs.len() - 2)];
+            disk.flip(name, byte % bytes);
+            names = runs;
+        });
+        let mut world = world;
+        world.read_all();
+        assert_eq!(world.find(KEY), (1500, false), "run {which} byte {byte}");
+        assert_eq!((world.partition.stats().upkeep.1, world.closed), (1, 0), "run {which} byte {byte}");
+        let mut world = world.again(|disk| {
+            let after = disk.runs();
+            let same = after.iter().filter(|run| names.contains(run)).count();
+            assert!(same == names.len(), "{names:?} {after:?}");
+        });
+        world.read_all();
+        assert_eq!(world.find(KEY), (1500, false));
+        assert_eq!((world.partition.stats().upkeep.1, world.partition.stats().damaged_runs), (0, 0), "it is whole");
+    }
+}
+
+#[test]
+fn damaged_neighbours_are_made_again_one_by_one() {
+    let mut world = some_runs().again(|disk| {
+        for (_, _, name, _) in disk.runs().iter().rev().skip(1) {
+            disk.flip(name, 4100);
+        }
+    });
+    world.read_all();
+    assert_eq!((world.find(KEY), world.closed), ((1500, false), 0));
+    assert!(world.partition.stats().upkeep.1 > 10);
+}
+
+#[test]
+fn a_run_whose_log_is_damaged_too_is_told_and_in_nobody_s_way() {
+    let mut world = some_runs().again(|disk| {
+        let runs = disk.runs();
+        let (from, to, name, _) = &runs[9];
+        disk.flip(name, 4100);
+        // The log is whole up to its end.
+        disk.flip(&runs[5].2, 4100);
+        // Somewhere in its stretch.
+        disk.flip("00000000000000000000", (from + to) / 2);
+    });
+    let lost: BTreeSet<u64> = (0..QUEUES).map(|queue| world.read(queue, 0).unwrap_err()).collect();
+    assert!(lost.iter().all(|offset| (50..400).contains(offset)), "{lost:?}");
+    for queue in 0..QUEUES {
+        let tail = world.read(queue, 450).unwrap();
+        assert_eq!(tail.len(), 50, "behind it, the queue is read");
+        let first = world.read(queue, *lost.last().unwrap() + 60).unwrap();
+        assert!(first.len() > 100);
+    }
+    let (found, is_partial) = world.find(KEY);
+    assert!(is_partial && (1200..1500).contains(&found), "{found}");
+    assert_eq!(world.find_newest(1000 + 1400, 1), (1, false), "what lies behind it is found before it is looked at");
+    assert_eq!(world.closed, 0);
+    assert_eq!((world.partition.stats().damaged_runs, world.partition.stats().upkeep.1), (1, 1), "the other was made");
+    world.send(10, 1000);
+}
+
+#[test]
+fn runs_of_a_sealed_segment_become_one() {
+    let mut world = World::new(Sim::new(1));
+    // Two segments and the beginning of a third.
+    world.send(17_500, 2000);
+    world.until(|world| world.partition.stats().upkeep.0 > 1);
+    for _ in 0..2000 {
+        world.turn();
+    }
+    let (before, bytes) = world.partition.stats().runs;
+    assert!(before < 10, "{before} runs of more than 500 stretches, {bytes} bytes");
+    world.read_all();
+    assert_eq!(world.find(KEY), (17_500, false));
+    let mut names = Vec::new();
+    let mut world = world.again(|disk| names = disk.runs());
+    let longest = names.iter().max_by_key(|run| run.1 - run.0).unwrap().clone();
+    assert!(longest.1 - longest.0 > 15 << 20, "{longest:?}");
+    world.read_all();
+    for number in [0, 1, 4321, 17_499] {
+        assert_eq!(world.find(1000 + number), (1, false));
+    }
+    // Such a one is made again, too.
+    let mut world = world.again(|disk| disk.flip(&longest.2, 3 * 4096));
+    world.read_all();
+    assert_eq!((world.partition.stats().upkeep.1, world.closed), (1, 0));
+}
