@@ -304,11 +304,6 @@ impl Runs {
         None
     }
 
-    /// Whether any is not whole.
-    pub fn is_broken(&self) -> bool {
-        !self.broken.is_empty()
-    }
-
     /// How many are not whole.
     pub fn broken(&self) -> u64 {
         self.broken.len() as u64

@@ -105,7 +105,7 @@ impl Derived {
             return;
         }
         // Somebody may wait for a run that is damaged.
-        if matches!(self.upkeep.task, Some(Task::Merge(_))) && self.runs.is_broken() {
+        if matches!(self.upkeep.task, Some(Task::Merge(_))) && self.runs.to_repair(now_ms).is_ok() {
             self.give_up();
         }
         if self.upkeep.task.is_none() {
@@ -145,7 +145,7 @@ impl Derived {
             Upkeep { at_ms, look_at_ms, .. } => {
                 let may_repair = !self.runs.is_discarding(TEMPORARY);
                 let repair_ms = if may_repair { self.runs.to_repair(0).err().unwrap_or(0) } else { u64::MAX };
-                let merge_ms = if self.may_merge() { *look_at_ms } else { u64::MAX };
+                let merge_ms = if self.runs.is_leaving() { u64::MAX } else { *look_at_ms };
                 repair_ms.min(merge_ms).max(*at_ms)
             }
         }
@@ -183,11 +183,6 @@ impl Derived {
         }
     }
 
-    /// While there are files to be removed, no new ones are made without need.
-    fn may_merge(&self) -> bool {
-        !self.runs.is_leaving() && !self.runs.is_broken()
-    }
-
     fn begin_task(&mut self, around: &Around<'_>, now_ms: u64) {
         let config = around.config;
         if self.runs.is_discarding(TEMPORARY) {
@@ -199,7 +194,8 @@ impl Derived {
             self.upkeep.task = Some(Task::Remake(Remaking::new(config, repair, segment, around.direct)));
             return;
         }
-        if !self.may_merge() || now_ms < self.upkeep.look_at_ms {
+        // While there are files to be removed, no new ones are made without need.
+        if self.runs.is_leaving() || now_ms < self.upkeep.look_at_ms {
             return;
         }
         let segments = around.segments.iter().map(|segment| (segment.base, segment.end()));

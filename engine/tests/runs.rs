@@ -265,7 +265,10 @@ fn a_run_whose_log_is_damaged_too_is_told_and_in_nobody_s_way() {
     assert_eq!(world.find_newest(1000 + 1400, 1), (1, false), "what lies behind it is found before it is looked at");
     assert_eq!(world.closed, 0);
     assert_eq!((world.partition.stats().damaged_runs, world.partition.stats().upkeep.1), (1, 1), "the other was made");
-    world.send(10, 1000);
+    // Nor is it in the way of others: the segment is sealed, and those before and behind it are merged.
+    world.send(17_500, 2000);
+    world.until(|world| world.partition.stats().upkeep.0 > 1);
+    assert_eq!((world.partition.stats().damaged_runs, world.closed), (1, 0));
 }
 
 #[test]
