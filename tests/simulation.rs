@@ -53,7 +53,11 @@ fn failing_disks_lose_nothing_promised() {
 
 #[test]
 fn segments_roll_and_come_back_clean() {
-    let seen = repeat(0..150, |seed| Plan { large: true, retain: Some(20 * MIB), rounds: 3, ..Plan::new(seed) });
+    let seen = repeat(0..150, |seed| {
+        let steady = seed.is_multiple_of(3);
+        let retain = Some(if steady { 60 * MIB } else { 20 * MIB });
+        Plan { large: true, steady, retain, rounds: 3, ..Plan::new(seed) }
+    });
     assert!(seen.retired > 150 && seen.taken_over > 80 && seen.merged > 60, "{seen:?}");
 }
 
@@ -145,6 +149,8 @@ struct Plan {
     faults: Faults,
     /// Messages of up to 300 KB, so that segments fill.
     large: bool,
+    /// No topic goes, a segment has messages of half of the queues, and facts are large: so checkpoints are rare.
+    steady: bool,
     /// Bytes of log that are kept.
     retain: Option<u64>,
     /// Milliseconds after which a segment goes.
@@ -159,8 +165,8 @@ struct Plan {
 
 impl Plan {
     fn new(seed: u64) -> Plan {
-        let (faults, large, harm, brief) = (Faults::default(), false, false, false);
-        Plan { seed, rounds: 1, faults, large, retain: None, age: None, space: None, harm, brief }
+        let (faults, large, steady, harm, brief) = (Faults::default(), false, false, false, false);
+        Plan { seed, rounds: 1, faults, large, steady, retain: None, age: None, space: None, harm, brief }
     }
 
     /// Whether segments go.
@@ -716,7 +722,7 @@ impl World {
                 68..75 => self.note(),
                 75..84 => self.pull_some(),
                 84..92 => self.get_some(),
-                92..94 => self.forget(),
+                92..94 if !self.plan.steady => self.forget(),
                 94..95 => self.quiesce(),
                 _ => self.sim.advance(self.random.below(3000)),
             }
@@ -746,7 +752,9 @@ impl World {
 
     fn queue(&mut self) -> QueueKey {
         let topic = self.topics[self.random.below(self.topics.len() as u64) as usize];
-        QueueKey { topic, queue: self.random.below(QUEUES) as u32 }
+        let queue = self.random.below(QUEUES) as u32;
+        let half = (self.longest / SEGMENT_BYTES % 2) as u32;
+        QueueKey { topic, queue: if self.plan.steady { queue / 2 * 2 + half } else { queue } }
     }
 
     fn append(&mut self) {
@@ -940,7 +948,8 @@ impl World {
         let history = self.facts.entry(key).or_default();
         let version = history.values.back().map_or(0, |newest| newest.number) + 1;
         let mut value = (key << 32 | version).to_be_bytes().to_vec();
-        value.resize(8 + self.random.below(3000) as usize, 7);
+        let most = if self.plan.steady { 200_000 } else { 3000 };
+        value.resize(8 + self.random.below(most) as usize, 7);
         let value = (!self.random.chance(200)).then_some(value);
         let ticket = Ticket(self.tickets);
         let result = self.partition.put(&fact_key(b'p', key), value.as_deref(), Some(ticket), self.sim.now_ms());
