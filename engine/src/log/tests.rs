@@ -235,6 +235,42 @@ fn without_a_sync_what_is_written_is_promised_and_not_durable() {
     desk.log.on_synced(Ok(Outcome::Nothing), desk.now_ms);
     assert_eq!(desk.watermarks().1, desk.watermarks().2);
     assert_eq!(desk.log.deadline_ms(), 1050 + IDLE_MS, "an idle log is one whose sync is back");
+    desk.now_ms = 1100;
+    desk.turn();
+    assert_eq!(desk.syncs(), [0; 0], "all of it is durable");
+}
+
+#[test]
+fn a_turn_may_write_and_sync() {
+    let mut desk = Desk::new(|config| config.flush = Flush::Async { interval_ms: 50 });
+    desk.through(100);
+    let written = desk.log.written();
+    desk.append(100).unwrap();
+    assert_eq!(desk.turn(), [1]);
+    assert_eq!(desk.syncs(), [3]);
+    desk.log.on_synced(Ok(Outcome::Nothing), 1000);
+    assert_eq!(desk.log.durable(), written);
+}
+
+#[test]
+fn a_segment_that_is_full_and_durable_is_not_synced_again() {
+    let mut desk = Desk::new(|config| {
+        (config.flush, config.batch_bytes) = (Flush::Async { interval_ms: 50 }, 4 << 20);
+        config.memory = Region::new(8, 8 << 20).unwrap();
+    });
+    (0..3).for_each(|_| desk.through(4 << 20));
+    desk.through((SEGMENT - desk.log.head() - batch(0)) as usize);
+    assert_eq!(desk.log.written(), SEGMENT);
+    desk.log.syncing = None;
+    desk.log.hurry();
+    desk.turn();
+    assert_eq!(desk.syncs(), [3], "nothing is in the next one");
+    desk.log.on_synced(Ok(Outcome::Nothing), 1000);
+    assert_eq!(desk.log.durable(), SEGMENT);
+    desk.through(100);
+    desk.log.hurry();
+    desk.turn();
+    assert_eq!(desk.syncs(), [4]);
 }
 
 #[test]
@@ -455,6 +491,56 @@ fn a_batch_of_a_whole_chunk_lies_in_one() {
     let mut desk = Desk::new(|config| config.memory = Region::new(8, 256 << 10).unwrap());
     desk.append((256 << 10) - batch(0) as usize).unwrap();
     assert_eq!(desk.config.memory.free(), 7);
+}
+
+#[test]
+fn a_batch_ends_where_its_chunk_or_its_segment_does() {
+    let mut desk =
+        Desk::new(|config| (config.batch_bytes, config.memory) = (1 << 20, Region::new(8, 256 << 10).unwrap()));
+    // It begins with the last block's bytes again: these take room, too.
+    desk.through(3000);
+    (0..300).for_each(|_| _ = desk.append(1000).unwrap());
+    assert_eq!(desk.log.flights.len(), 1);
+    assert_eq!(desk.log.flights[0].bytes.len(), (256 << 10) - 4096);
+    let mut desk = Desk::new(|_| {});
+    desk.log = Log::new(&desk.config, End { head: SEGMENT - 2 * BLOCK_BYTES, chain: 1, epoch: 1 });
+    let bytes = [0; 3].map(|_| desk.append(4000).unwrap());
+    let first = SEGMENT - 2 * BLOCK_BYTES + batch(0);
+    assert_eq!(
+        bytes,
+        [first, first + batch(4000) - BATCH_HEADER_BYTES as u64, SEGMENT + SEGMENT_HEADER_BYTES + batch(0)]
+    );
+}
+
+#[test]
+fn the_tail_gives_up_no_more_than_it_must() {
+    let chunk = 256 << 10;
+    // All that it has and one more batch fill the memory.
+    let mut desk = Desk::new(|config| config.memory = Region::new(8, chunk).unwrap());
+    (0..4).for_each(|_| desk.through(chunk - batch(0) as usize));
+    desk.through(4 * chunk - batch(0) as usize);
+    assert_eq!(desk.log.tail().bytes(), 8 * chunk);
+    // Two chunks' worth, for nothing: readers pin it.
+    for (length, given) in [(chunk - batch(0) as usize, 2), (200_000, 3)] {
+        let mut desk = Desk::new(|config| config.memory = Region::new(8, chunk).unwrap());
+        let (mut pinned, mut held) = (Vec::new(), 0);
+        while let Ok(byte) = desk.append(length) {
+            desk.turn().into_iter().for_each(|number| _ = desk.written(number));
+            pinned.push(desk.log.tail().slice(byte, 100).unwrap());
+            held = desk.log.tail().bytes();
+        }
+        assert_eq!(held - desk.log.tail().bytes(), given * batch(length) as usize);
+    }
+}
+
+#[test]
+fn a_chunk_is_used_while_it_has_room_enough() {
+    for (more, left) in [(0, 7), (1, 6)] {
+        let mut desk = Desk::new(|config| config.memory = Region::new(8, 256 << 10).unwrap());
+        desk.through((256 << 10) - ROOM_LEAST - batch(0) as usize + more);
+        desk.append(100).unwrap();
+        assert_eq!(desk.config.memory.free(), left);
+    }
 }
 
 #[test]

@@ -85,6 +85,13 @@ impl Disk {
         Draft { at: self.head, payload, header }
     }
 
+    /// As [`draft`](Disk::draft), but empty: it raises an epoch or names a watermark.
+    fn announcement(&self) -> Draft {
+        let mut draft = self.draft(0);
+        (draft.header.length, draft.header.records) = (BATCH_HEADER_BYTES as u32, 0);
+        draft
+    }
+
     /// Puts a batch where it belongs. Returns its checksum.
     fn put(&mut self, draft: Draft) -> u32 {
         let payload = vec![b'R'; draft.payload];
@@ -97,9 +104,13 @@ impl Disk {
             offset: 0,
         };
         let mut bytes = vec![0; BATCH_HEADER_BYTES];
-        bytes.extend_from_slice(&record.encode());
-        bytes.extend_from_slice(&payload);
-        let crc = draft.header.encode(&mut bytes, crc32c::crc32c(&record.encode()));
+        let mut headers = 0;
+        if draft.header.records > 0 {
+            headers = crc32c::crc32c(&record.encode());
+            bytes.extend_from_slice(&record.encode());
+            bytes.extend_from_slice(&payload);
+        }
+        let crc = draft.header.encode(&mut bytes, headers);
         let at = (draft.at % self.segment_bytes) as usize;
         self.file(draft.at)[at..at + bytes.len()].copy_from_slice(&bytes);
         crc
@@ -274,6 +285,29 @@ fn every_batch_is_told_in_order_wherever_it_starts() {
     let ends = [SEGMENT, 2 * SEGMENT - 63, 3 * SEGMENT - 64, last, 4 * SEGMENT + 4096];
     assert_eq!(zeroed, ends, "what lies behind a segment's last batch was never written");
     assert_eq!(found.live.iter().map(|segment| segment.handle.0).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn an_empty_batch_fits_where_nothing_else_does() {
+    let mut disk = Disk::new(SEGMENT);
+    disk.leave(BATCH_HEADER_BYTES as u64);
+    let last = disk.announcement();
+    disk.put(last);
+    let found = disk.recover().unwrap();
+    assert_eq!((disk.found.last(), found.end.head), (Some(&last.at), SEGMENT));
+    // With a byte less, nothing is looked for: nor read, behind the last segment.
+    let mut disk = Disk::new(SEGMENT);
+    disk.leave(BATCH_HEADER_BYTES as u64 - 1);
+    assert_eq!(disk.recover().unwrap().end.head, disk.head);
+}
+
+#[test]
+fn a_log_begins_in_its_oldest_segment_or_not_at_all() {
+    let mut disk = Disk::new(SEGMENT);
+    disk.segment();
+    disk.batch(10);
+    let found = disk.recover().unwrap();
+    assert_eq!((disk.found.len(), found.end), (0, End { head: SEGMENT_HEADER_BYTES, ..End::default() }));
 }
 
 #[test]
@@ -509,6 +543,23 @@ fn only_an_intact_header_in_its_place_is_believed_behind_the_end() {
 }
 
 #[test]
+fn the_last_bytes_of_a_segment_are_searched() {
+    // To the very last one, and also behind what would be longer than the segment.
+    for (place, lies) in [(SEGMENT - BATCH_HEADER_BYTES as u64, None), (SEGMENT - 1024, Some(SEGMENT - 2048))] {
+        let mut disk = Disk::new(SEGMENT);
+        disk.batch(100);
+        let end = disk.head;
+        for (place, length, durable) in lies.map(|lies| (lies, 1 << 20, 0)).into_iter().chain([(place, 64, end + 10)]) {
+            let mut draft = Draft { at: place, ..disk.announcement() };
+            (draft.header.base, draft.header.length, draft.header.durable) = (place, length, durable);
+            disk.put(draft);
+        }
+        let inside = OpenError::Inside { path: path(&name(0)), byte: end, durable: end + 10 };
+        assert_eq!(disk.recover().unwrap_err(), inside, "at {place}");
+    }
+}
+
+#[test]
 fn the_search_behind_the_end_goes_as_far_as_batches_may_have_been_under_way() {
     let reach = 4 * u64::from(BATCH_BYTES_MAX);
     // It ends with the read that has the last place.
@@ -544,9 +595,11 @@ fn a_checkpoint_says_where_to_begin_and_what_must_be_there() {
     assert_eq!((disk.found.clone(), found.end, found.durable), (vec![next], end, disk.head));
     let segments: Vec<_> = found.live.iter().map(|segment| (segment.newest_ms, segment.zeroed_to)).collect();
     assert_eq!(segments, [(41, SEGMENT), (1_000_000 + next, disk.head)]);
-    // The end of a segment lies in it, too.
+    // The end of a segment lies in it, too. The next one has its header, and nothing else.
     let full = End { head: SEGMENT, chain: 5, epoch: 1 };
-    assert_eq!(disk.recover_from(Some(full), 0, &[]).unwrap().end, full);
+    let found = disk.recover_from(Some(full), 0, &times).unwrap();
+    assert_eq!(found.end, full);
+    assert_eq!((found.live[1].newest_ms, found.live[1].zeroed_to), (0, SEGMENT + SEGMENT_HEADER_BYTES));
     // One byte more than there is was durable.
     let path = path(&name(SEGMENT));
     let inside = |byte, durable| OpenError::Inside { path: path.clone(), byte, durable };
@@ -576,6 +629,8 @@ fn reads_grow_and_stay_within_their_segment() {
 fn progress_counts_what_was_read() {
     let mut disk = Disk::new(SEGMENT);
     disk.batch(100);
+    disk.durable = disk.head;
+    disk.batch(100);
     disk.segment();
     let mut recovery = disk.ready().unwrap();
     assert_eq!((recovery.progress(), recovery.durable()), ((0, 2 * SEGMENT), 0));
@@ -589,7 +644,8 @@ fn progress_counts_what_was_read() {
         next = recovery.on_done(outcome, &mut |_| count += 1);
         assert_eq!(recovery.progress().0, read);
     }
-    assert!(matches!(next, Ok(Next::Finished(_))) && count == 1);
+    assert!(matches!(next, Ok(Next::Finished(_))) && count == 2);
+    assert_eq!(recovery.durable(), disk.durable);
 }
 
 #[test]
