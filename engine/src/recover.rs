@@ -461,8 +461,8 @@ impl Recovery {
                 Looked::Nothing => match self.attempt {
                     // The first batch lies at the start of the oldest segment: any other would be believed blindly.
                     _ if self.chain.is_none() => break,
-                    Try::Behind if !self.head.is_multiple_of(BLOCK_BYTES) => self.attempt = Try::NextBlock,
-                    Try::Behind | Try::NextBlock => self.attempt = Try::NextSegment,
+                    Try::Behind => self.attempt = Try::NextBlock,
+                    Try::NextBlock => self.attempt = Try::NextSegment,
                     Try::NextSegment => break,
                 },
             }
@@ -470,7 +470,8 @@ impl Recovery {
         // The chain ends here. Is there anybody who knows of more?
         self.stage = Stage::Search;
         let upto = self.head + self.search_bytes;
-        for segment in self.live.iter().filter(|segment| segment.end() > self.head && segment.base < upto) {
+        for segment in &self.live {
+            // Nothing, of those that lie before the end or too far behind it.
             let from = self.head.max(segment.base + SEGMENT_HEADER_BYTES);
             self.searches.push_back((from, segment.end().min(upto.next_multiple_of(BLOCK_BYTES))));
         }
