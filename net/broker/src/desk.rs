@@ -41,6 +41,8 @@ use crate::stats::Stats;
 
 /// The first catalog that the cores get is not a change of the registrar's: those count from 1.
 const CHANGE_RECOVERED: u64 = 0;
+/// What is said to requests of a broker that stops.
+const STOPPING: &str = "the broker is shutting down";
 
 /// What the desk wants of the loop, besides operations.
 #[derive(Clone, Debug)]
@@ -174,7 +176,7 @@ impl Desk {
     /// Takes a request from a connection of this core: serves it, or sends it to its owner.
     pub fn take(&mut self, header: &mut Header, body: &[u8], reply: ReplyTo, peer: Peer, fast: bool, now_ms: u64) {
         if self.stopping {
-            return self.refuse(&reply, response::SERVICE_NOT_AVAILABLE, "the broker is shutting down");
+            return self.refuse(&reply, response::SERVICE_NOT_AVAILABLE, STOPPING);
         }
         if fast && !is_served_fast(header.code) {
             return self.refuse_code(&reply);
@@ -239,6 +241,10 @@ impl Desk {
     /// Takes mail that is not about sockets.
     pub fn on_mail(&mut self, mail: Mail, now_ms: u64) {
         match mail {
+            // What it would change might not be written down any more.
+            Mail::Request(request) if self.stopping => {
+                self.refuse(&request.reply, response::SERVICE_NOT_AVAILABLE, STOPPING);
+            }
             Mail::Request(mut request) => {
                 // Placed again: a topic that was made meanwhile has an owner now.
                 let core = self.place(&mut request.header).core(self.index, self.settings.cores);
@@ -282,7 +288,13 @@ impl Desk {
             Mail::Watch(watch) => self.watch(*watch, now_ms),
             Mail::Stir(line) => self.stir(&line),
             Mail::Fresh { topic, group } => self.on_fresh(topic, &group),
-            Mail::Acks(acks) => self.ack_all(acks, now_ms),
+            Mail::Acks(acks) => {
+                self.ack_all(acks, now_ms);
+                if self.stopping {
+                    // They are answered already, by another core.
+                    self.note_accounts(None);
+                }
+            }
             Mail::Revive(revival) => self.put_revival(revival, now_ms),
             Mail::Revived { receipt, ok } => self.on_revived(&receipt, ok, now_ms),
             // The loop takes these itself.

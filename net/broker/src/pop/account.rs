@@ -195,6 +195,23 @@ impl Account {
         }
     }
 
+    /// The queue has lost its end, and what was lent of it: it ends at an offset now.
+    pub fn cut(&mut self, end: u64) {
+        let lost = |(id, loan): (&LoanId, &Loan)| {
+            let offsets: Vec<u64> = loan.unacked(*id).filter(|offset| *offset >= end).collect();
+            offsets.into_iter().map(|offset| (*id, offset)).collect::<Vec<_>>()
+        };
+        for (id, offset) in self.loans.iter().flat_map(lost).collect::<Vec<_>>() {
+            self.ack(id, offset);
+        }
+        self.times.retain(|(offset, _)| *offset < end);
+        self.next = self.next.min(end);
+        self.ahead.retain(|range| range.start < end);
+        if let Some(last) = self.ahead.back_mut() {
+            last.end = last.end.min(end);
+        }
+    }
+
     /// Everything below is done with.
     pub fn floor(&self) -> u64 {
         let unacked = self.loans.iter().filter_map(|(id, loan)| loan.unacked(*id).next());
@@ -598,6 +615,21 @@ mod tests {
         assert_eq!((account.times(11), account.times(13), account.floor()), (0, 2, 13));
         assert_eq!(account.ack(id, 13), Done::Now);
         assert_eq!((account.floor(), account.is_quiet()), (15, true));
+    }
+
+    #[test]
+    fn a_queue_that_lost_its_end_keeps_what_is_left_on_loan() {
+        let mut account = Account::read(&[&5u64.to_be_bytes()[..], &[10, 4, 3, 9]].concat()).unwrap();
+        account.advance(10);
+        let id = account.lend(&[5, 8, 9], 1_000, 2_000, Kind::Plain);
+        account.cut(9);
+        assert_eq!((account.next(), account.floor(), account.out(), account.stretch()), (9, 5, 2, u64::MAX));
+        assert_eq!((account.ack(id, 9), account.ack(id, 8)), (Done::Stale, Done::Now));
+        let mut account = Account::read(&[&5u64.to_be_bytes()[..], &[10, 4, 3, 9]].concat()).unwrap();
+        account.cut(17);
+        assert_eq!((account.next(), account.stretch()), (5, 10));
+        account.advance(15);
+        assert_eq!(account.next(), 17, "what was done with before the end is done with");
     }
 
     #[test]

@@ -126,14 +126,15 @@ impl Desk {
         if is_held || is_over {
             return Visit::Nothing;
         }
-        if pop.is_orderly {
-            // What is lent once more takes no new room.
+        let wanted = (*count as usize).saturating_sub(self.popped.messages.len());
+        let is_full = wanted == 0 || self.popped.bytes >= bytes_max && !self.popped.messages.is_empty();
+        if pop.is_orderly && !is_full {
+            // What is lent once more takes no new room. Who has it keeps it as long as nobody else gets it.
             self.accounts.change(id, now_ms, |account| account.take_back(pop.attempt.as_deref()));
         }
         let account = &self.accounts.get(id).expect("it was found or opened just now").account;
-        let wanted = (*count as usize).saturating_sub(self.popped.messages.len());
         let room = unacked_max.saturating_sub(account.out()).min(wanted);
-        if room == 0 || !has_room || self.popped.bytes >= bytes_max && !self.popped.messages.is_empty() {
+        if is_full || room == 0 || !has_room {
             self.popped.rest += max.saturating_sub(account.next());
             return Visit::Nothing;
         }
@@ -141,7 +142,7 @@ impl Desk {
             account.advance(min);
             if account.next() > max {
                 // The log has lost its end (it may, when it is not flushed at once).
-                account.reset(max);
+                account.cut(max);
             }
         });
         let first = self.popped.messages.len();
