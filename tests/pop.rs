@@ -14,7 +14,7 @@ use tests::client::Client;
 use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
-    asking, commit, committed, create_topic, edge, field, heartbeat, messages, now_ms, number, properties, send,
+    asking, commit, committed, create_topic, edge, field, handles, heartbeat, messages, now_ms, number, properties, send,
     send_as, telling,
 };
 
@@ -60,31 +60,7 @@ struct Got {
 /// Reads an answer as the Java client does: a message without a handle gets one made of the answer's fields.
 fn got(answer: &Command) -> Vec<Got> {
     assert_eq!(answer.header.code, response::SUCCESS, "{answer:?}");
-    let entries = |name| {
-        let text = field(answer, name);
-        let entries = text.split(';').filter(|entry| !entry.is_empty());
-        let entries: Vec<Vec<String>> =
-            entries.map(|entry| entry.split(' ').map(str::to_owned).collect::<Vec<_>>()).collect();
-        let keys: BTreeSet<_> = entries.iter().map(|entry| (entry[0].clone(), entry[1].clone())).collect();
-        assert_eq!(keys.len(), entries.len(), "a queue twice: {text}");
-        entries
-    };
-    let (starts, offsets) = (entries("startOffsetInfo"), entries("msgOffsetInfo"));
-    let words = ["popTime", "invisibleTime", "reviveQid"].map(|name| field(answer, name));
-    let one = |message: StoredMessage<'_>| {
-        let queue = message.queue_id.to_string();
-        let handle = match message.property("POP_CK") {
-            Some(handle) => handle.to_owned(),
-            None => {
-                let kind = if message.topic.starts_with("%RETRY%") { "1" } else { "0" };
-                let of = |entry: &&Vec<String>| entry[0] == kind && entry[1] == queue;
-                let start = &starts.iter().find(of).expect("the queue's start")[2];
-                let known = &offsets.iter().find(of).expect("the queue's offsets")[2];
-                let offset = message.queue_offset.to_string();
-                assert!(known.split(',').any(|known| known == offset), "{offset} in {known}");
-                format!("{start} {} {kind} broker-a {queue} {offset}", words.join(" "))
-            }
-        };
+    let one = |(message, handle): (StoredMessage<'_>, String)| {
         let kind = handle.split(' ').nth(4).expect("a handle has eight words").to_owned();
         Got {
             body: String::from_utf8(message.body.to_vec()).expect("a text"),
@@ -96,7 +72,7 @@ fn got(answer: &Command) -> Vec<Got> {
             properties: message.properties.to_owned(),
         }
     };
-    messages(answer).into_iter().map(one).collect()
+    messages(answer).into_iter().zip(handles(answer)).map(one).collect()
 }
 
 fn bodies_of(got: &[Got]) -> Vec<&str> {

@@ -6,13 +6,14 @@ use std::ops::Range;
 use engine::format::Position;
 use engine::io::Handle;
 use protocol::codes::{request, response};
-use protocol::headers::{EndTransaction, SendBack};
+use protocol::headers::{RecallMessage, SendBack};
 use protocol::ids::OffsetId;
-use protocol::names::{pull_flag, sys_flag};
+use protocol::names::pull_flag;
 use protocol::{Command, Frames, Serialize};
 use tests::words;
 
 use crate::model::{BODY_BYTES_MIN, Glimpse, Place, QUEUES, SlotKey, TAGS};
+use crate::pops::Held;
 use crate::world::{TOPICS, World};
 
 /// Consumer groups.
@@ -23,6 +24,9 @@ const LEVELS_MS: [u64; 4] = [1_000, 2_000, 5_000, 20_000];
 const TRIES_MAX: usize = 300;
 /// Turns within which the audit's questions are answered.
 const TURNS_MAX: usize = 50_000;
+/// A batch of acknowledgements is answered before it has reached every core: so much time passes meanwhile, at most.
+/// Milliseconds.
+const LETTER_MS: u64 = 1_500;
 /// Requests of one client that are not answered.
 const WAITING_MAX: usize = 40;
 
@@ -41,6 +45,27 @@ pub enum Asked {
     },
     Back {
         id: usize,
+    },
+    Recall {
+        id: usize,
+    },
+    Pop {
+        topic: usize,
+        attempt: Option<String>,
+        then: Glimpse,
+    },
+    /// Gifts that somebody is done with.
+    Ack {
+        number: usize,
+    },
+    Acks {
+        numbers: Vec<usize>,
+    },
+    Change {
+        held: Held,
+        /// It comes again then, at the earliest.
+        until_ms: u64,
+        is_orderly: bool,
     },
     Pull {
         topic: usize,
@@ -114,6 +139,10 @@ pub struct Client {
     rude: bool,
     /// Where it reads on.
     cursors: BTreeMap<(usize, u32), u64>,
+    /// What it popped and did not answer for.
+    pub held: Vec<Held>,
+    /// Its attempts to pop in order.
+    pub attempts: u32,
 }
 
 impl Client {
@@ -130,6 +159,8 @@ impl Client {
             slow: false,
             rude: false,
             cursors: BTreeMap::new(),
+            held: Vec::new(),
+            attempts: 0,
         }
     }
 }
@@ -162,7 +193,7 @@ impl World {
         socket
     }
 
-    fn write(&mut self, index: usize, mut command: Command, asked: Asked) -> i32 {
+    pub fn write(&mut self, index: usize, mut command: Command, asked: Asked) -> i32 {
         let socket = self.connect(index);
         let client = &mut self.clients[index];
         client.opaque += 1;
@@ -191,6 +222,9 @@ impl World {
         while let Some(frame) = self.clients[index].frames.cut().expect("the broker writes frames") {
             let answer = Command::decode(frame).expect("the broker writes commands");
             if !answer.header.is_response() {
+                if answer.header.code == request::CHECK_TRANSACTION_STATE {
+                    self.is_asked(index, &answer);
+                }
                 continue;
             }
             let client = &mut self.clients[index];
@@ -206,7 +240,7 @@ impl World {
     }
 
     /// Asks, and waits for the answer. Nothing else may be asked meanwhile.
-    fn ask(&mut self, command: &Command) -> Command {
+    pub fn ask(&mut self, command: &Command) -> Command {
         for tries in 0..TURNS_MAX {
             let opaque = self.write(0, command.clone(), Asked::Itself);
             for _ in 0..TURNS_MAX {
@@ -224,7 +258,7 @@ impl World {
         panic!("no answer to {command:?}");
     }
 
-    fn expect(&mut self, command: &Command) -> Command {
+    pub fn expect(&mut self, command: &Command) -> Command {
         let answer = self.ask(command);
         assert_eq!(answer.header.code, response::SUCCESS, "{command:?} was answered {answer:?}");
         answer
@@ -244,6 +278,12 @@ impl World {
             if self.random.chance(300) && !self.is_all_open() {
                 let (topic, queue) = self.recent_queue();
                 self.ask_end_of(index, topic, queue);
+                continue;
+            }
+            if let Some(manner) = self.manner
+                && self.random.chance(250)
+            {
+                self.act_as_popper(manner, index);
                 continue;
             }
             match self.random.below(100) {
@@ -282,7 +322,7 @@ impl World {
         self.model.topics[topic].name.clone()
     }
 
-    fn length(&mut self) -> usize {
+    pub fn length(&mut self) -> usize {
         let most = match self.random.below(10) {
             _ if self.plan.large => 300_000,
             0 => 100_000,
@@ -328,48 +368,6 @@ impl World {
         };
         let command = if self.random.chance(100) { words::oneway(command) } else { command };
         self.write(index, command, Asked::Send { ids: first..first + count });
-    }
-
-    fn send_half(&mut self, index: usize) {
-        let (topic, queue, length) = (self.topic(), self.random.below(QUEUES.into()) as u32, self.length());
-        let id = self.model.prepare(topic, queue, length);
-        let (name, tag, unique) = (self.name(topic), TAGS[id % TAGS.len()], format!("half-{id}"));
-        let pairs = [("TAGS", tag), ("TRAN_MSG", "true"), ("PGROUP", "producers"), ("UNIQ_KEY", &*unique)];
-        let mut text = String::new();
-        for (name, value) in pairs.into_iter().filter(|(_, value)| !value.is_empty()) {
-            protocol::properties::append(&mut text, name, value);
-        }
-        let queue = i32::try_from(queue).expect("there are four");
-        let command = words::send_as(request::SEND_MESSAGE_V2, &name, queue, &text, &self.model.body(id));
-        self.write(index, command, Asked::Half { id });
-    }
-
-    /// A half message is there: its producer decides, or forgets it.
-    fn decide(&mut self, index: usize, id: usize, answer: &Command) {
-        self.model.promised(id, None);
-        let commit = match self.random.below(10) {
-            0..6 => true,
-            6..9 => false,
-            _ => return,
-        };
-        if commit {
-            self.model.commits(id);
-        }
-        let place = OffsetId::parse(words::field(answer, "msgId")).expect("an id of a message");
-        let header = EndTransaction {
-            producer_group: "producers",
-            tran_state_table_offset: words::number(answer, "queueOffset"),
-            commit_log_offset: place.offset,
-            commit_or_rollback: if commit { sys_flag::TRANSACTION_COMMIT } else { sys_flag::TRANSACTION_ROLLBACK },
-            msg_id: words::field(answer, "transactionId"),
-            ..EndTransaction::default()
-        };
-        let mut command = Command::request(request::END_TRANSACTION);
-        header.push(&mut command.header.fields);
-        // Twice is once.
-        for _ in 0..1 + self.random.below(2) {
-            self.write(index, command.clone(), Asked::Decide { id, commit });
-        }
     }
 
     fn pull(&mut self, index: usize) {
@@ -517,7 +515,7 @@ impl World {
         }
     }
 
-    fn creation(&mut self, topic: usize) -> Command {
+    pub fn creation(&mut self, topic: usize) -> Command {
         let (name, queues) = (self.name(topic), (1 + self.random.below(QUEUES.into())).to_string());
         let fields = [
             ("topic", &*name),
@@ -602,7 +600,7 @@ impl World {
         let code = answer.header.code;
         let is_good = code == response::SUCCESS;
         match asked {
-            Asked::Send { ids } if is_good => self.stored(ids, &answer),
+            Asked::Send { ids } if is_good => self.stored(index, ids, &answer),
             Asked::Send { ids } => match code {
                 response::SYSTEM_BUSY
                 | response::TOPIC_NOT_EXIST
@@ -617,8 +615,19 @@ impl World {
                 response::SERVICE_NOT_AVAILABLE => {}
                 _ => self.model.refused(id),
             },
-            Asked::Decide { id, commit } if is_good && commit => self.model.is_committed(id),
+            Asked::Decide { id, commit } if is_good => self.model.is_decided(id, commit),
             Asked::Decide { .. } => {}
+            Asked::Recall { id } if is_good => self.model.is_recalled(id),
+            Asked::Recall { .. } => {}
+            Asked::Pop { topic, attempt, then } => self.popped(index, topic, attempt, then, &answer),
+            Asked::Ack { number } if is_good => self.loans.acked(number, self.now_ms()),
+            Asked::Acks { numbers } if is_good => {
+                // Other cores may hear of it later.
+                let done_ms = self.now_ms() + LETTER_MS;
+                numbers.into_iter().for_each(|number| self.loans.acked(number, done_ms));
+            }
+            Asked::Ack { .. } | Asked::Acks { .. } => {}
+            Asked::Change { held, until_ms, is_orderly } => self.changed(index, held, until_ms, is_orderly, &answer),
             Asked::Back { id } if is_good => self.model.promised(id, None),
             Asked::Back { .. } => {}
             Asked::Pull { topic, offset, tag, then } => self.pulled(index, topic, offset, tag, then, &answer),
@@ -657,7 +666,7 @@ impl World {
         }
     }
 
-    fn stored(&mut self, ids: Range<usize>, answer: &Command) {
+    fn stored(&mut self, index: usize, ids: Range<usize>, answer: &Command) {
         let first = words::number(answer, "queueOffset").cast_unsigned();
         let queue = u32::try_from(words::number(answer, "queueId")).expect("a queue");
         let positions = words::field(answer, "msgId").split(',').map(|id| {
@@ -669,11 +678,26 @@ impl World {
         for ((id, position), offset) in ids.zip(positions).zip(first..) {
             self.check_shown(position);
             self.model.promised(id, Some(Place { queue, offset, position }));
+            if let Some(handle) = answer.header.fields.get("recallHandle")
+                && self.random.chance(300)
+            {
+                self.recall(index, id, handle);
+            }
         }
     }
 
+    /// A delayed message is never to come.
+    fn recall(&mut self, index: usize, id: usize, handle: &str) {
+        self.model.recalls(id);
+        let name = self.name(self.model.sent[id].topic);
+        let mut command = Command::request(request::RECALL_MESSAGE);
+        let header = RecallMessage { topic: &name, recall_handle: handle, ..RecallMessage::default() };
+        header.push(&mut command.header.fields);
+        self.write(index, command, Asked::Recall { id });
+    }
+
     /// What is answered or shown is safe.
-    fn check_shown(&self, position: Position) {
+    pub fn check_shown(&self, position: Position) {
         let stats = self.stats(position.partition());
         let safe = if self.flush == engine::limits::Flush::Sync { stats.durable } else { stats.written };
         assert!(position.byte() < safe, "{position:?} is told of, above {safe}: {stats:?}");
@@ -738,6 +762,9 @@ impl World {
                 let command = words::heartbeat("client-0", group, &["topic-0"]);
                 self.expect(&command);
             }
+        }
+        if self.manner.is_some() {
+            self.make_group();
         }
         self.quiesce();
     }
@@ -819,6 +846,18 @@ impl World {
         }
     }
 
+    /// One more message in the first queue of the first topic. Returns its number, and that of the request.
+    pub fn send_small(&mut self) -> (usize, i32) {
+        let first = self.model.send(0, 0, &[100], None);
+        let mut text = String::new();
+        let tag = TAGS[first % TAGS.len()];
+        if !tag.is_empty() {
+            protocol::properties::append(&mut text, "TAGS", tag);
+        }
+        let send = words::send_as(request::SEND_MESSAGE_V2, "topic-0", 0, &text, &self.model.body(first));
+        (first, self.write(0, send, Asked::Send { ids: first..first + 1 }))
+    }
+
     /// A message goes from one client to another one that waits for it, and that takes no longer than it must.
     pub fn be_prompt(&mut self) {
         self.sim.borrow_mut().haste = 1000;
@@ -834,14 +873,7 @@ impl World {
         let opaque = self.write(reader, pull, Asked::Pull { topic: 0, offset, tag: None, then });
         (0..100).for_each(|_| self.turn());
         let before_ms = self.now_ms();
-        let first = self.model.send(0, 0, &[100], None);
-        let mut text = String::new();
-        let tag = TAGS[first % TAGS.len()];
-        if !tag.is_empty() {
-            protocol::properties::append(&mut text, "TAGS", tag);
-        }
-        let send = words::send_as(request::SEND_MESSAGE_V2, "topic-0", 0, &text, &self.model.body(first));
-        let sent = self.write(0, send, Asked::Send { ids: first..first + 1 });
+        let (_, sent) = self.send_small();
         while self.clients[0].waiting.contains_key(&sent) || self.clients[reader].waiting.contains_key(&opaque) {
             self.turn();
             let took_ms = self.now_ms() - before_ms;

@@ -5,7 +5,10 @@
 //! `SEED=17 cargo test -p tests --test cores power`; more: `SEEDS=10000`.
 
 mod clients;
+mod loans;
 mod model;
+mod pops;
+mod transactions;
 mod world;
 
 use engine::sim::Faults;

@@ -46,6 +46,20 @@ enum State {
     Refused,
 }
 
+/// What is known of a half message.
+#[derive(Clone, Debug, Default)]
+pub struct Half {
+    /// Whether its producer commits it, once it has said anything.
+    pub mind: Option<bool>,
+    /// It never says anything.
+    pub is_silent: bool,
+    /// How often it was asked.
+    pub checks: u32,
+    /// That it is committed, or rolled back, is promised.
+    committed: bool,
+    rolled_back: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     pub queue: u32,
@@ -70,8 +84,9 @@ pub struct Sent {
     /// The earliest moment of its delivery, for delayed ones. Of a half message the end of time, until it is asked
     /// to commit it.
     pub due_ms: Option<u64>,
-    /// Of a half message, whether it is committed, as far as was promised.
-    committed: Option<bool>,
+    half: Option<Half>,
+    /// It was asked to recall it, and it may never come.
+    recalling: bool,
     state: State,
     pub place: Option<Place>,
     /// It survives the loss of what is not synced.
@@ -139,7 +154,7 @@ impl Model {
     }
 
     /// Whether what was asked then and is answered now is about the topic that there is now.
-    fn is_same(&self, topic: usize, then: Glimpse) -> bool {
+    pub fn is_same(&self, topic: usize, then: Glimpse) -> bool {
         !then.doubtful && self.glimpse(topic) == then
     }
 
@@ -162,8 +177,13 @@ impl Model {
     /// A half message is sent. Returns its number.
     pub fn prepare(&mut self, topic: usize, queue: u32, length: usize) -> usize {
         let id = self.send(topic, queue, &[length], Some(u64::MAX));
-        self.sent[id].committed = Some(false);
+        self.sent[id].half = Some(Half::default());
         id
+    }
+
+    /// What is known of a half message.
+    pub fn half(&mut self, id: usize) -> &mut Half {
+        self.sent[id].half.as_mut().unwrap_or_else(|| panic!("message {id} is no half message"))
     }
 
     /// It is asked to commit a half message: from now on it may be seen.
@@ -171,9 +191,20 @@ impl Model {
         self.sent[id].due_ms = Some(0);
     }
 
-    /// A half message is committed.
-    pub fn is_committed(&mut self, id: usize) {
-        self.sent[id].committed = Some(true);
+    /// A half message is committed, or rolled back.
+    pub fn is_decided(&mut self, id: usize, commit: bool) {
+        let half = self.half(id);
+        (half.committed, half.rolled_back) = (commit, !commit);
+    }
+
+    /// It is asked to recall a delayed message.
+    pub fn recalls(&mut self, id: usize) {
+        self.sent[id].recalling = true;
+    }
+
+    /// A delayed message is recalled: it never comes.
+    pub fn is_recalled(&mut self, id: usize) {
+        self.refused(id);
     }
 
     /// A message is handed back, so that it comes again in `topic`. `None`: it was handed back before.
@@ -201,7 +232,8 @@ impl Model {
             life,
             sure: !doubtful,
             due_ms,
-            committed: None,
+            half: None,
+            recalling: false,
             state: State::Unknown,
             place: None,
             certain: false,
@@ -227,6 +259,11 @@ impl Model {
         }
     }
 
+    /// Whether the broker promised a message.
+    pub fn is_promised(&self, id: usize) -> bool {
+        self.sent[id].state == State::Promised
+    }
+
     /// The broker said that it does not store a message.
     pub fn refused(&mut self, id: usize) {
         self.sent[id].state = State::Refused;
@@ -248,18 +285,31 @@ impl Model {
         }
     }
 
+    /// The number in a message's body, if that is whole.
+    pub fn recognize(&self, message: &StoredMessage<'_>) -> usize {
+        let head = message.body.first_chunk::<BODY_BYTES_MIN>().expect("our bodies are longer");
+        let body = u64::from_be_bytes(*head.first_chunk().expect("eight bytes"));
+        let id = body as usize;
+        let sent = self.sent.get(id).unwrap_or_else(|| panic!("message {id} was never sent: {message:?}"));
+        assert!(is_body_of(message.body, body, sent.length), "message {id} has another body");
+        assert_eq!(message.flag, FLAG, "message {id} has another flag");
+        let tag = TAGS[id % TAGS.len()];
+        assert_eq!(message.property("TAGS").unwrap_or(""), tag, "message {id} has another tag");
+        id
+    }
+
+    /// The message at an offset of the topic that there is now, if that is known.
+    pub fn id_at(&self, topic: usize, queue: u32, offset: u64) -> Option<usize> {
+        self.places.get(&(topic, self.topics[topic].life, queue, offset)).copied()
+    }
+
     /// A message was shown in a topic to somebody who asked when it was as in `then`. Returns its number.
     pub fn saw(&mut self, topic: usize, message: &StoredMessage<'_>, then: Glimpse) -> usize {
         let name = &self.topics[topic].name;
-        let head = message.body.first_chunk::<BODY_BYTES_MIN>().expect("our bodies are longer");
-        let body = u64::from_be_bytes(*head.first_chunk().expect("eight bytes"));
-        let id = self.backs.get(&(topic, body)).copied().unwrap_or(body as usize);
-        let sent = self.sent.get(id).unwrap_or_else(|| panic!("message {id} of {name} was never sent"));
+        let body = self.recognize(message);
+        let id = self.backs.get(&(topic, body as u64)).copied().unwrap_or(body);
+        let sent = &self.sent[id];
         assert_eq!((message.topic, sent.topic), (name.as_str(), topic), "message {id} is in another topic");
-        assert!(is_body_of(message.body, body, sent.length), "message {id} has another body");
-        assert_eq!(message.flag, FLAG, "message {id} has another flag");
-        let tag = TAGS[body as usize % TAGS.len()];
-        assert_eq!(message.property("TAGS").unwrap_or(""), tag, "message {id} has another tag");
         assert_ne!(sent.state, State::Refused, "message {id} was refused, and is there: {sent:?}");
         assert!(!sent.gone, "message {id} came back from the dead: {sent:?}");
         let early = sent.due_ms.is_some_and(|due_ms| message.store_timestamp.cast_unsigned() < due_ms);
@@ -439,8 +489,13 @@ impl Model {
             }
         }
         // What was decided may be lost, too.
-        for sent in self.sent.iter_mut().filter(|sent| sent.committed.is_some()) {
-            sent.committed = Some(false);
+        for sent in &mut self.sent {
+            if let Some(half) = &mut sent.half {
+                (half.committed, half.rolled_back) = (false, false);
+            }
+            if sent.recalling {
+                sent.state = State::Unknown;
+            }
         }
         // It is kept; that it was delivered may be lost, and it is delivered again.
         for sent in self.sent.iter_mut().filter(|sent| sent.certain && sent.due_ms.is_some()) {
@@ -538,8 +593,8 @@ impl Model {
             let is_due = sent.due_ms.zip(due_ms).is_some_and(|(due_ms, now_ms)| due_ms <= now_ms);
             let wanted = match sent.due_ms {
                 Some(_) => {
-                    let is_decided = sent.committed.is_none_or(|committed| committed);
-                    sent.place.is_some() || sent.state == State::Promised && is_due && is_decided
+                    let comes = !sent.recalling && sent.half.as_ref().is_none_or(|half| half.committed);
+                    sent.place.is_some() || sent.state == State::Promised && is_due && comes
                 }
                 None => sent.place.is_some() || sent.state == State::Promised,
             };
@@ -549,6 +604,29 @@ impl Model {
         }
         for (batch, (there, all)) in batches {
             assert!(there == 0 || there == all, "of batch {batch}, {there} of {all} messages are there");
+        }
+    }
+
+    /// All topics were read, and nothing is undecided: `found` is given up. `is_whole`: no log was cut at its old end.
+    pub fn audit_halves(&self, found: &BTreeSet<usize>, is_whole: bool) {
+        for (id, sent) in self.sent.iter().enumerate() {
+            let is_found = found.contains(&id);
+            let Some(half) = &sent.half else {
+                assert!(!is_found, "message {id} is no half message, and is given up: {sent:?}");
+                continue;
+            };
+            let is_there = sent.place.is_some();
+            let is_decided = half.committed || half.rolled_back || is_there;
+            assert!(!is_found || !is_decided, "message {id} is decided, and given up: {sent:?}");
+            let topic = &self.topics[sent.topic];
+            let lives = sent.sure && sent.life == topic.life && !topic.doubtful;
+            let ends = match half.mind {
+                None => is_found,
+                Some(true) => is_found || is_there,
+                Some(false) => true,
+            };
+            let must = is_whole && lives && sent.state == State::Promised;
+            assert!(ends || !must, "message {id} is neither decided nor given up: {sent:?}");
         }
     }
 

@@ -20,7 +20,10 @@ use engine::partition::{Partition, Stats};
 use engine::sim::{Faults, Random, Side, Sim};
 
 use crate::clients::{Client, GROUPS};
+use crate::loans::Loans;
 use crate::model::Model;
+use crate::pops::Manner;
+use crate::transactions::{CHECKS_MAX, INTERVAL_MS, TIMEOUT_MS};
 
 const MIB: u64 = 1 << 20;
 const SEGMENT_BYTES: u64 = 16 * MIB;
@@ -67,6 +70,9 @@ pub struct World {
     pub random: Random,
     pub sim: Rc<RefCell<Sim>>,
     pub model: Model,
+    /// The group that pops, and what it was given.
+    pub manner: Option<Manner>,
+    pub loans: Loans,
     pub clients: Vec<Client>,
     /// Nothing fails: whatever is refused has no excuse.
     pub calm: bool,
@@ -88,6 +94,8 @@ pub struct World {
     reasons: BTreeMap<u16, String>,
     /// The last life ended by a power cut: what was not synced may be lost.
     lossy: bool,
+    /// Some life has.
+    pub was_lossy: bool,
     /// The most that was ever accepted, by partition.
     longest: Vec<u64>,
     /// Whether a log was being read when it was looked at last and not open, by partition.
@@ -124,6 +132,10 @@ impl World {
         settings.limits.connection_requests = [4, 32, 1024][random.below(3) as usize];
         settings.limits.pull_messages = [3, 32][random.below(2) as usize];
         settings.limits.parked_pulls = [2, 1000][random.below(2) as usize];
+        settings.limits.pop_unacked = [32, 10_000][random.below(2) as usize];
+        settings.pop_retry_v2 = random.chance(300);
+        (settings.transaction_timeout_ms, settings.transaction_check_interval_ms) = (TIMEOUT_MS, INTERVAL_MS);
+        settings.transaction_check_max = CHECKS_MAX;
         let chunk_bytes = if plan.large { 1 << 20 } else { 256 << 10 };
         let chunks = (6 + random.below(8) as usize) * usize::from(partitions);
         let regions = (0..3).map(|_| Region::new(chunks, chunk_bytes).expect("memory")).collect::<Vec<_>>();
@@ -150,6 +162,8 @@ impl World {
         let clients = 1 + random.below(4) as usize;
         World {
             model: Model::new(topics.chain(retries)),
+            manner: Manner::of(plan.seed),
+            loans: Loans::new(plan.faults != Faults::default() || plan.space.is_some()),
             clients: (0..clients).map(|number| Client::new(number, &mut random)).collect(),
             calm: false,
             flush,
@@ -166,6 +180,7 @@ impl World {
             closed: None,
             reasons: BTreeMap::new(),
             lossy: false,
+            was_lossy: false,
             longest: vec![0; usize::from(partitions)],
             reads: vec![false; usize::from(partitions)],
             trace: 0,
@@ -220,8 +235,14 @@ impl World {
         self.audit(None);
         self.quiesce();
         self.be_prompt();
+        self.be_asked();
         self.quiesce();
-        self.audit(Some(last_ms));
+        let found = self.audit(Some(last_ms));
+        self.audit_halves();
+        if let Some(manner) = self.manner {
+            self.drain(manner, &found);
+            self.be_prompt_to_poppers(manner);
+        }
         for _ in 0..self.plan.rot {
             self.rot();
         }
@@ -243,6 +264,16 @@ impl World {
         if self.traced {
             println!("{} {}", self.now_ms() - 1_700_000_000_000, what());
         }
+    }
+
+    /// How many partitions there are.
+    pub fn partitions(&self) -> u16 {
+        self.settings.partitions
+    }
+
+    /// How they do.
+    pub fn all_stats(&self) -> impl Iterator<Item = Stats> + '_ {
+        (0..self.settings.partitions).map(|partition| self.stats(partition))
     }
 
     /// How a partition does.
@@ -361,6 +392,7 @@ impl World {
                 // It waits three seconds for the disk.
                 if !failed && took_ms < 2_900 {
                     self.model.ended_well();
+                    self.loans.is_durable();
                 }
                 return;
             }
@@ -389,7 +421,9 @@ impl World {
         }
         let lossy = cut && self.flush != Flush::Sync;
         self.lossy |= lossy;
+        self.was_lossy |= lossy;
         self.model.ended(lossy);
+        self.loans.ended();
     }
 
     /// Nothing fails any more.
@@ -486,6 +520,7 @@ impl World {
                 from_ms = self.now_ms();
             } else if quiet && still && self.now_ms() > from_ms + 2_500 {
                 self.model.is_durable();
+                self.loans.is_durable();
                 self.settle_offsets();
                 return;
             }
@@ -511,8 +546,10 @@ impl World {
         })
     }
 
-    /// Looks at everything there is. Nothing else goes on meanwhile. `due_ms`: what is due by then is there.
-    fn audit(&mut self, due_ms: Option<u64>) {
+    /// Looks at everything there is, and returns it. Nothing else goes on meanwhile. `due_ms`: what is due by then is
+    /// there.
+    fn audit(&mut self, due_ms: Option<u64>) -> BTreeSet<usize> {
+        let mut all = BTreeSet::new();
         let faults = std::mem::take(&mut self.sim.borrow_mut().faults);
         let space = std::mem::replace(&mut self.sim.borrow_mut().space, 1 << 40);
         for _ in 0..TURNS_MAX {
@@ -538,11 +575,13 @@ impl World {
             // What was delivered and not seen may be in what was cut off.
             let due_ms = due_ms.filter(|_| floors.iter().all(|floor| *floor == 0));
             self.model.audit(topic, &found, &ends, self.lossy, &retired, due_ms);
+            all.extend(found.into_iter().filter(|_| topic < TOPICS));
         }
         self.settle_offsets();
         self.lossy = false;
         let mut sim = self.sim.borrow_mut();
         (sim.faults, sim.space) = (faults, space);
+        all
     }
 
     fn check_floors(&self, floors: &[u64]) {

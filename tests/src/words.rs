@@ -1,5 +1,7 @@
 //! The requests that tests make, and what they read in answers.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use protocol::bodies::{self, ConsumerData, HeartbeatData, MessageQueue, ProducerData, SubscriptionData};
 use protocol::codes::{request, response};
@@ -182,6 +184,35 @@ pub fn number(command: &Command, name: &str) -> i64 {
 /// The messages of a body, each whole by its checksum.
 pub fn messages(command: &Command) -> Vec<StoredMessage<'_>> {
     records(&command.body).map(|record| record.expect("a whole record")).collect()
+}
+
+/// The handles of the messages that a pop's answer has. As for the Java client, a message without one gets one made of
+/// the answer's fields.
+pub fn handles(answer: &Command) -> Vec<String> {
+    let entries = |name| {
+        let text = field(answer, name);
+        let entries = text.split(';').filter(|entry| !entry.is_empty());
+        let entries: Vec<Vec<String>> = entries.map(|entry| entry.split(' ').map(str::to_owned).collect()).collect();
+        let keys: BTreeSet<_> = entries.iter().map(|entry| (entry[0].clone(), entry[1].clone())).collect();
+        assert_eq!(keys.len(), entries.len(), "a queue twice: {text}");
+        entries
+    };
+    let (starts, offsets) = (entries("startOffsetInfo"), entries("msgOffsetInfo"));
+    let words = ["popTime", "invisibleTime", "reviveQid"].map(|name| field(answer, name));
+    let one = |message: StoredMessage<'_>| {
+        if let Some(handle) = message.property("POP_CK") {
+            return handle.to_owned();
+        }
+        let queue = message.queue_id.to_string();
+        let kind = if message.topic.starts_with("%RETRY%") { "1" } else { "0" };
+        let of = |entry: &&Vec<String>| entry[0] == kind && entry[1] == queue;
+        let start = &starts.iter().find(of).expect("the queue's start")[2];
+        let known = &offsets.iter().find(of).expect("the queue's offsets")[2];
+        let offset = message.queue_offset.to_string();
+        assert!(known.split(',').any(|known| known == offset), "{offset} in {known}");
+        format!("{start} {} {kind} broker-a {queue} {offset}", words.join(" "))
+    };
+    messages(answer).into_iter().map(one).collect()
 }
 
 /// All messages of a queue from an offset on, up to its end, one behind the other.

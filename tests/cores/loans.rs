@@ -1,0 +1,216 @@
+//! What the members of one group were given by pops, and what must hold because of it. It knows nothing of cores,
+//! disks and sockets, and of the broker only what was answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How often a message of this group comes again before it is dead.
+pub const RETRIES_MAX: i32 = 2;
+
+/// Where a message was given from: in its topic, or in a retry topic where it was written again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Source {
+    pub topic: String,
+    pub queue: i32,
+    pub offset: i64,
+}
+
+/// One message that somebody was given, once.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// The number in its body.
+    pub id: usize,
+    pub source: Source,
+    /// When, by the broker's clock.
+    pub pop_ms: u64,
+    /// Nobody else gets it before.
+    until_ms: u64,
+    /// Who asks with the same text may get it again.
+    attempt: Option<String>,
+    /// The life of the broker that gave it.
+    life: u32,
+    /// It was acknowledged; the broker may have heard of it.
+    is_asked: bool,
+    /// It has, while nobody else could have the message.
+    is_acked: bool,
+    /// So did the disk.
+    is_certain: bool,
+    /// Another time was asked for: the handle may be another one.
+    is_changing: bool,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Loans {
+    given: Vec<Given>,
+    by_id: BTreeMap<usize, Vec<usize>>,
+    /// Orderly: what was given in this life from a queue, by its topic, which one of this name that is, and its number.
+    by_queue: BTreeMap<(String, u32, i32), Vec<usize>>,
+    /// Attempts that were asked for more than once.
+    repeated: BTreeSet<String>,
+    life: u32,
+    /// A life has ended, or a disk failed, between two steps: a message may be in two places.
+    is_twofold: bool,
+}
+
+impl Loans {
+    /// Of a group that keeps the order or not. `is_failing`: logs may close and be read again.
+    pub fn new(is_failing: bool) -> Loans {
+        Loans { is_twofold: is_failing, ..Loans::default() }
+    }
+
+    /// One that was given.
+    pub fn of(&self, number: usize) -> &Given {
+        &self.given[number]
+    }
+
+    /// A member was given a message that had come in vain `times` times, until a moment. Returns the number of this
+    /// gift.
+    pub fn give(
+        &mut self,
+        id: usize,
+        source: Source,
+        (pop_ms, until_ms): (u64, u64),
+        attempt: Option<String>,
+        times: i32,
+    ) -> usize {
+        assert!(times <= RETRIES_MAX, "message {id} comes for the {times}th time again: {source:?}");
+        // Who asks once more may get it once more, for another time.
+        let is_once = attempt.as_ref().is_none_or(|attempt| !self.repeated.contains(attempt));
+        let until_ms = if is_once { until_ms } else { pop_ms };
+        let given = Given {
+            id,
+            source,
+            pop_ms,
+            until_ms,
+            attempt,
+            life: self.life,
+            is_asked: false,
+            is_acked: false,
+            is_certain: false,
+            is_changing: false,
+        };
+        for other in self.by_id.get(&id).into_iter().flatten().map(|number| &self.given[*number]) {
+            let is_same = other.source == given.source;
+            let is_over = other.life == self.life && other.is_acked && pop_ms >= other.pop_ms;
+            assert!(!is_over || !is_same && self.is_twofold, "acknowledged, and given again: {other:?}, {given:?}");
+            let is_done = other.life < self.life && other.is_certain && is_same;
+            assert!(!is_done, "acknowledged durably, and given again: {other:?}, {given:?}");
+            if is_same {
+                self.check_apart(other, &given);
+            }
+        }
+        let number = self.given.len();
+        self.by_id.entry(id).or_default().push(number);
+        self.given.push(given);
+        number
+    }
+
+    /// What was given from a queue in order: nothing before it is left, and nobody else has something of the queue.
+    pub fn give_in_order(&mut self, numbers: &[usize], topic_life: u32, id_at: &dyn Fn(i64) -> Option<usize>) {
+        let Some(first) = numbers.first() else { return };
+        let Source { topic, queue, .. } = self.given[*first].source.clone();
+        let queue_of = self.by_queue.entry((topic, topic_life, queue)).or_default();
+        let before = queue_of.clone();
+        queue_of.extend(numbers);
+        for number in numbers {
+            for other in before.iter().map(|other| &self.given[*other]) {
+                self.check_apart(other, &self.given[*number]);
+            }
+        }
+        let offsets: Vec<i64> = numbers.iter().map(|number| self.given[*number].source.offset).collect();
+        assert!(offsets.is_sorted_by(|one, two| one < two), "not in order: {offsets:?}");
+        let mut wanted = offsets.iter().copied().peekable();
+        for offset in 0..=offsets[offsets.len() - 1] {
+            if wanted.next_if_eq(&offset).is_some() {
+                continue;
+            }
+            let Some(id) = id_at(offset) else { continue };
+            assert!(self.may_be_done(id), "{offset} with message {id} is left, and {offsets:?} were given");
+        }
+    }
+
+    /// Two gifts that must not overlap.
+    fn check_apart(&self, one: &Given, two: &Given) {
+        let is_again = one.attempt.is_some() && one.attempt == two.attempt;
+        if one.life != two.life || is_again {
+            return;
+        }
+        let (first, second) = if one.pop_ms <= two.pop_ms { (one, two) } else { (two, one) };
+        let is_apart = first.is_asked || first.until_ms <= second.pop_ms;
+        assert!(is_apart, "two have it at once: {first:?}, {second:?}");
+    }
+
+    /// Whether the broker may have heard that somebody is done with a message.
+    fn may_be_done(&self, id: usize) -> bool {
+        self.by_id.get(&id).into_iter().flatten().any(|number| self.given[*number].is_asked)
+    }
+
+    /// Somebody asks with an attempt that was used before.
+    pub fn repeat(&mut self, attempt: &str) {
+        self.repeated.insert(attempt.to_owned());
+        let is_again = |given: &&mut Given| given.attempt.as_deref() == Some(attempt);
+        self.given.iter_mut().filter(is_again).for_each(|given| given.until_ms = given.pop_ms);
+    }
+
+    /// It is said that somebody is done with it.
+    pub fn ask(&mut self, number: usize) {
+        self.given[number].is_asked = true;
+    }
+
+    /// Whether it was given in this life.
+    pub fn is_recent(&self, number: usize) -> bool {
+        self.given[number].life == self.life
+    }
+
+    /// That was answered, and done by now.
+    pub fn acked(&mut self, number: usize, now_ms: u64) {
+        let given = &mut self.given[number];
+        // Whose time is over has nothing to say any more, and is told the same.
+        given.is_acked |= given.life == self.life && now_ms < given.until_ms && !given.is_changing;
+    }
+
+    /// It is said that it shall come again at `until_ms` at the earliest.
+    pub fn ask_change(&mut self, number: usize, until_ms: u64) {
+        let given = &mut self.given[number];
+        given.until_ms = given.until_ms.min(until_ms);
+        given.is_changing = true;
+    }
+
+    /// So it is, under a handle of this time. Returns the number of this gift.
+    pub fn changed(&mut self, number: usize, times: (u64, u64), is_orderly: bool) -> usize {
+        let given = &mut self.given[number];
+        assert_eq!(given.life, self.life, "a handle of another life means nothing: {given:?}");
+        if is_orderly {
+            // The handle stays.
+            given.until_ms = times.1;
+            return number;
+        }
+        given.until_ms = given.pop_ms;
+        let Given { id, source, attempt, .. } = given.clone();
+        self.give(id, source, times, attempt, 0)
+    }
+
+    /// The process ended.
+    pub fn ended(&mut self) {
+        self.given.iter_mut().for_each(|given| given.is_acked = false);
+        self.by_queue.clear();
+        self.life += 1;
+        self.is_twofold = true;
+    }
+
+    /// All was quiet, and everything is durable.
+    pub fn is_durable(&mut self) {
+        self.given.iter_mut().for_each(|given| given.is_certain |= given.is_acked);
+    }
+
+    /// The group has taken what there was and acknowledged it: of what was `found` in the topics nothing is missing.
+    pub fn check(&self, found: &BTreeSet<usize>, dead: &BTreeSet<usize>) {
+        for id in found.difference(dead) {
+            let mine = self.by_id.get(id).into_iter().flatten().map(|number| &self.given[*number]);
+            let Some(last) = mine.max_by_key(|given| (given.life, given.pop_ms, given.is_asked)) else {
+                panic!("message {id} was given to nobody");
+            };
+            assert!(last.is_asked, "nobody is done with message {id}, and it does not come again: {last:?}");
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! Consumers that pop: what they ask, what they keep and forget, and how they answer for what they were given.
+
+use std::collections::BTreeSet;
+
+use protocol::bodies::{self, BatchAck, BatchAcks, BitSet};
+use protocol::codes::{request, response};
+use protocol::headers::{AckMessage, ChangeInvisibleTime, Notification, PopMessage};
+use protocol::{Command, names};
+use tests::words;
+
+use crate::clients::Asked;
+use crate::loans::{RETRIES_MAX, Source};
+use crate::model::{Glimpse, QUEUES, TAGS};
+use crate::world::{TOPICS, World};
+
+/// The group that pops.
+pub const POPPERS: &str = "poppers";
+/// For how long messages are lent, in ms. The last one is what the end of a run waits for.
+const INVISIBLE_MS: [u64; 3] = [400, 3_000, 10_000];
+/// Longer than anything lasts.
+const LONG_MS: i64 = 600_000;
+/// What one client keeps of what it was given.
+const HELD_MAX: usize = 100;
+/// Times that a group asks for what is left, at the end.
+const ROUNDS_MAX: usize = 20;
+/// A handle's time before all times.
+const NEVER_MS: i64 = 1_600_000_000_000;
+
+/// What the group of a run is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// It takes everything.
+    Plain,
+    /// It wants one tag.
+    Tagged,
+    /// It keeps the order of each queue.
+    Orderly,
+}
+
+/// A message that a client was given, and its handle.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The number of the gift.
+    pub number: usize,
+    source: Source,
+    /// The topic that was asked for.
+    topic: String,
+    handle: String,
+}
+
+impl Manner {
+    /// The group of a run, by its seed; some runs have none.
+    pub fn of(seed: u64) -> Option<Manner> {
+        [None, Some(Manner::Plain), Some(Manner::Tagged), Some(Manner::Orderly), Some(Manner::Plain)][seed as usize % 5]
+    }
+
+    /// Whether it wants a message.
+    fn wants(self, id: usize) -> bool {
+        self != Manner::Tagged || TAGS[id % TAGS.len()] == TAGS[0]
+    }
+}
+
+/// What they do.
+impl World {
+    /// A client of the group does something.
+    pub fn act_as_popper(&mut self, manner: Manner, index: usize) {
+        match self.random.below(100) {
+            0..40 => self.pop(manner, index),
+            40..70 => self.ack(index),
+            70..80 => self.ack_many(index),
+            80..92 => self.change(manner, index),
+            92..94 => self.forge(index),
+            94..97 => self.notice(index),
+            // It dies, and what it had is nobody's.
+            _ => self.clients[index].held.clear(),
+        }
+    }
+
+    fn pop(&mut self, manner: Manner, index: usize) {
+        let topic = self.random.below(TOPICS as u64) as usize;
+        let queue = if self.random.chance(600) { -1 } else { self.random.below(QUEUES.into()) as i32 };
+        let count = 1 + self.random.below(32) as i32;
+        let invisible_ms = INVISIBLE_MS[self.random.below(3) as usize];
+        let poll_ms = [0, 0, 500, 5_000][self.random.below(4) as usize];
+        let mut attempt = None;
+        if manner == Manner::Orderly && self.random.chance(500) {
+            let client = &mut self.clients[index];
+            if self.random.chance(300) {
+                self.loans.repeat(&attempt_of(index, client.attempts));
+            } else {
+                client.attempts += 1;
+            }
+            attempt = Some(attempt_of(index, client.attempts));
+        }
+        self.pop_as(manner, index, topic, queue, (count, invisible_ms, poll_ms), attempt);
+    }
+
+    fn pop_as(
+        &mut self,
+        manner: Manner,
+        index: usize,
+        topic: usize,
+        queue: i32,
+        (count, invisible_ms, poll_ms): (i32, u64, i64),
+        attempt: Option<String>,
+    ) -> i32 {
+        let name = self.model.topics[topic].name.clone();
+        let header = PopMessage {
+            consumer_group: POPPERS,
+            topic: &name,
+            queue_id: queue,
+            max_msg_nums: count,
+            invisible_time: invisible_ms.cast_signed(),
+            poll_time: poll_ms,
+            expression_type: (manner == Manner::Tagged).then_some("TAG"),
+            expression: (manner == Manner::Tagged).then_some(TAGS[0]),
+            order: manner == Manner::Orderly,
+            attempt_id: attempt.as_deref(),
+            ..PopMessage::default()
+        };
+        let mut command = Command::request(request::POP_MESSAGE);
+        header.push(&mut command.header.fields);
+        let then = self.model.glimpse(topic);
+        self.write(index, command, Asked::Pop { topic, attempt, then })
+    }
+
+    /// One of those that a client has, perhaps for ever.
+    fn held(&mut self, index: usize) -> Option<Held> {
+        let stays = self.random.chance(100);
+        let held = &mut self.clients[index].held;
+        let at = self.random.below(held.len().max(1) as u64) as usize;
+        let one = held.get(at)?.clone();
+        if !stays {
+            held.swap_remove(at);
+        }
+        Some(one)
+    }
+
+    fn ack(&mut self, index: usize) {
+        let Some(held) = self.held(index) else { return };
+        self.ack_as(index, &held);
+    }
+
+    fn ack_as(&mut self, index: usize, held: &Held) {
+        self.loans.ask(held.number);
+        let command = ack_of(&held.source, &held.handle);
+        self.write(index, command, Asked::Ack { number: held.number });
+    }
+
+    /// Everything that a client has of one loan, or of a few, in one request.
+    fn ack_many(&mut self, index: usize) {
+        let count = 1 + self.random.below(3) as usize;
+        let mut loans: Vec<String> = Vec::new();
+        let held = &mut self.clients[index].held;
+        let some: Vec<Held> = held
+            .extract_if(.., |held| {
+                let loan = loan_of(held);
+                if loans.len() < count && !loans.contains(&loan) {
+                    loans.push(loan.clone());
+                }
+                loans.contains(&loan)
+            })
+            .collect();
+        self.ack_all(index, &some);
+    }
+
+    fn ack_all(&mut self, index: usize, some: &[Held]) {
+        let mut acks: Vec<(String, BatchAck)> = Vec::new();
+        for held in some {
+            self.loans.ask(held.number);
+            let loan = loan_of(held);
+            let words: Vec<&str> = held.handle.split(' ').collect();
+            let number = |at: usize| words[at].parse::<i64>().expect("a number");
+            let distance = usize::try_from(held.source.offset - number(0)).expect("it is behind the first");
+            if let Some((_, ack)) = acks.iter_mut().find(|(other, _)| *other == loan) {
+                let mut bits: BTreeSet<usize> = (0..8 * ack.bits.0.len()).filter(|bit| ack.bits.get(*bit as u64)).collect();
+                bits.insert(distance);
+                ack.bits = BitSet::of(bits);
+                continue;
+            }
+            let ack = BatchAck {
+                bits: BitSet::of([distance]),
+                consumer_group: POPPERS.to_owned(),
+                invisible_time: number(2),
+                pop_time: number(1),
+                queue_id: held.source.queue,
+                retry: words[4].to_owned(),
+                revive_queue_id: number(3) as i32,
+                start_offset: number(0),
+                topic: held.topic.clone(),
+            };
+            acks.push((loan, ack));
+        }
+        if acks.is_empty() {
+            return;
+        }
+        let acks = acks.into_iter().map(|(_, ack)| ack).collect();
+        let body = bodies::encode(&BatchAcks { acks, broker_name: "broker-a".to_owned() });
+        let numbers = some.iter().map(|held| held.number).collect();
+        self.write(index, words::telling(request::BATCH_ACK_MESSAGE, &[], body), Asked::Acks { numbers });
+    }
+
+    /// A message shall come again at another time.
+    fn change(&mut self, manner: Manner, index: usize) {
+        let Some(held) = self.held(index) else { return };
+        let invisible_ms = self.random.below(4_000);
+        let suspend = self.random.chance(300);
+        let until_ms = self.now_ms() + invisible_ms;
+        self.loans.ask_change(held.number, until_ms);
+        let mut command = Command::request(request::CHANGE_MESSAGE_INVISIBLETIME);
+        ChangeInvisibleTime {
+            consumer_group: POPPERS,
+            topic: &held.source.topic,
+            queue_id: held.source.queue,
+            extra_info: &held.handle,
+            offset: held.source.offset,
+            invisible_time: invisible_ms.cast_signed(),
+            suspend,
+        }
+        .push(&mut command.header.fields);
+        self.write(index, command, Asked::Change { held, until_ms, is_orderly: manner == Manner::Orderly });
+    }
+
+    /// A handle that no broker gave to anybody, for what was lent in this life: it means nothing.
+    fn forge(&mut self, index: usize) {
+        let Some(held) = self.held(index).filter(|held| self.loans.is_recent(held.number)) else { return };
+        let mut words: Vec<String> = held.handle.split(' ').map(str::to_owned).collect();
+        match self.random.below(3) {
+            0 => words[1] = NEVER_MS.to_string(),
+            1 => words[5] = "broker-b".to_owned(),
+            _ => words.truncate(self.random.below(6) as usize),
+        }
+        let command = ack_of(&held.source, &words.join(" "));
+        self.write(index, command, Asked::Any);
+    }
+
+    fn notice(&mut self, index: usize) {
+        let topic = self.random.below(TOPICS as u64) as usize;
+        let name = self.model.topics[topic].name.clone();
+        let poll_time = self.random.below(2_000).cast_signed();
+        let asked = Notification { consumer_group: POPPERS, topic: &name, queue_id: -1, poll_time, ..Notification::default() };
+        let mut command = Command::request(request::NOTIFICATION);
+        asked.push(&mut command.header.fields);
+        self.write(index, command, Asked::Any);
+    }
+}
+
+/// What they make of the answers.
+impl World {
+    pub fn popped(&mut self, index: usize, topic: usize, attempt: Option<String>, then: Glimpse, answer: &Command) {
+        let manner = self.manner.expect("somebody popped");
+        if answer.header.code != response::SUCCESS {
+            assert_eq!(answer.body.len(), 0, "{answer:?}");
+            return;
+        }
+        let (pop_ms, invisible_ms) = (words::number(answer, "popTime"), words::number(answer, "invisibleTime"));
+        let times = (pop_ms.cast_unsigned(), (pop_ms + invisible_ms).cast_unsigned());
+        let name = self.model.topics[topic].name.clone();
+        let mut last: Option<Source> = None;
+        let mut numbers = Vec::new();
+        for (message, handle) in words::messages(answer).into_iter().zip(words::handles(answer)) {
+            let kind = handle.split(' ').nth(4).expect("a handle has eight words");
+            let mut from = name.clone();
+            if kind == "0" {
+                self.model.saw(topic, &message, then);
+                self.check_shown(engine::format::Position(message.physical_offset.cast_unsigned()));
+            } else {
+                from.clear();
+                names::pop_retry_topic(&mut from, POPPERS, &name, kind == "2");
+            }
+            let id = self.model.recognize(&message);
+            assert!(manner.wants(id), "message {id} is none that this group wants");
+            let source = Source { topic: from, queue: message.queue_id, offset: message.queue_offset };
+            if let Some(last) = last.filter(|last| (&last.topic, last.queue) == (&source.topic, source.queue)) {
+                assert!(last.offset < source.offset, "a pop is not in order: {last:?}, {source:?}");
+            } else if manner == Manner::Orderly {
+                self.in_order(topic, std::mem::take(&mut numbers), then);
+            }
+            last = Some(source.clone());
+            let number = self.loans.give(id, source.clone(), times, attempt.clone(), message.reconsume_times);
+            numbers.push(number);
+            let held = &mut self.clients[index].held;
+            if held.len() < HELD_MAX {
+                held.push(Held { number, source, topic: name.clone(), handle });
+            }
+        }
+        if manner == Manner::Orderly {
+            self.in_order(topic, numbers, then);
+        }
+    }
+
+    fn in_order(&mut self, topic: usize, numbers: Vec<usize>, then: Glimpse) {
+        let Some(first) = numbers.first() else { return };
+        let queue = self.loans.of(*first).source.queue.cast_unsigned();
+        // What retention or a power cut took from the queue nobody is done with.
+        let is_whole = self.plan.retain.is_none() && self.plan.space.is_none() && !self.was_lossy;
+        if !self.model.is_same(topic, then) {
+            return;
+        }
+        let Self { model, loans, .. } = self;
+        loans.give_in_order(&numbers, model.topics[topic].life, &|offset| {
+            model.id_at(topic, queue, offset.cast_unsigned()).filter(|_| is_whole)
+        });
+    }
+
+    pub fn changed(&mut self, index: usize, held: Held, until_ms: u64, is_orderly: bool, answer: &Command) {
+        if answer.header.code != response::SUCCESS {
+            return;
+        }
+        let pop_ms = words::number(answer, "popTime");
+        let number = self.loans.changed(held.number, (pop_ms.cast_unsigned(), until_ms), is_orderly);
+        let mut handle = held.handle.clone();
+        if !is_orderly {
+            let (offset, invisible) = (held.source.offset, words::number(answer, "invisibleTime"));
+            let rest: Vec<&str> = held.handle.split(' ').skip(3).collect();
+            handle = format!("{offset} {pop_ms} {invisible} {}", rest.join(" "));
+        }
+        self.clients[index].held.push(Held { number, handle, ..held });
+    }
+}
+
+/// The end.
+impl World {
+    /// The group of this run is there, and gives up early.
+    pub fn make_group(&mut self) {
+        let body = format!(r#"{{"groupName":"{POPPERS}","retryMaxTimes":{RETRIES_MAX}}}"#);
+        self.expect(&words::telling(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], body));
+    }
+
+    /// The group takes everything there is and is done with it: of what was `found` in the topics nothing is missing.
+    pub fn drain(&mut self, manner: Manner, found: &BTreeSet<usize>) {
+        self.calm = true;
+        self.clients.iter_mut().for_each(|client| client.held.clear());
+        let mut quiet = 0;
+        for _ in 0..ROUNDS_MAX {
+            // Whatever anybody has is nobody's then.
+            let longest_ms = INVISIBLE_MS[INVISIBLE_MS.len() - 1] + 1_000;
+            self.sim.borrow_mut().advance(longest_ms);
+            let from_ms = self.now_ms();
+            while self.now_ms() < from_ms + 1_500 {
+                self.turn();
+            }
+            quiet = if self.drain_once(manner) { 0 } else { quiet + 1 };
+            if quiet == 2 {
+                break;
+            }
+        }
+        assert_eq!(quiet, 2, "messages come again and again although all of them are acknowledged");
+        // What retention took, and what was written again for a group and lost, nobody was given.
+        if self.plan.retain.is_some() || self.plan.space.is_some() || self.was_lossy {
+            return;
+        }
+        let found: BTreeSet<usize> = found.iter().copied().filter(|id| manner.wants(*id)).collect();
+        let dead = self.dead();
+        self.loans.check(&found, &dead);
+    }
+
+    /// Whether there was something.
+    fn drain_once(&mut self, manner: Manner) -> bool {
+        let mut any = false;
+        for topic in 0..TOPICS {
+            loop {
+                let opaque = self.pop_as(manner, 0, topic, -1, (32, LONG_MS.cast_unsigned(), 0), None);
+                while self.clients[0].waiting.contains_key(&opaque) {
+                    self.turn();
+                }
+                let held = std::mem::take(&mut self.clients[0].held);
+                if held.is_empty() {
+                    break;
+                }
+                any = true;
+                self.ack_all(0, &held);
+                while !self.clients[0].waiting.is_empty() {
+                    self.turn();
+                }
+            }
+        }
+        any
+    }
+
+    /// The dead letters of the group.
+    fn dead(&mut self) -> BTreeSet<usize> {
+        let mut dead = BTreeSet::new();
+        let name = names::dlq_topic(POPPERS);
+        let mut offset = 0;
+        loop {
+            let answer = self.ask(&words::pull(&name, 0, offset));
+            if answer.header.code != response::SUCCESS {
+                let is_end = matches!(answer.header.code, response::PULL_NOT_FOUND | response::TOPIC_NOT_EXIST);
+                assert!(is_end, "{answer:?}");
+                return dead;
+            }
+            for message in words::messages(&answer) {
+                let id = self.model.recognize(&message);
+                assert_eq!(message.reconsume_times, RETRIES_MAX + 1, "message {id} was tried, and is dead");
+                dead.insert(id);
+                offset += 1;
+            }
+        }
+    }
+
+    /// A message goes to a pop that waits for it, and that takes no longer than it must.
+    pub fn be_prompt_to_poppers(&mut self, manner: Manner) {
+        let reader = self.clients.len() - 1;
+        let opaque = self.pop_as(manner, reader, 0, -1, (32, LONG_MS.cast_unsigned(), 30_000), None);
+        (0..100).for_each(|_| self.turn());
+        let before_ms = self.now_ms();
+        let mut first = self.send_small().0;
+        while !manner.wants(first) {
+            first = self.send_small().0;
+        }
+        while !self.clients[reader].held.iter().any(|held| self.loans.of(held.number).id == first) {
+            self.turn();
+            let took_ms = self.now_ms() - before_ms;
+            assert!(took_ms <= crate::world::PROMPT_MS, "a message takes more than {took_ms} ms to a pop that waits");
+        }
+        assert!(!self.clients[reader].waiting.contains_key(&opaque), "this pop got it");
+        let held = std::mem::take(&mut self.clients[reader].held);
+        self.ack_all(reader, &held);
+        while !self.clients[reader].waiting.is_empty() {
+            self.turn();
+        }
+    }
+}
+
+fn attempt_of(index: usize, number: u32) -> String {
+    format!("attempt-{index}-{number}")
+}
+
+/// What a batch names a loan by.
+fn loan_of(held: &Held) -> String {
+    let words: Vec<&str> = held.handle.split(' ').take(2).collect();
+    format!("{} {} {}", held.source.topic, held.source.queue, words.join(" "))
+}
+
+fn ack_of(source: &Source, handle: &str) -> Command {
+    let mut command = Command::request(request::ACK_MESSAGE);
+    AckMessage {
+        consumer_group: POPPERS,
+        topic: &source.topic,
+        queue_id: source.queue,
+        extra_info: handle,
+        offset: source.offset,
+    }
+    .push(&mut command.header.fields);
+    command
+}
