@@ -30,3 +30,4 @@ mod registrar;
 mod runtime;
 mod stats;
 pub mod topics;
+mod waiters;

@@ -1,7 +1,5 @@
 //! Pulls that wait: for a message in their queue (long polling), or for a cold read.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -14,6 +12,7 @@ use crate::catalog::{Group, Subscription, Topic, Wants};
 use crate::inquiry::Inquiry;
 use crate::pop::Pop;
 use crate::pop::accounts::LoanOf;
+use crate::waiters::{Seat, Waiters};
 
 /// A pull, without its request.
 #[derive(Clone, Debug)]
@@ -79,81 +78,51 @@ impl Filter {
 /// Pulls that wait for a message, by queue and by deadline.
 #[derive(Debug)]
 pub struct Parked {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    queues: HashMap<QueueKey, Vec<u32>, RandomState>,
-    deadlines: BinaryHeap<Reverse<(u64, u32, u32)>>,
-    count_max: usize,
-}
-
-#[derive(Debug)]
-struct Slot {
-    generation: u32,
-    pull: Option<Pull>,
+    pulls: Waiters<Pull>,
+    queues: HashMap<QueueKey, Vec<Seat>, RandomState>,
 }
 
 impl Parked {
     /// None yet. `count_max`: `limits.parked_pulls`.
     pub fn new(count_max: usize, seed: u64) -> Parked {
-        Parked {
-            slots: Vec::new(),
-            free: Vec::new(),
-            queues: HashMap::with_hasher(RandomState::with_seed(seed as usize)),
-            deadlines: BinaryHeap::new(),
-            count_max,
-        }
+        let state = RandomState::with_seed(seed as usize);
+        Parked { pulls: Waiters::new(count_max), queues: HashMap::with_hasher(state) }
     }
 
     /// How many wait.
     pub fn count(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.pulls.count()
     }
 
     /// Lets a pull wait until its `until_ms`; gives it back when too many wait already.
     pub fn park(&mut self, pull: Pull) -> Result<(), Pull> {
-        if self.count() >= self.count_max {
+        if !self.pulls.has_room() {
             return Err(pull);
         }
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, pull: None });
-            u32::try_from(self.slots.len() - 1).expect("limits.parked_pulls is far below 2^32")
-        });
-        let slot = &mut self.slots[index as usize];
-        self.queues.entry(pull.key()).or_default().push(index);
-        self.deadlines.push(Reverse((pull.until_ms, index, slot.generation)));
-        slot.pull = Some(pull);
-        // Pulls that were woken leave their deadlines behind: at most as many as wait, and some.
-        if self.deadlines.len() > 2 * self.count() + 1024 {
-            let slots = &self.slots;
-            self.deadlines.retain(|Reverse((_, index, generation))| slots[*index as usize].generation == *generation);
-        }
+        let (queue, until_ms) = (pull.key(), pull.until_ms);
+        let seat = self.pulls.add(pull, until_ms);
+        self.queues.entry(queue).or_default().push(seat);
         Ok(())
     }
 
     /// Takes out those that wait for this queue.
     pub fn wake(&mut self, queue: QueueKey, woken: &mut Vec<Pull>) {
-        for index in self.queues.remove(&queue).unwrap_or_default() {
-            woken.extend(self.release(index));
+        for seat in self.queues.remove(&queue).unwrap_or_default() {
+            woken.extend(self.pulls.take(seat));
         }
     }
 
     /// Takes out those whose time is over.
     pub fn expire(&mut self, now_ms: u64, expired: &mut Vec<Pull>) {
-        while let Some(Reverse((until_ms, index, generation))) = self.deadlines.peek().copied() {
-            let live = self.slots[index as usize].generation == generation;
-            if live && until_ms > now_ms {
-                break;
-            }
-            self.deadlines.pop();
-            if live {
-                expired.extend(self.take(index));
-            }
+        while let Some((seat, pull)) = self.pulls.expire(now_ms) {
+            self.leave(seat, pull.key());
+            expired.push(pull);
         }
     }
 
     /// When the next one's time is over, in ms; perhaps a little early.
     pub fn deadline(&self) -> Option<u64> {
-        self.deadlines.peek().map(|Reverse((until_ms, ..))| *until_ms)
+        self.pulls.deadline()
     }
 
     /// Forgets those of connections that are gone.
@@ -161,10 +130,9 @@ impl Parked {
         if gone.is_empty() || self.count() == 0 {
             return;
         }
-        for index in 0..self.slots.len() as u32 {
-            let pull = self.slots[index as usize].pull.as_ref();
-            if pull.is_some_and(|pull| gone.contains(&pull.reply.connection)) {
-                self.take(index);
+        for seat in self.pulls.find(|pull| gone.contains(&pull.reply.connection)) {
+            if let Some(pull) = self.pulls.take(seat) {
+                self.leave(seat, pull.key());
             }
         }
     }
@@ -177,25 +145,14 @@ impl Parked {
         }
     }
 
-    /// Takes one out of its slot and its queue.
-    fn take(&mut self, index: u32) -> Option<Pull> {
-        let pull = self.release(index)?;
-        if let Some(waiting) = self.queues.get_mut(&pull.key()) {
-            waiting.retain(|other| *other != index);
+    /// Who waited there does not wait for this queue any more.
+    fn leave(&mut self, seat: Seat, queue: QueueKey) {
+        if let Some(waiting) = self.queues.get_mut(&queue) {
+            waiting.retain(|other| *other != seat);
             if waiting.is_empty() {
-                self.queues.remove(&pull.key());
+                self.queues.remove(&queue);
             }
         }
-        Some(pull)
-    }
-
-    /// Takes one out of its slot; its deadline means nothing any more.
-    fn release(&mut self, index: u32) -> Option<Pull> {
-        let slot = &mut self.slots[index as usize];
-        let pull = slot.pull.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(index);
-        Some(pull)
     }
 }
 
@@ -309,13 +266,8 @@ mod tests {
         assert!(parked.park(pull(1, 0, 1, 10)).is_ok() && parked.park(pull(1, 0, 2, 10)).is_ok());
         assert!(parked.park(pull(1, 0, 3, 10)).is_err());
         let mut out = Vec::new();
-        for _ in 0..5000 {
-            parked.wake(QueueKey { topic: 1, queue: 0 }, &mut out);
-            for pull in out.drain(..) {
-                parked.park(pull).unwrap();
-            }
-        }
-        assert!(parked.deadlines.len() <= 2 * 2 + 1024 + 1, "deadlines left behind are thrown away");
+        parked.wake(QueueKey { topic: 1, queue: 0 }, &mut out);
+        assert_eq!((out.len(), parked.count()), (2, 0));
         let mut loading = Loading::default();
         assert!(loading.wait(0, 1, Cold::Pull(pull(1, 0, 1, 0)), 2).is_ok());
         assert!(loading.wait(0, 1, Cold::Pull(pull(1, 0, 2, 0)), 2).is_ok());

@@ -4,8 +4,7 @@
 //! queue; the other cores keep a *watch*: the first message there is told to that one, which sends the pop on its way
 //! again.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -14,6 +13,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::{Pop, Topics};
 use crate::call::ConnectionId;
+use crate::waiters::{Seat, Waiters};
 
 /// Pops of one line that wait at once, as in RocketMQ (`popPollingSize`). One more is answered 209.
 pub const LINE_POPS_MAX: usize = 1_024;
@@ -58,27 +58,22 @@ pub struct Watch {
 /// Pops that wait on this core, and watches for other cores.
 #[derive(Debug)]
 pub struct Waiting {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    pops: Waiters<Box<Pop>>,
     lines: HashMap<LineKey, Line, RandomState>,
-    /// By topic and retry topic: the lines.
-    by_topic: HashMap<u32, Vec<LineKey>, RandomState>,
-    deadlines: BinaryHeap<Reverse<(u64, u32, u32)>>,
-    watches: HashMap<u32, Vec<Arc<Watch>>, RandomState>,
+    /// By topic and retry topic: the lines. Of a topic there may be as many as groups, and all of them end at once.
+    by_topic: HashMap<u32, Keys, RandomState>,
+    /// By topic and retry topic: the watches, by line and core.
+    watches: HashMap<u32, Watches, RandomState>,
     watches_count: usize,
-    count_max: usize,
 }
+
+type Keys = HashSet<LineKey, RandomState>;
+type Watches = HashMap<(LineKey, usize), Arc<Watch>, RandomState>;
 
 #[derive(Debug, Default)]
 struct Line {
-    pops: VecDeque<u32>,
+    pops: VecDeque<Seat>,
     topics: [Option<u32>; 3],
-}
-
-#[derive(Debug)]
-struct Slot {
-    generation: u32,
-    pop: Option<Box<Pop>>,
 }
 
 impl Waiting {
@@ -86,20 +81,17 @@ impl Waiting {
     pub fn new(count_max: usize, seed: u64) -> Waiting {
         let state = RandomState::with_seed(seed as usize);
         Waiting {
-            slots: Vec::new(),
-            free: Vec::new(),
+            pops: Waiters::new(count_max),
             lines: HashMap::with_hasher(state.clone()),
             by_topic: HashMap::with_hasher(state.clone()),
-            deadlines: BinaryHeap::new(),
             watches: HashMap::with_hasher(state),
             watches_count: 0,
-            count_max,
         }
     }
 
     /// How many pops wait.
     pub fn count(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.pops.count()
     }
 
     /// How many wait in one line.
@@ -110,33 +102,23 @@ impl Waiting {
     /// Lets a pop wait until its `until_ms`; gives it back when too many wait already.
     pub fn wait(&mut self, pop: Box<Pop>) -> Result<(), Box<Pop>> {
         let key = pop.line();
-        if self.count() >= self.count_max || self.count_in(&key) >= LINE_POPS_MAX {
+        if !self.pops.has_room() || self.count_in(&key) >= LINE_POPS_MAX {
             return Err(pop);
         }
-        let topics = pop.topic_ids();
+        let (topics, state) = (pop.topic_ids(), self.lines.hasher().clone());
         let line = self.lines.entry(key.clone()).or_default();
         if line.topics != topics {
             for topic in topics.into_iter().flatten().filter(|topic| !line.topics.contains(&Some(*topic))) {
-                self.by_topic.entry(topic).or_default().push(key.clone());
+                let none = || Keys::with_hasher(state.clone());
+                self.by_topic.entry(topic).or_insert_with(none).insert(key.clone());
             }
             for topic in line.topics.into_iter().flatten().filter(|topic| !topics.contains(&Some(*topic))) {
-                leave(&mut self.by_topic, topic, &key);
+                end(&mut self.by_topic, topic, &key);
             }
             line.topics = topics;
         }
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, pop: None });
-            u32::try_from(self.slots.len() - 1).expect("limits.parked_pulls is far below 2^32")
-        });
-        line.pops.push_back(index);
-        let slot = &mut self.slots[index as usize];
-        self.deadlines.push(Reverse((pop.until_ms, index, slot.generation)));
-        slot.pop = Some(pop);
-        // Pops that were woken leave their deadlines behind: at most as many as wait, and some.
-        if self.deadlines.len() > 2 * self.count() + 1024 {
-            let slots = &self.slots;
-            self.deadlines.retain(|Reverse((_, index, generation))| slots[*index as usize].generation == *generation);
-        }
+        let until_ms = pop.until_ms;
+        line.pops.push_back(self.pops.add(pop, until_ms));
         Ok(())
     }
 
@@ -156,7 +138,7 @@ impl Waiting {
         }
         if let Some(watches) = self.watches.get_mut(&queue.topic) {
             let before = watches.len();
-            told.extend(watches.extract_if(.., |watch| watch.line.wants(queue)));
+            told.extend(watches.extract_if(|_, watch| watch.line.wants(queue)).map(|(_, watch)| watch));
             self.watches_count -= before - watches.len();
             if watches.is_empty() {
                 self.watches.remove(&queue.topic);
@@ -167,11 +149,11 @@ impl Waiting {
     /// Takes the first of a line out.
     pub fn next(&mut self, key: &LineKey) -> Option<Box<Pop>> {
         let line = self.lines.get_mut(key)?;
-        let index = line.pops.pop_front()?;
+        let seat = line.pops.pop_front()?;
         if line.pops.is_empty() {
             self.end(key);
         }
-        self.release(index)
+        self.pops.take(seat)
     }
 
     /// The lines of a group that wait for this topic.
@@ -182,7 +164,8 @@ impl Waiting {
 
     /// Takes all out that wait for this topic: it is gone.
     pub fn wake_topic(&mut self, topic: u32, woken: &mut VecDeque<Box<Pop>>) {
-        for line in self.by_topic.get(&topic).cloned().unwrap_or_default() {
+        let lines: Vec<LineKey> = self.by_topic.get(&topic).into_iter().flatten().cloned().collect();
+        for line in lines {
             while let Some(pop) = self.next(&line) {
                 woken.push_back(pop);
             }
@@ -191,21 +174,15 @@ impl Waiting {
 
     /// Takes out those whose time is over.
     pub fn expire(&mut self, now_ms: u64, expired: &mut VecDeque<Box<Pop>>) {
-        while let Some(Reverse((until_ms, index, generation))) = self.deadlines.peek().copied() {
-            let live = self.slots[index as usize].generation == generation;
-            if live && until_ms > now_ms {
-                break;
-            }
-            self.deadlines.pop();
-            if live {
-                expired.extend(self.take(index));
-            }
+        while let Some((seat, pop)) = self.pops.expire(now_ms) {
+            self.leave(seat, &pop.line());
+            expired.push_back(pop);
         }
     }
 
     /// When the next one's time is over, in ms; perhaps a little early.
     pub fn deadline(&self) -> Option<u64> {
-        self.deadlines.peek().map(|Reverse((until_ms, ..))| *until_ms)
+        self.pops.deadline()
     }
 
     /// Forgets those of connections that are gone.
@@ -213,10 +190,9 @@ impl Waiting {
         if gone.is_empty() || self.count() == 0 {
             return;
         }
-        for index in 0..self.slots.len() as u32 {
-            let pop = self.slots[index as usize].pop.as_ref();
-            if pop.is_some_and(|pop| gone.contains(&pop.reply.connection)) {
-                self.take(index);
+        for seat in self.pops.find(|pop| gone.contains(&pop.reply.connection)) {
+            if let Some(pop) = self.pops.take(seat) {
+                self.leave(seat, &pop.line());
             }
         }
     }
@@ -225,59 +201,45 @@ impl Waiting {
     pub fn watch(&mut self, watch: Watch, now_ms: u64) {
         if self.watches_count >= WATCHES_MAX {
             self.watches.retain(|_, watches| {
-                watches.retain(|watch| watch.until_ms > now_ms);
+                watches.retain(|_, watch| watch.until_ms > now_ms);
                 !watches.is_empty()
             });
-            self.watches_count = self.watches.values().map(Vec::len).sum();
+            self.watches_count = self.watches.values().map(Watches::len).sum();
         }
-        let watch = Arc::new(watch);
+        let (watch, state) = (Arc::new(watch), self.watches.hasher().clone());
         for topic in watch.topics.iter().flatten() {
-            let watches = self.watches.entry(topic.id).or_default();
-            match watches.iter_mut().find(|known| known.line == watch.line && known.home == watch.home) {
-                Some(known) => *known = watch.clone(),
-                None if self.watches_count >= WATCHES_MAX => {}
-                None => {
-                    watches.push(watch.clone());
-                    self.watches_count += 1;
-                }
+            let none = || Watches::with_hasher(state.clone());
+            let watches = self.watches.entry(topic.id).or_insert_with(none);
+            let key = (watch.line.clone(), watch.home);
+            if self.watches_count < WATCHES_MAX || watches.contains_key(&key) {
+                self.watches_count += usize::from(watches.insert(key, watch.clone()).is_none());
             }
         }
     }
 
-    /// Takes one out of its slot and its line.
-    fn take(&mut self, index: u32) -> Option<Box<Pop>> {
-        let pop = self.release(index)?;
-        let key = pop.line();
-        if let Some(line) = self.lines.get_mut(&key) {
-            line.pops.retain(|other| *other != index);
+    /// Who waited there is not in this line any more.
+    fn leave(&mut self, seat: Seat, key: &LineKey) {
+        if let Some(line) = self.lines.get_mut(key) {
+            line.pops.retain(|other| *other != seat);
             if line.pops.is_empty() {
-                self.end(&key);
+                self.end(key);
             }
         }
-        Some(pop)
     }
 
     /// Nobody is left in a line.
     fn end(&mut self, key: &LineKey) {
         let Some(line) = self.lines.remove(key) else { return };
         for topic in line.topics.into_iter().flatten() {
-            leave(&mut self.by_topic, topic, key);
+            end(&mut self.by_topic, topic, key);
         }
-    }
-
-    /// Takes one out of its slot; its deadline means nothing any more.
-    fn release(&mut self, index: u32) -> Option<Box<Pop>> {
-        let slot = &mut self.slots[index as usize];
-        let pop = slot.pop.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(index);
-        Some(pop)
     }
 }
 
-fn leave(by_topic: &mut HashMap<u32, Vec<LineKey>, RandomState>, topic: u32, key: &LineKey) {
+/// A line does not wait for a topic any more.
+fn end(by_topic: &mut HashMap<u32, Keys, RandomState>, topic: u32, key: &LineKey) {
     if let Some(lines) = by_topic.get_mut(&topic) {
-        lines.retain(|line| line != key);
+        lines.remove(key);
         if lines.is_empty() {
             by_topic.remove(&topic);
         }
@@ -308,8 +270,9 @@ mod tests {
         assert_eq!((waiting.count(), waiting.count_in(&pop(0, "g", None, 0).line())), (4, 2));
         assert!(woken(&mut waiting, queue(9, 0)).0.is_empty());
         assert_eq!(woken(&mut waiting, queue(1, 0)).0, [1]);
-        // These are notifications: the later one goes before the earlier, as before pops.
-        assert_eq!(woken(&mut waiting, queue(1, 4)).0, [3, 2]);
+        let mut both = woken(&mut waiting, queue(1, 4)).0;
+        both.sort_unstable();
+        assert_eq!(both, [2, 3]);
         assert!(woken(&mut waiting, queue(1, 4)).0.is_empty());
         // Topic 2 is the retry topic, of whatever queue.
         assert_eq!(woken(&mut waiting, queue(2, 0)).0, [4]);
@@ -333,11 +296,21 @@ mod tests {
         waiting.forget(&gone);
         assert_eq!(woken(&mut waiting, queue(1, 0)).0, [3]);
         assert!(waiting.lines.is_empty());
-        for opaque in 0..2_000 {
-            waiting.wait(Box::new(pop(opaque, "g", None, 1 << 40))).unwrap();
-            assert_eq!(woken(&mut waiting, queue(1, 0)).0, [opaque]);
+    }
+
+    #[test]
+    fn a_message_for_very_many_groups_is_told_to_each_of_them() {
+        let mut waiting = Waiting::new(100_000, 7);
+        for round in 0..3 {
+            for group in 0..50_000 {
+                waiting.wait(Box::new(pop(group, &format!("g{group}"), None, 1_000))).unwrap();
+            }
+            // A walk through all of them for each that leaves would take minutes.
+            let mut all = woken(&mut waiting, queue(1, round)).0;
+            all.sort_unstable();
+            assert!(all.into_iter().eq(0..50_000));
+            assert_eq!((waiting.count(), waiting.lines.len(), waiting.by_topic.len()), (0, 0, 0));
         }
-        assert!(waiting.deadlines.len() < 1_100, "woken pops leave no deadlines behind");
     }
 
     #[test]
