@@ -11,6 +11,8 @@ use crate::call::{ConnectionId, ReplyTo};
 
 /// Answered when a mailbox or a table is full.
 pub const BUSY: &str = "[REJECTREQUEST]system busy, start flow control for a while";
+/// Remark for properties that are longer than [`PROPERTIES_BYTES_MAX`](protocol::properties::PROPERTIES_BYTES_MAX).
+pub const PROPERTIES_TOO_LONG: &str = "too many properties (over 32 KiB)";
 /// Answered when the log has too much to do.
 pub const LOG_BUSY: &str = "[PC_SYNCHRONIZED]broker busy, start flow control for a while";
 

@@ -16,7 +16,7 @@ use protocol::names::{self, ext, perm, sys_flag};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 use protocol::{AnswerWriter, StoredMessage};
 
-use crate::answer::BUSY;
+use crate::answer::{BUSY, PROPERTIES_TOO_LONG};
 use crate::call::{Call, ReplyTo};
 use crate::catalog::Topic;
 use crate::config::Settings;
@@ -164,7 +164,7 @@ impl Desk {
         };
         if text.len() > PROPERTIES_BYTES_MAX {
             self.text = text;
-            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)");
+            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
         }
         let message = StoredMessage {
             queue_id: target.queue.cast_signed(),
@@ -331,7 +331,7 @@ impl Desk {
             return Err((response::MESSAGE_ILLEGAL, remark));
         }
         if send.properties.len() > PROPERTIES_BYTES_MAX {
-            return Err((response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)".to_owned()));
+            return Err((response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG.to_owned()));
         }
         let policy = topic.config.attributes.get("cleanup.policy");
         if policy.is_some_and(|policy| policy == "COMPACTION") && !said.has_keys {

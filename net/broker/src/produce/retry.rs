@@ -12,6 +12,7 @@ use protocol::names::{self, perm};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
 use super::{Identity, Piece, Said, Target, Until, collect, set_real};
+use crate::answer::PROPERTIES_TOO_LONG;
 use crate::call::Call;
 use crate::desk::Desk;
 use crate::mail::{Mail, Make, Store};
@@ -120,7 +121,7 @@ impl Desk {
             None => Until::Now,
         };
         if text.len() > PROPERTIES_BYTES_MAX {
-            return self.refuse(&store.reply, response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)");
+            return self.refuse(&store.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
         }
         let message = StoredMessage {
             queue_id: queue.cast_signed(),

@@ -15,6 +15,7 @@ use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 use protocol::{AnswerWriter, Header, StoredMessage};
 
 use super::{Piece, Said, Until, collect};
+use crate::answer::PROPERTIES_TOO_LONG;
 use crate::call::Call;
 use crate::desk::Desk;
 use crate::mail::Mail;
@@ -92,7 +93,7 @@ impl Desk {
                 Err((code, remark)) => return self.refuse(&call.reply, code, &remark),
             }
             if text.len() > PROPERTIES_BYTES_MAX {
-                return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)");
+                return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
             }
         }
         let committed = StoredMessage {
