@@ -8,7 +8,7 @@ use crate::call::{ConnectionId, ReplyTo, Request};
 
 /// Most under way at once. 65,536: ten seconds of some thousand replies a second to clients that do not answer.
 pub const ERRANDS_MAX: usize = 65_536;
-/// Bytes of replies that wait for their clients. 256 MiB: sixty of the largest.
+/// Bytes of replies that wait for their clients, with their headers. 256 MiB: sixty of the largest.
 pub const ERRAND_BYTES_MAX: usize = 256 << 20;
 /// How long a client may take. 10 s, as in RocketMQ. Milliseconds.
 pub const ERRAND_MS: u64 = 10_000;
@@ -32,7 +32,11 @@ pub enum Purpose {
 impl Purpose {
     fn bytes(&self) -> usize {
         match self {
-            Purpose::Reply(request) => request.body.len(),
+            Purpose::Reply(request) => {
+                let header = &request.header;
+                let fields: usize = header.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+                size_of::<Request>() + request.body.len() + header.remark.len() + fields
+            }
             Purpose::Relay(_) | Purpose::Status { .. } => 0,
         }
     }
@@ -142,6 +146,34 @@ mod tests {
         assert!(errands.expire(ERRAND_MS + 1).is_empty());
         assert_eq!(surveys(errands.expire(ERRAND_MS + 2)), [2]);
         assert!(errands.open.is_empty() && surveys(errands.expire(u64::MAX)).is_empty());
+    }
+
+    #[test]
+    fn replies_are_bounded_with_their_headers() {
+        let reply = |bytes: usize| {
+            let to = connection(1);
+            let serialize = protocol::Serialize::Json;
+            let mut header = protocol::Header::request(324);
+            header.fields.push("properties", &"x".repeat(bytes));
+            Purpose::Reply(Box::new(Request {
+                header,
+                body: bytes::Bytes::new(),
+                reply: ReplyTo { connection: to, opaque: 1, code: 324, version: 479, serialize, oneway: false },
+                peer: crate::call::Peer {
+                    connection: to,
+                    address: "10.0.0.1:1".parse().unwrap(),
+                    language: protocol::command::Language::Java,
+                    version: 479,
+                },
+                resumed: false,
+                orderly: false,
+            }))
+        };
+        let mut errands = Errands { bytes: ERRAND_BYTES_MAX - 4_000, ..Errands::default() };
+        assert!(errands.start(connection(1), reply(4_000), 0).is_err());
+        let opaque = errands.start(connection(1), reply(2_000), 0).unwrap();
+        assert!(errands.bytes > ERRAND_BYTES_MAX - 2_000 && errands.finish(connection(1), opaque).is_some());
+        assert_eq!(errands.bytes, ERRAND_BYTES_MAX - 4_000);
     }
 
     #[test]

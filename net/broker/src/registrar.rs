@@ -102,6 +102,8 @@ pub struct Registrar {
     /// Questions to all clients of a group, by number.
     surveys: BTreeMap<u64, relay::Survey>,
     next_survey: u64,
+    /// Of what clients said in all surveys under way.
+    survey_bytes: usize,
     /// Groups whose members are to be told, once this event is over.
     notify: BTreeSet<Arc<str>>,
     /// How many questions to producers were passed on.
@@ -139,6 +141,7 @@ impl Registrar {
             errands: Errands::default(),
             surveys: BTreeMap::new(),
             next_survey: 0,
+            survey_bytes: 0,
             notify: BTreeSet::new(),
             turn: 0,
             scan_at_ms: 0,

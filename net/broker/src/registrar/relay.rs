@@ -12,7 +12,7 @@ use protocol::headers::{AskClient, GetGroupStatus, PushReply, ResetOffset, SendM
 use protocol::properties::{self, name};
 
 use super::{Order, Registrar, system_error, wrong_field};
-use crate::answer::{Answer, BUSY};
+use crate::answer::{Answer, BUSY, PROPERTIES_TOO_LONG};
 use crate::call::{ConnectionId, ReplyTo, Request};
 use crate::errands::{Purpose, Said};
 use crate::mail::Mail;
@@ -23,7 +23,14 @@ pub(super) struct Survey {
     reply: ReplyTo,
     missing: usize,
     status: GroupStatus,
+    /// Of what clients said.
+    bytes: usize,
 }
+
+/// Bytes of one survey: an answer is one frame, which has 16 MiB. 8 MiB: 40,000 queues. Clients beyond that are left out.
+const SURVEY_BYTES_MAX: usize = 8 << 20;
+/// Bytes of all surveys under way.
+const SURVEYS_BYTES_MAX: usize = 64 << 20;
 
 /// Requests that another client answers.
 impl Registrar {
@@ -80,7 +87,7 @@ impl Registrar {
             return Err(Answer::refusal(response::MESSAGE_ILLEGAL, "the reply's body is too large"));
         }
         if send.properties.len() > properties::PROPERTIES_BYTES_MAX {
-            return Err(Answer::refusal(response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)"));
+            return Err(Answer::refusal(response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG));
         }
         let client = properties::get(send.properties, name::REPLY_TO_CLIENT).unwrap_or("");
         let Some(connection) = self.members.producer(client) else {
@@ -189,22 +196,29 @@ impl Registrar {
         if missing == 0 {
             return Err(Answer::refusal(response::SYSTEM_BUSY, BUSY));
         }
-        self.surveys.insert(survey, Survey { reply: request.reply, missing, status: GroupStatus::default() });
+        self.surveys.insert(survey, Survey { reply: request.reply, missing, status: GroupStatus::default(), bytes: 0 });
         Ok(())
     }
 
-    /// One client's part. A client that does not answer, or that nobody can read, has none.
+    /// One client's part. A client that does not answer, or that nobody can read, has none; nor has one for which there
+    /// is no room.
     fn surveyed(&mut self, number: u64, client: &str, answer: &Answer, wanted: &mut Vec<Order>) {
         let survey = self.surveys.get_mut(&number).expect("a survey ends with its last client");
         survey.missing -= 1;
+        let bytes = answer.body.len() + client.len();
+        let has_room = survey.bytes + bytes <= SURVEY_BYTES_MAX && self.survey_bytes + bytes <= SURVEYS_BYTES_MAX;
         if answer.code == response::SUCCESS
+            && has_room
             && let Ok(status) = bodies::decode::<ClientStatus>(&answer.body)
         {
+            survey.bytes += bytes;
+            self.survey_bytes += bytes;
             survey.status.consumer_table.insert(client.to_owned(), status.message_queue_table);
         }
         if survey.missing == 0
             && let Some(survey) = self.surveys.remove(&number)
         {
+            self.survey_bytes -= survey.bytes;
             wanted.push(Order::Answer(survey.reply, Answer::with_body(survey.status.encode())));
         }
     }

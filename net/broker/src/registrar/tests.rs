@@ -16,6 +16,7 @@ use crate::admin::{self, Counters, QueueProgress, QueueStats, Tally, Traffic};
 use crate::call::Peer;
 use crate::catalog::{Group, Topic};
 use crate::config::{Config, Found};
+use crate::errands::Said;
 use crate::mail::Make;
 
 mod members;
@@ -141,6 +142,14 @@ impl World {
             }
             Order::Push { connection, frame } => {
                 let command = Command::decode(frame).unwrap();
+                if command.header.code == 221 {
+                    // It has much to say.
+                    let body = [&br#"{"messageQueueTable":{}"#[..], &vec![b' '; 5 << 20], b"}"].concat();
+                    let answer = Answer::with_body(body);
+                    let said = Said { connection, opaque: command.header.opaque, answer };
+                    self.act(|registrar, now_ms, wanted| registrar.on_said(said, now_ms, wanted));
+                    return true;
+                }
                 assert!(command.header.is_oneway() && command.header.code == 40);
                 let group = command.header.fields.get("consumerGroup").unwrap();
                 self.log.push(format!("push {} {group}", connection.slot));
@@ -312,5 +321,21 @@ fn two_registrars_agree_and_recover_what_they_said() {
         assert_eq!(catalog.topics_version, again.registrar.catalog().topics_version, "seed {seed}");
         let ids: BTreeSet<u32> = catalog.topics().map(|topic| topic.id).collect();
         assert_eq!(ids.len(), catalog.topics_count(), "seed {seed}: ids are unique");
+    }
+}
+
+#[test]
+fn what_clients_say_of_themselves_is_bounded_in_sum() {
+    let mut world = World::new();
+    world.create("T", "4");
+    for (slot, client) in [(1, "one"), (2, "two")] {
+        world.heartbeat(slot, client, vec![consumer("g", &[("T", 1)])]);
+    }
+    world.logged();
+    for _ in 0..3 {
+        let answer = world.ask(0, 223, &[("topic", "T"), ("group", "g")], Vec::new());
+        let text = String::from_utf8_lossy(&answer.body);
+        assert_eq!(answer.code, 0, "{}", answer.remark);
+        assert_eq!(["one", "two"].iter().filter(|client| text.contains(**client)).count(), 1, "{text}");
     }
 }
