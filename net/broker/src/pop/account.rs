@@ -11,6 +11,11 @@ pub const LOAN_MESSAGES_MAX: usize = 32;
 /// Most bytes that one message on loan adds to [`Account::write`].
 pub const MESSAGE_BYTES_MAX: usize = 2 * VARINT_BYTES_MAX;
 const VARINT_BYTES_MAX: usize = 10;
+/// How far the last message of a loan may lie behind the first. 1 Mi: what lies between was looked at and is not wanted;
+/// a batch of acknowledgements has a bit for each.
+pub const LOAN_SPAN_MAX: u64 = 1 << 20;
+/// Messages of which it is known how often they were lent in vain: twice as many as an orderly loan has.
+const TIMES_MAX: usize = 2 * LOAN_MESSAGES_MAX;
 
 /// What a handle names: the first message of a loan, and when it was lent. Never two loans of an account alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -173,9 +178,10 @@ impl Account {
         self.loans.len()
     }
 
-    /// Whether its value alone says everything.
-    pub fn is_quiet(&self) -> bool {
-        self.loans.is_empty() && self.times.is_empty()
+    /// Whether its value alone says everything, but for how often orderly messages were lent in vain: nothing is on loan
+    /// that is not over.
+    pub fn is_quiet(&self, now_ms: u64) -> bool {
+        self.loans.values().all(|loan| loan.kind == Kind::Orderly && loan.free_ms() <= now_ms)
     }
 
     /// Goes on to an offset: what lies before it is lent, unwanted or gone.
@@ -224,7 +230,7 @@ impl Account {
         // They were passed once; an orderly pop of the same group may have gone back since.
         assert!(offsets.len() <= LOAN_MESSAGES_MAX, "a loan has a bit for each message");
         let follow = end - start == offsets.len() as u64 - 1;
-        let distance = |offset: &u64| u32::try_from(offset - start).expect("a pop looks at few messages");
+        let distance = |offset: &u64| u32::try_from(offset - start).expect("LOAN_SPAN_MAX and one look are far below");
         let id = LoanId { start, pop_ms };
         let loan = Loan {
             until_ms,
@@ -253,6 +259,30 @@ impl Account {
         }
         self.out -= 1;
         Done::Now
+    }
+
+    /// A message that an earlier life of the broker lent is acknowledged. It is done with, unless it was lent again since,
+    /// or `ranges_max` ranges are done with apart from one another.
+    pub fn ack_late(&mut self, offset: u64, ranges_max: usize) {
+        if offset < self.next {
+            return;
+        }
+        let place = self.ahead.partition_point(|range| range.end < offset);
+        match self.ahead.get_mut(place) {
+            Some(range) if range.contains(&offset) => {}
+            Some(range) if range.end == offset => {
+                range.end += 1;
+                let end = range.end;
+                if let Some(next) = self.ahead.get(place + 1).filter(|next| next.start == end).cloned() {
+                    self.ahead[place].end = next.end;
+                    self.ahead.remove(place + 1);
+                }
+            }
+            Some(range) if range.start == offset + 1 => range.start = offset,
+            _ if self.ahead.len() + self.out >= ranges_max => {}
+            _ => self.ahead.insert(place, offset..offset + 1),
+        }
+        self.advance(self.next);
     }
 
     /// Several messages of a loan are acknowledged: those of which `is_acked` says so by their distance from the
@@ -351,6 +381,12 @@ impl Account {
                 Some((_, times)) => *times += 1,
                 None => self.times.push((*offset, 1)),
             }
+        }
+        // What lies before went with its segment; and of many the next ones are lent first.
+        self.times.retain(|(offset, _)| *offset >= first);
+        if self.times.len() > TIMES_MAX {
+            self.times.sort_unstable();
+            self.times.truncate(TIMES_MAX);
         }
         // What lies between them is not lent again.
         let mut end = self.next;
@@ -614,7 +650,44 @@ mod tests {
         assert_eq!(account.ack_some(id, |distance| distance != 2), 2);
         assert_eq!((account.times(11), account.times(13), account.floor()), (0, 2, 13));
         assert_eq!(account.ack(id, 13), Done::Now);
-        assert_eq!((account.floor(), account.is_quiet()), (15, true));
+        assert_eq!((account.floor(), account.is_quiet(0)), (15, true));
+    }
+
+    #[test]
+    fn what_an_earlier_life_lent_is_done_with_once_it_is_acknowledged() {
+        // 5 to 15, 19 to 22 and from 31 on were on loan when the broker died.
+        let value = [&5u64.to_be_bytes()[..], &[10, 4, 3, 9]].concat();
+        let mut account = Account::read(&value).unwrap();
+        for offset in [8, 7, 9, 14, 21, 7] {
+            account.ack_late(offset, 100);
+        }
+        assert_eq!(account.ahead, [7..10, 14..19, 21..31]);
+        for offset in [19, 20, 6, 5, 4] {
+            account.ack_late(offset, 100);
+        }
+        assert_eq!((account.next(), &account.ahead), (10, &VecDeque::from([14..31])));
+        // Lent again it is the new loan's; and ranges are bounded.
+        account.advance(12);
+        let id = account.lend(&[10, 11], 1_000, 2_000, Kind::Plain);
+        account.ack_late(10, 100);
+        assert_eq!((account.out(), account.ack(id, 10)), (2, Done::Now));
+        account.ack_late(40, 2);
+        assert_eq!(account.ahead, [14..31]);
+    }
+
+    #[test]
+    fn how_often_messages_were_lent_in_vain_is_known_of_a_few() {
+        let mut account = Account::new(0);
+        for round in 0..100 {
+            // Retention takes what nobody acknowledges.
+            let offsets: Vec<u64> = (round * 32..round * 32 + 32).collect();
+            account.advance(round * 32);
+            account.advance(round * 32 + 32);
+            account.lend(&offsets, round, round + 1, Kind::Orderly);
+            assert!(!account.is_quiet(round) && account.is_quiet(round + 1));
+            account.take_back(None);
+            assert!(account.times.len() <= TIMES_MAX, "{}", account.times.len());
+        }
     }
 
     #[test]

@@ -256,12 +256,18 @@ impl Accounts {
         }
     }
 
+    /// How many accounts changed and are not written down yet.
+    pub fn changed(&self) -> usize {
+        self.dirty.len()
+    }
+
     /// Puts accounts away that nobody used for long; a part of them at a time.
     pub fn sweep(&mut self, now_ms: u64) {
         for _ in 0..SWEEP_COUNT.min(self.slots.len()) {
             self.swept = (self.swept + 1) % self.slots.len();
-            let is_idle =
-                |holder: &Holder| holder.used_ms + IDLE_MS < now_ms && !holder.is_dirty && holder.account.is_quiet();
+            let is_idle = |holder: &Holder| {
+                holder.used_ms + IDLE_MS < now_ms && !holder.is_dirty && holder.account.is_quiet(now_ms)
+            };
             if self.slots[self.swept].holder.as_deref().is_some_and(is_idle) {
                 self.close(self.swept);
             }
@@ -371,5 +377,17 @@ mod tests {
         assert_eq!(accounts.index.len(), 1, "the first one is idle for longer");
         accounts.sweep(13 + IDLE_MS);
         assert!(accounts.is_empty());
+    }
+
+    #[test]
+    fn orderly_loans_that_are_over_keep_no_account() {
+        let (mut accounts, one, two) = accounts();
+        accounts.lend(one, &[3], 10, 20, Kind::Orderly).unwrap();
+        accounts.lend(two, &[3], 10, 20, Kind::Plain).unwrap();
+        accounts.note(None, |_, _| true);
+        accounts.sweep(11 + IDLE_MS);
+        // Of a plain one somebody has to see to it.
+        assert_eq!((accounts.get(one).is_none(), accounts.get(two).is_some(), accounts.loans), (true, true, 1));
+        assert!(accounts.take_due(20).is_some_and(|of| of.account == two) && accounts.take_due(u64::MAX).is_none());
     }
 }
