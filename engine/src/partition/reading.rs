@@ -29,7 +29,7 @@ pub struct PullLimits {
 }
 
 /// Whether a stored message is wanted.
-pub type Matches<'a> = dyn Fn(&[u8]) -> bool + 'a;
+pub type Matches<'a> = dyn Fn(&[u8]) -> Option<bool> + 'a;
 
 /// Whoever pulls is about to copy small messages: those are fetched into the cache while others are looked up.
 const AHEAD_BYTES_MAX: usize = 4 << 10;
@@ -74,7 +74,7 @@ impl Partition {
     }
 
     /// As [`pull`](Partition::pull), of those only that `matches`: it is shown each stored message whose tag hash is
-    /// wanted. [`PullLimits::scan`] bounds how many.
+    /// wanted. [`PullLimits::scan`] bounds how many; and none more, this one neither, once it says `None`.
     pub fn pull_matching(
         &mut self,
         key: QueueKey,
@@ -135,8 +135,9 @@ impl Partition {
                 }
                 match fetch(self.log.tail(), &self.loads, entry.byte, entry.length) {
                     Fetched::Here(message) => {
+                        let Some(is_match) = matches.map_or(Some(true), |matches| matches(&message)) else { break };
                         used = Some(entry.byte);
-                        if matches.is_some_and(|matches| !matches(&message)) {
+                        if !is_match {
                             passed = true;
                         } else {
                             prefetch_all(&message[..message.len().min(AHEAD_BYTES_MAX)]);

@@ -1,6 +1,7 @@
 //! Consuming: pulls (11, 361) with their long polling, consumer offsets (14, 15), the offsets of
 //! queues (29 to 32), and one message by its position (33). PROTOCOL 2.4, 4.3, 4.4.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use protocol::headers::{
 };
 use protocol::message;
 use protocol::names::{perm, pull_flag};
+use protocol::sql::{EXPRESSION_BYTES_MAX, Expression};
 
 use crate::answer::BUSY;
 use crate::call::{Call, ReplyTo};
@@ -37,6 +39,9 @@ pub const SHARE_BYTES_MIN: usize = 4096;
 
 /// Messages that one pull compares with an SQL expression: about a millisecond of a turn. 1,024.
 pub const MATCHED_MAX: u32 = 1_024;
+/// Bytes that it looks at for that, at most, and one message always: 16 MiB, some milliseconds. People's expressions look
+/// at some KiB of a message; one of thousands of operators at long properties may look at 100 MiB.
+const MATCHED_BYTES_MAX: u64 = 16 << 20;
 /// Offsets that were set anew and wait for their clients, per core. 65,536: those of topics without live clients stay.
 pub const RESETS_MAX: usize = 65_536;
 /// Expressions of pulls that are kept compiled, per core. 32: a look-up is a walk over them.
@@ -131,9 +136,7 @@ impl Desk {
                     None => self.partitions[local].pull(pull.key(), offset, limits, &wants),
                     Some(expression) => {
                         limits.scan = limits.scan.min(MATCHED_MAX);
-                        let matches = |record: &[u8]| {
-                            message::properties_of(record).is_some_and(|properties| expression.matches(properties))
-                        };
+                        let matches = matcher(expression);
                         self.partitions[local].pull_matching(pull.key(), offset, limits, &wants, Some(&matches))
                     }
                 }
@@ -565,12 +568,29 @@ impl Compiled {
         if let Some((.., wants)) = self.latest.iter().rev().find(|(known, of, _)| known == text && of == kind) {
             return wants.clone();
         }
+        let wants = Wants::of_expression(kind, text);
+        if kind.len() + text.len() > EXPRESSION_BYTES_MAX {
+            // It is refused, and not worth the memory.
+            return wants;
+        }
         if self.latest.len() == COMPILED_MAX {
             self.latest.remove(0);
         }
-        let wants = Wants::of_expression(kind, text);
         self.latest.push((text.to_owned(), kind.to_owned(), wants.clone()));
         wants
+    }
+}
+
+/// Compares stored messages with an expression, until it has looked at too many bytes.
+pub(crate) fn matcher(expression: &Expression) -> impl Fn(&[u8]) -> Option<bool> {
+    let looked = Cell::new(0);
+    move |record| {
+        if looked.get() >= MATCHED_BYTES_MAX {
+            return None;
+        }
+        let Some(properties) = message::properties_of(record) else { return Some(false) };
+        looked.set(looked.get() + expression.work(properties));
+        Some(expression.matches(properties))
     }
 }
 
@@ -625,6 +645,41 @@ mod tests {
     }
 
     #[test]
+    fn an_expression_looks_at_so_many_bytes_and_one_message_always() {
+        let text = (0..1_000).map(|number| format!("a = '{number}'")).collect::<Vec<_>>().join(" OR ");
+        let host = "10.0.0.1:1".parse().unwrap();
+        let record = |value: &str| {
+            let mut properties = String::new();
+            protocol::properties::append(&mut properties, "a", value);
+            let message = protocol::StoredMessage {
+                queue_id: 0,
+                flag: 0,
+                queue_offset: 0,
+                physical_offset: 0,
+                sys_flag: 0,
+                born_timestamp: 0,
+                born_host: host,
+                store_timestamp: 0,
+                store_host: host,
+                reconsume_times: 0,
+                prepared_transaction_offset: 0,
+                body: b"",
+                topic: "T",
+                properties: &properties,
+            };
+            let mut out = vec![0; message.encoded_len()];
+            message.encode(&mut out);
+            out
+        };
+        let (long, short) = (record(&"x".repeat(30_000)), record("999"));
+        let expression = Expression::compile(&text).unwrap();
+        let matches = matcher(&expression);
+        assert_eq!((matches(&long), matches(&long)), (Some(false), None));
+        let matches = matcher(&expression);
+        assert!((0..MATCHED_MAX).all(|_| matches(&short) == Some(true)), "a plain message costs little");
+    }
+
+    #[test]
     fn expressions_of_pulls_are_compiled_once() {
         let mut compiled = Compiled::default();
         let Wants::Sql(first) = compiled.get("SQL92", "a = 0") else { panic!("it is legal") };
@@ -636,6 +691,9 @@ mod tests {
         assert!(matches!(compiled.get("SQL93", "a = 0"), Wants::Wrong(_)));
         assert!(matches!(compiled.get("SQL92", "a ="), Wants::Wrong(_)));
         assert_eq!(compiled.latest.len(), COMPILED_MAX);
+        let long = "a".repeat(EXPRESSION_BYTES_MAX + 1);
+        assert!(matches!(compiled.get("SQL92", &long), Wants::Wrong(_)));
+        assert!(compiled.latest.iter().all(|(text, ..)| text.len() < EXPRESSION_BYTES_MAX), "long texts are not kept");
     }
 
     #[test]

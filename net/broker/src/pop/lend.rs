@@ -7,16 +7,16 @@ use engine::format::QueueKey;
 use engine::partition::{Pull as Pulled, PullLimits};
 use engine::{LoadId, Span};
 use protocol::StoredMessage;
-use protocol::message::{self, QUEUE_OFFSET_AT};
+use protocol::message::QUEUE_OFFSET_AT;
 use protocol::names;
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
-use super::account::{Account, Kind};
+use super::account::{Account, Kind, LOAN_SPAN_MAX};
 use super::accounts::AccountId;
 use super::handle::{Origin, REVIVE_PLAIN};
 use super::{Pop, Popped, Wish};
 use crate::catalog::{Topic, offset_key};
-use crate::consume::MATCHED_MAX;
+use crate::consume::{MATCHED_MAX, matcher};
 use crate::desk::Desk;
 
 /// Times that one pop looks on in one queue, each for `limits.pull_scan` entries, when none is wanted.
@@ -148,12 +148,14 @@ impl Desk {
         let first = self.popped.messages.len();
         self.popped.offsets.clear();
         let mut visit = Visit::Nothing;
+        let matches = filter.expression().map(matcher);
         for scan in 0.. {
             let account = &self.accounts.get(id).expect("nobody closes it meanwhile").account;
             let from = account.next();
             let room = room - self.popped.offsets.len();
             let bytes = bytes_max.saturating_sub(self.popped.bytes);
-            if from >= max || room == 0 || bytes == 0 {
+            let span = self.popped.offsets.first().map_or(0, |first| from - first);
+            if from >= max || room == 0 || bytes == 0 || span > LOAN_SPAN_MAX {
                 break;
             }
             if scan >= SCANS_MAX {
@@ -164,14 +166,11 @@ impl Desk {
             let mut limits = PullLimits { messages: room as u32, bytes: bytes as u32, scan: stretch as u32 };
             let wants = |tag_hash| filter.wants(tag_hash);
             let partition = &mut self.partitions[local];
-            let (found, _) = match filter.expression() {
+            let (found, _) = match &matches {
                 None => partition.pull(key, from, limits, &wants),
-                Some(expression) => {
+                Some(matches) => {
                     limits.scan = limits.scan.min(MATCHED_MAX);
-                    let matches = |record: &[u8]| {
-                        message::properties_of(record).is_some_and(|properties| expression.matches(properties))
-                    };
-                    partition.pull_matching(key, from, limits, &wants, Some(&matches))
+                    partition.pull_matching(key, from, limits, &wants, Some(matches))
                 }
             };
             let next = match found {

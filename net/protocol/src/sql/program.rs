@@ -111,6 +111,11 @@ impl Expression {
         matches!(self.run(&values), Ok(Value::Bool(true)))
     }
 
+    /// Bytes that [`matches`](Expression::matches) looks at, at most.
+    pub fn work(&self, properties: &str) -> u64 {
+        properties.len() as u64 * (1 + self.ops.len() as u64)
+    }
+
     fn run<'a>(&'a self, properties: &[Option<&'a str>; VARIABLES_MAX]) -> Result<Value<'a>, Incomparable> {
         let mut stack = [Value::Null; STACK_MAX];
         // Values on the stack.
