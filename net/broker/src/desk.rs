@@ -286,7 +286,7 @@ impl Desk {
             }
             Mail::Pop(pop) => self.take_pop(pop, now_ms),
             Mail::Watch(watch) => self.watch(*watch, now_ms),
-            Mail::Stir(line) => self.stir(&line),
+            Mail::Stir { line, is_new } => self.stir(&line, is_new),
             Mail::Fresh { topic, group } => self.on_fresh(topic, &group),
             Mail::Acks(acks) => {
                 self.ack_all(acks, now_ms);

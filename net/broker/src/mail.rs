@@ -176,7 +176,12 @@ pub enum Mail {
     /// Pops of another core wait for messages here: tell it with `Stir`.
     Watch(Box<Watch>),
     /// There may be something for pops that wait in this line.
-    Stir(LineKey),
+    Stir {
+        /// The line.
+        line: LineKey,
+        /// It came just now.
+        is_new: bool,
+    },
     /// A topic's retry topic of this group is there now.
     Fresh {
         /// The topic.

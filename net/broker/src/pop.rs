@@ -43,6 +43,9 @@ use waiting::{LineKey, Watch};
 pub const INVISIBLE_MS_MAX: u64 = 259_200_000;
 /// A pop that comes so late after its own end is not served. Milliseconds.
 const LATE_MS: u64 = 500;
+/// How often a pop that was told of a message in vain is told again at once. Then it waits for the next one: what it may
+/// not have (it is damaged, or there is no room for an account) would send it around until its time is over.
+const LOOKS_MAX: u8 = 4;
 /// Attributes of topics and groups (PROTOCOL 3.18).
 const MESSAGE_TYPE: &str = "message.type";
 const PRIORITY_TYPE: &str = "PRIORITY";
@@ -105,6 +108,8 @@ struct Way {
     rest: u64,
     /// The core that it waited on.
     home: Option<usize>,
+    /// How often it was told of a message that was there already, since the last new one.
+    looks: u8,
 }
 
 /// What a pop found here. Memory that is used again.
@@ -325,6 +330,7 @@ impl Desk {
             is_retry_first: draw % 100 < percent,
             rest: 0,
             home: pop.way.home,
+            looks: pop.way.looks,
         };
         let topics = pop.topics();
         pop.way.rest = cores_of(&self.settings, &topics, pop.queue);
@@ -367,12 +373,13 @@ impl Desk {
     }
 
     /// A pop comes from another core.
-    pub(crate) fn take_pop(&mut self, pop: Box<Pop>, now_ms: u64) {
+    pub(crate) fn take_pop(&mut self, mut pop: Box<Pop>, now_ms: u64) {
         if pop.way.rest != 0 || pop.way.step.is_some() {
             return self.pop(pop, now_ms);
         }
         // It has been everywhere and comes to wait. What came here since is for it.
-        if self.is_ready(&pop.topics(), pop.queue, &pop.group, pop.is_orderly, now_ms) {
+        if pop.way.looks < LOOKS_MAX && self.is_ready(&pop.topics(), pop.queue, &pop.group, pop.is_orderly, now_ms) {
+            pop.way.looks += 1;
             return self.pop_again(pop, now_ms);
         }
         self.wait_or_end(pop, now_ms);
@@ -402,6 +409,7 @@ impl Desk {
             is_orderly: pop.is_orderly,
             home,
             until_ms: pop.until_ms,
+            may_look: pop.way.looks < LOOKS_MAX,
         });
         if let Err(pop) = self.waiting.wait(pop) {
             return self.answer_none(&pop, response::POLLING_FULL, now_ms);
@@ -414,16 +422,18 @@ impl Desk {
 
     /// Another core has pops that wait.
     pub(crate) fn watch(&mut self, watch: Watch, now_ms: u64) {
-        if self.is_ready(&watch.topics, watch.line.queue, &watch.line.group, watch.is_orderly, now_ms) {
-            return self.outbox.send(watch.home, Mail::Stir(watch.line));
+        let Watch { line, topics, is_orderly, home, may_look, .. } = &watch;
+        if *may_look && self.is_ready(topics, line.queue, &line.group, *is_orderly, now_ms) {
+            return self.outbox.send(*home, Mail::Stir { line: line.clone(), is_new: false });
         }
         self.waiting.watch(watch, now_ms);
     }
 
-    /// A pop that waits has something to get, perhaps.
-    pub(crate) fn stir(&mut self, line: &LineKey) {
-        let pop = self.waiting.next(line);
-        self.stirred.extend(pop);
+    /// A pop that waits has something to get, perhaps. `is_new`: that came just now.
+    pub(crate) fn stir(&mut self, line: &LineKey, is_new: bool) {
+        let Some(mut pop) = self.waiting.next(line) else { return };
+        pop.way.looks = if is_new { 0 } else { pop.way.looks.saturating_add(1) };
+        self.stirred.push_back(pop);
     }
 
     /// A queue has something for pops that wait.
@@ -431,7 +441,7 @@ impl Desk {
         let mut told = Vec::new();
         self.waiting.wake(queue, &mut self.stirred, &mut told);
         for watch in told {
-            self.outbox.send(watch.home, Mail::Stir(watch.line.clone()));
+            self.outbox.send(watch.home, Mail::Stir { line: watch.line.clone(), is_new: true });
         }
     }
 
@@ -499,8 +509,8 @@ impl Desk {
             // One message wakes one pop; it wakes the next one.
             let line = pop.line();
             match pop.way.home {
-                Some(home) if home != self.index => self.outbox.send(home, Mail::Stir(line)),
-                _ => self.stir(&line),
+                Some(home) if home != self.index => self.outbox.send(home, Mail::Stir { line, is_new: true }),
+                _ => self.stir(&line, true),
             }
         }
     }

@@ -254,7 +254,7 @@ impl Desk {
     /// A retry topic is new: pops that wait did not know that they wait for it too.
     pub(crate) fn on_fresh(&mut self, topic: u32, group: &str) {
         for line in self.waiting.lines_of(topic, group) {
-            self.stir(&line);
+            self.stir(&line, true);
         }
     }
 }

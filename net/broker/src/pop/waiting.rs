@@ -53,6 +53,8 @@ pub struct Watch {
     pub home: usize,
     /// Nobody waits any more from then on, ms since 1970.
     pub until_ms: u64,
+    /// What is there already is told, too.
+    pub may_look: bool,
 }
 
 /// Pops that wait on this core, and watches for other cores.
@@ -131,7 +133,8 @@ impl Waiting {
         if let Some(lines) = self.by_topic.get(&queue.topic) {
             let lines: Vec<LineKey> = lines.iter().filter(|line| line.wants(queue)).cloned().collect();
             for line in lines {
-                let pop = self.next(&line);
+                let mut pop = self.next(&line);
+                pop.iter_mut().for_each(|pop| pop.way.looks = 0);
                 // Before somebody takes the message.
                 if line.is_notice { pop.into_iter().for_each(|pop| woken.push_front(pop)) } else { woken.extend(pop) }
             }
@@ -317,7 +320,8 @@ mod tests {
     fn a_watch_is_told_once() {
         let mut waiting = Waiting::new(3, 7);
         let pop = pop(0, "g", Some(2), 0);
-        let watch = Watch { line: pop.line(), topics: pop.topics(), is_orderly: false, home: 3, until_ms: 10 };
+        let watch =
+            Watch { line: pop.line(), topics: pop.topics(), is_orderly: false, home: 3, until_ms: 10, may_look: true };
         waiting.watch(watch.clone(), 0);
         waiting.watch(watch, 0);
         assert!(woken(&mut waiting, queue(1, 1)).1.is_empty());
