@@ -12,8 +12,8 @@ use tests::client::Client;
 use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
-    asking, create_topic, edge, field, heartbeat, messages, number, oneway, properties, pull, pull_waiting, send,
-    send_as,
+    asking, create_topic, edge, field, heartbeat, messages, number, oneway, properties, pull, pull_waiting, runtime,
+    send, send_as, wait_until_durable,
 };
 
 /// A wait that would be noticed.
@@ -313,7 +313,11 @@ fn who_says_nothing_is_asked_and_who_decided_is_not() {
         drop(producer);
         prepare(&mut client, 0, "lost-0", &[("own", "property")]);
         prepare(&mut client, 1, "lost-1", &[("own", "property")]);
-        std::thread::sleep(Duration::from_millis(700));
+        // Each time that somebody was to be asked is a record.
+        let records = |client: &mut Client| runtime(client)["ringmq_log_records"].parse::<u64>().expect("a number");
+        let before = records(&mut client);
+        while records(&mut client) < before + 2 {}
+        wait_until_durable(&mut client);
         server.kill();
         let server = Server::with_cores(home, cores, &more);
         let mut client = server.client();

@@ -87,6 +87,11 @@ impl Facts {
         !self.noted.is_empty()
     }
 
+    /// How many.
+    pub fn noted(&self) -> usize {
+        self.noted.len()
+    }
+
     /// Appends noted changes to `payload`, up to about `bytes_max` (always at least one).
     pub fn take_noted(&mut self, payload: &mut Vec<u8>, bytes_max: usize) {
         while let Some(key) = self.noted.first() {

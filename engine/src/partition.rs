@@ -87,6 +87,8 @@ pub struct Stats {
     pub delayed: u64,
     /// Half messages that are undecided.
     pub halves: u64,
+    /// Facts that were noted and are not in the log yet.
+    pub noted: u64,
     /// When the oldest segment's newest batch was closed, ms since 1970; 0 if unknown.
     pub oldest_ms: u64,
     /// Bytes available on the file system; 0 until known.
@@ -392,6 +394,7 @@ impl Partition {
             checkpointed: self.checkpointed,
             delayed: self.derived.timers.len() as u64,
             halves: self.derived.halves.len() as u64,
+            noted: self.derived.facts.noted() as u64,
             oldest_ms: self.segments.live().front().map_or(0, |segment| segment.newest_ms),
             available: self.segments.available().unwrap_or(0),
             total: self.segments.total(),

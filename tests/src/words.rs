@@ -1,6 +1,6 @@
 //! The requests that tests make, and what they read in answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use protocol::bodies::{self, ConsumerData, HeartbeatData, MessageQueue, ProducerData, SubscriptionData};
@@ -184,6 +184,23 @@ pub fn number(command: &Command, name: &str) -> i64 {
 /// The messages of a body, each whole by its checksum.
 pub fn messages(command: &Command) -> Vec<StoredMessage<'_>> {
     records(&command.body).map(|record| record.expect("a whole record")).collect()
+}
+
+/// What the broker says of itself (28).
+pub fn runtime(client: &mut Client) -> BTreeMap<String, String> {
+    let answer = client.expect(response::SUCCESS, asking(request::GET_BROKER_RUNTIME_INFO, &[]));
+    let table: bodies::KvTable = bodies::decode(&answer.body).expect("a table");
+    table.table.into_iter().collect()
+}
+
+/// Waits until everything that was answered is on the disk, offsets too, which are written within a second.
+pub fn wait_until_durable(client: &mut Client) {
+    loop {
+        let runtime = runtime(client);
+        if runtime["ringmq_offsets_unwritten"] == "0" && runtime["remainHowManyDataToFlush"] == "0 B" {
+            return;
+        }
+    }
 }
 
 /// The handles of the messages that a pop's answer has. As for the Java client, a message without one gets one made of

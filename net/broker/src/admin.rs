@@ -236,6 +236,8 @@ pub struct Tally {
     pub log_max: u64,
     /// Bytes written but not yet durable.
     pub unflushed: u64,
+    /// Offsets of groups that changed and are not in the logs yet.
+    pub unwritten: u64,
     /// When the oldest message was stored, in ms. `None`: there is no message.
     pub earliest_ms: Option<u64>,
     /// Bytes that the file system has, and how many of them are available to us.
@@ -269,6 +271,7 @@ impl Tally {
         self.log_min += other.log_min;
         self.log_max += other.log_max;
         self.unflushed += other.unflushed;
+        self.unwritten += other.unwritten;
         self.earliest_ms = self.earliest_ms.into_iter().chain(other.earliest_ms).min();
         self.disk = self.disk.or(other.disk);
     }

@@ -538,7 +538,8 @@ impl Desk {
             self.accounts.forget(|holder| *holder.group == *group);
         }
         self.touched = true;
-        let tally = Tally { traffic: self.traffic, counters: self.counters, ..Tally::default() };
+        let unwritten = self.accounts.changed() as u64;
+        let tally = Tally { traffic: self.traffic, counters: self.counters, unwritten, ..Tally::default() };
         match inquiry.answer(&mut self.partitions, partitions_all, &self.catalog, tally, now_ms) {
             Ok(part) => {
                 if let (Some(reset), Part::Reset(Ok(offsets))) = (ask.inquiry.reset().filter(|to| to.is_kept), &part) {

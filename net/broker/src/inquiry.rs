@@ -451,6 +451,7 @@ impl Here<'_> {
                 log_min: stats.floor,
                 log_max: stats.accepted,
                 unflushed: stats.accepted.saturating_sub(stats.durable),
+                unwritten: stats.noted,
                 earliest_ms: Some(stats.oldest_ms).filter(|at_ms| *at_ms > 0),
                 disk: Some((stats.total, stats.available)).filter(|(total, _)| *total > 0),
                 ..Tally::default()

@@ -121,6 +121,7 @@ pub fn table(settings: &Settings, rates: &Rates, tally: &Tally, now_ms: u64) -> 
     set("ringmq_requests", counters.requests.to_string());
     set("ringmq_receives_starved", counters.starved.to_string());
     set("ringmq_turns", counters.turns.to_string());
+    set("ringmq_offsets_unwritten", tally.unwritten.to_string());
     set("ringmq_log_batches", tally.logs.batches.to_string());
     set("ringmq_log_bytes", tally.logs.bytes.to_string());
     set("ringmq_log_records", tally.logs.records.to_string());

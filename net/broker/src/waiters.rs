@@ -105,7 +105,10 @@ mod tests {
         assert_eq!(waiters.find(|name| *name > "a"), [1, 2]);
         assert_eq!((waiters.take(1), waiters.take(1), waiters.expire(19)), (Some("b"), None, None));
         assert_eq!(waiters.add("d", 40), 1);
-        assert_eq!((waiters.expire(30), waiters.expire(30), waiters.expire(30)), (Some((2, "c")), Some((0, "a")), None));
+        assert_eq!(
+            (waiters.expire(30), waiters.expire(30), waiters.expire(30)),
+            (Some((2, "c")), Some((0, "a")), None)
+        );
         assert_eq!((waiters.count(), waiters.deadline()), (1, Some(40)));
     }
 
