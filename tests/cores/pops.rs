@@ -173,7 +173,8 @@ impl World {
             let number = |at: usize| words[at].parse::<i64>().expect("a number");
             let distance = usize::try_from(held.source.offset - number(0)).expect("it is behind the first");
             if let Some((_, ack)) = acks.iter_mut().find(|(other, _)| *other == loan) {
-                let mut bits: BTreeSet<usize> = (0..8 * ack.bits.0.len()).filter(|bit| ack.bits.get(*bit as u64)).collect();
+                let mut bits: BTreeSet<usize> =
+                    (0..8 * ack.bits.0.len()).filter(|bit| ack.bits.get(*bit as u64)).collect();
                 bits.insert(distance);
                 ack.bits = BitSet::of(bits);
                 continue;
@@ -238,7 +239,8 @@ impl World {
         let topic = self.random.below(TOPICS as u64) as usize;
         let name = self.model.topics[topic].name.clone();
         let poll_time = self.random.below(2_000).cast_signed();
-        let asked = Notification { consumer_group: POPPERS, topic: &name, queue_id: -1, poll_time, ..Notification::default() };
+        let asked =
+            Notification { consumer_group: POPPERS, topic: &name, queue_id: -1, poll_time, ..Notification::default() };
         let mut command = Command::request(request::NOTIFICATION);
         asked.push(&mut command.header.fields);
         self.write(index, command, Asked::Any);

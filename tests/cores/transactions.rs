@@ -47,8 +47,7 @@ impl World {
         for (name, value) in pairs.into_iter().filter(|(_, value)| !value.is_empty()) {
             properties::append(&mut text, name, value);
         }
-        let command =
-            words::send_as(request::SEND_MESSAGE_V2, &name, queue.cast_signed(), &text, &self.model.body(id));
+        let command = words::send_as(request::SEND_MESSAGE_V2, &name, queue.cast_signed(), &text, &self.model.body(id));
         self.write(index, command, Asked::Half { id });
     }
 
@@ -77,7 +76,10 @@ impl World {
         let since_ms = self.now_ms() - message.store_timestamp.cast_unsigned();
         assert!(since_ms >= TIMEOUT_MS, "message {id} is asked about after {since_ms} ms");
         let times = message.property("TRANSACTION_CHECK_TIMES").and_then(|text| text.parse().ok());
-        assert!(times.is_some_and(|times: u32| (1..=CHECKS_MAX).contains(&times)), "{id} is asked about {times:?} times");
+        assert!(
+            times.is_some_and(|times: u32| (1..=CHECKS_MAX).contains(&times)),
+            "{id} is asked about {times:?} times"
+        );
         let half = self.model.half(id);
         half.checks += 1;
         if half.is_silent || self.random.chance(300) {
