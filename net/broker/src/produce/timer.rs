@@ -9,6 +9,7 @@ use protocol::properties::{self, name};
 use protocol::recall::RecallHandle;
 
 use engine::error::AppendError;
+use engine::io::Pieces;
 
 use super::{Until, set_real};
 use crate::answer::BUSY;
@@ -144,8 +145,12 @@ impl Desk {
             }
         }
         if others == 0 {
-            let remark = "recall failed, no message waits that has this handle";
-            return self.refuse(&call.reply, response::ILLEGAL_OPERATION, remark);
+            // As a stock broker, which never looks: so who recalls again, because an answer was lost, is told the same.
+            let header = self.replies.header(&call.reply, response::SUCCESS);
+            header.remark.push_str("no message waits that has this handle");
+            header.fields.push("msgId", &handle.unique);
+            header.fields.push(ext::MSG_REGION, &self.settings.region);
+            return self.replies.send(&call.reply, Pieces::new());
         }
         let next = (self.index + 1) % self.settings.cores;
         if self.outbox.offer(next, Mail::Recall(call.to_request(), others - 1)).is_err() {
