@@ -107,6 +107,26 @@ fn change(got: &Got, invisible_time: i64) -> Command {
     command
 }
 
+/// An orderly NOTIFICATION for any queue of the topic.
+fn notice(attempt: &str, poll_time: i64) -> Command {
+    let mut notice = Command::request(request::NOTIFICATION);
+    let asked = Notification {
+        consumer_group: GROUP,
+        topic: "T",
+        queue_id: -1,
+        order: true,
+        attempt_id: Some(attempt),
+        poll_time,
+        ..Notification::default()
+    };
+    asked.push(&mut notice.header.fields);
+    notice
+}
+
+fn is_told(answer: &Command) -> bool {
+    field(answer, "hasMsg") == "true"
+}
+
 fn none(client: &mut Client, command: Command) {
     let answer = client.expect(response::POLLING_TIMEOUT, command);
     assert!(number(&answer, "popTime") > 0 && answer.body.is_empty(), "{answer:?}");
@@ -416,8 +436,10 @@ fn an_orderly_queue_gives_nothing_before_it_has_its_answers() {
         // Who asks again with the same words gets the same.
         let answer = client.ask(orderly(2, LONG_MS, Some("one")));
         assert_eq!(bodies_of(&got(&answer)), ["a", "b"]);
-        assert_eq!(field(&answer, "orderCountInfo"), "0 qo1%0 1;0 qo1%1 1");
+        assert_eq!(field(&answer, "orderCountInfo"), "", "which is no further try");
         let popped = got(&answer);
+        let told = ["one", "two"].map(|attempt| is_told(&client.ask(notice(attempt, 0))));
+        assert_eq!(told, [true, false], "to whom the loan is closed");
         let unknown = Got { offset: 2, ..popped[0].clone() };
         client.expect(response::MESSAGE_ILLEGAL, ack(&unknown));
         // The other one waits until the last answer is there.
@@ -434,6 +456,31 @@ fn an_orderly_queue_gives_nothing_before_it_has_its_answers() {
         let again = got(&client.answer(waiting));
         assert_eq!((bodies_of(&again), again[0].queue), (vec!["c"], 1));
         client.expect(response::SUCCESS, ack(&again[0]));
+        none(&mut client, orderly(2, LONG_MS, None));
+        // A message tells one of those who wait for it. The other one looks once more when its time is over.
+        let mut others = [server.client(), server.client()];
+        let waiting = others.each_mut().map(|client| client.write(notice("three", 1_500)));
+        client.expect(response::SUCCESS, send("T", 1, b"d"));
+        let popped = got(&client.ask(orderly(1, LONG_MS, Some("three"))));
+        for (client, waiting) in others.iter_mut().zip(waiting) {
+            assert!(is_told(&client.answer(waiting)), "its own loan is not closed to it");
+        }
+        client.expect(response::SUCCESS, ack(&popped[0]));
+        // One of three is given back: it comes again, and what follows it after it, acknowledged or not.
+        for body in ["e", "f", "g"] {
+            client.expect(response::SUCCESS, send("T", 1, body.as_bytes()));
+        }
+        let popped = got(&client.ask(orderly(3, LONG_MS, Some("four"))));
+        assert_eq!(bodies_of(&popped), ["e", "f", "g"]);
+        client.expect(response::SUCCESS, ack(&popped[0]));
+        client.expect(response::SUCCESS, ack(&popped[2]));
+        let waiting = client.write(pop_with(PopMessage { order: true, poll_time: 60_000, ..header("T", -1) }));
+        other.expect(response::SUCCESS, change(&popped[1], 50));
+        let answer = client.answer(waiting);
+        let again = got(&answer);
+        assert_eq!((bodies_of(&again), field(&answer, "orderCountInfo")), (vec!["f", "g"], "0 qo1%5 1;0 qo1%6 1"));
+        client.expect(response::SUCCESS, ack(&again[0]));
+        client.expect(response::SUCCESS, ack(&again[1]));
         none(&mut client, orderly(2, LONG_MS, None));
         assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, &format!("%RETRY%{GROUP}_T"), 0), 0);
     });

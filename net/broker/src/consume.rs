@@ -199,6 +199,10 @@ impl Desk {
             if let Some(offset) = self.resets.get(key, asked.consumer_group) {
                 return self.answer_offset(&call.reply, offset);
             }
+            // What a group that pops has acknowledged is written down a little later.
+            if let Some(floor) = self.popped_floor(key, asked.consumer_group) {
+                return self.answer_offset(&call.reply, floor);
+            }
             let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, asked.consumer_group));
             if let Some(offset) = fact.and_then(offset_value) {
                 return self.answer_offset(&call.reply, offset);

@@ -77,6 +77,9 @@ pub struct Pop {
     way: Way,
 }
 
+/// `None`: in any order. Else one queue is given to one loan, and whose attempt has it gets it again.
+type Order<'a> = Option<Option<&'a str>>;
+
 /// What a pop wants.
 #[derive(Debug)]
 pub enum Wish {
@@ -134,6 +137,11 @@ impl Pop {
     pub fn topics(&self) -> Topics {
         let [one, two] = self.way.retries.clone();
         [Some(self.topic.clone()), one, two]
+    }
+
+    /// In which order it wants them.
+    fn order(&self) -> Order<'_> {
+        self.is_orderly.then_some(self.attempt.as_deref())
     }
 
     /// Their ids.
@@ -353,7 +361,7 @@ impl Desk {
         }
         let visit = match pop.wish {
             Wish::Messages { .. } => self.visit(&mut pop, now_ms),
-            Wish::Notice if self.is_ready(&pop.topics(), pop.queue, &pop.group, pop.is_orderly, now_ms) => Visit::Found,
+            Wish::Notice if self.is_ready(&pop.topics(), pop.queue, &pop.group, pop.order(), now_ms) => Visit::Found,
             Wish::Notice => Visit::Nothing,
         };
         match visit {
@@ -378,7 +386,7 @@ impl Desk {
             return self.pop(pop, now_ms);
         }
         // It has been everywhere and comes to wait. What came here since is for it.
-        if pop.way.looks < LOOKS_MAX && self.is_ready(&pop.topics(), pop.queue, &pop.group, pop.is_orderly, now_ms) {
+        if pop.way.looks < LOOKS_MAX && self.is_ready(&pop.topics(), pop.queue, &pop.group, pop.order(), now_ms) {
             pop.way.looks += 1;
             return self.pop_again(pop, now_ms);
         }
@@ -423,7 +431,8 @@ impl Desk {
     /// Another core has pops that wait.
     pub(crate) fn watch(&mut self, watch: Watch, now_ms: u64) {
         let Watch { line, topics, is_orderly, home, may_look, .. } = &watch;
-        if *may_look && self.is_ready(topics, line.queue, &line.group, *is_orderly, now_ms) {
+        let order = is_orderly.then_some(None);
+        if *may_look && self.is_ready(topics, line.queue, &line.group, order, now_ms) {
             return self.outbox.send(*home, Mail::Stir { line: line.clone(), is_new: false });
         }
         self.waiting.watch(watch, now_ms);
@@ -451,7 +460,11 @@ impl Desk {
         let mut expired = VecDeque::new();
         self.waiting.expire(now_ms, &mut expired);
         for pop in expired {
-            self.answer_none(&pop, response::POLLING_TIMEOUT, now_ms);
+            match pop.wish {
+                // It looks once more before it ends: to an attempt that popped meanwhile its loan is not closed.
+                Wish::Notice => self.pop_again(pop, now_ms),
+                Wish::Messages { .. } => self.answer_none(&pop, response::POLLING_TIMEOUT, now_ms),
+            }
         }
         while !self.replies.is_full()
             && let Some(pop) = self.stirred.pop_front()
@@ -533,19 +546,19 @@ impl Desk {
         self.replies.send(reply, Pieces::new());
     }
 
-    /// Whether a pop would find something in this core's queues, but for its filter.
-    fn is_ready(&mut self, topics: &Topics, queue: Option<u32>, group: &str, is_orderly: bool, now_ms: u64) -> bool {
+    /// Whether a pop would find something in this core's queues, but for its filter. `order`: of [`Pop::order`].
+    fn is_ready(&mut self, topics: &Topics, queue: Option<u32>, group: &str, order: Order<'_>, now_ms: u64) -> bool {
         topics.iter().enumerate().any(|(index, topic)| {
             let Some(topic) = topic else { return false };
             let queues = match queue.filter(|_| index == 0) {
                 Some(queue) => queue..queue + 1,
                 None => 0..topic.read_queues(),
             };
-            queues.into_iter().any(|queue| self.has_some(topic, queue, group, is_orderly, now_ms))
+            queues.into_iter().any(|queue| self.has_some(topic, queue, group, order, now_ms))
         })
     }
 
-    fn has_some(&mut self, topic: &Topic, queue: u32, group: &str, is_orderly: bool, now_ms: u64) -> bool {
+    fn has_some(&mut self, topic: &Topic, queue: u32, group: &str, order: Order<'_>, now_ms: u64) -> bool {
         let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else { return false };
         let key = QueueKey { topic: topic.id, queue };
         let Span { min, max } = self.partitions[local].span(key);
@@ -555,8 +568,8 @@ impl Desk {
         };
         let has_room = self.accounts.has_room();
         let account = &self.accounts.get(id).expect("it was found just now").account;
-        if is_orderly {
-            return account.blocked_until_ms(None, now_ms) == 0 && (account.next() < max || account.has_orderly());
+        if let Some(attempt) = order {
+            return account.blocked_until_ms(attempt, now_ms) == 0 && (account.next() < max || account.has_orderly());
         }
         has_room && account.out() < self.settings.limits.pop_unacked && account.next() < max
     }

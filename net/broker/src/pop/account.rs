@@ -44,6 +44,8 @@ pub struct Loan {
     pub until_ms: u64,
     /// How it goes on.
     pub kind: Kind,
+    /// How many it was made of.
+    count: u32,
     /// By index: not acknowledged yet.
     left: u32,
     /// By index: on its way to the retry topic.
@@ -69,24 +71,30 @@ pub struct Account {
     /// The next offset to lend. What lies below is on loan or done with.
     next: u64,
     /// Not to be lent, at or above `next`: ascending, apart from one another and from `next`. What an earlier life of
-    /// the broker lent and got acknowledged; what was acknowledged of an orderly loan that is lent again.
+    /// the broker lent and got acknowledged; what lies between the messages of an orderly loan that is lent again.
     ahead: VecDeque<Range<u64>>,
     loans: BTreeMap<LoanId, Loan>,
     /// Messages on loan.
     out: usize,
-    /// Orderly: whose loan it is, and how often messages were lent in vain.
+    /// Orderly: whose loan it is, and how often messages were lent before.
     attempt: Option<Box<str>>,
     times: Vec<(u64, u32)>,
 }
 
 impl Loan {
-    fn index(&self, id: LoanId, offset: u64) -> Option<usize> {
+    /// Which of its messages this is, acknowledged or not.
+    fn place(&self, id: LoanId, offset: u64) -> Option<usize> {
         let distance = u32::try_from(offset.checked_sub(id.start)?).ok()?;
         let index = match &self.gaps {
             None => distance as usize,
             Some(gaps) => gaps.binary_search(&distance).ok()?,
         };
-        (index < LOAN_MESSAGES_MAX && self.left & 1 << index != 0).then_some(index)
+        (index < self.count as usize).then_some(index)
+    }
+
+    /// The same of one that is not acknowledged.
+    fn index(&self, id: LoanId, offset: u64) -> Option<usize> {
+        self.place(id, offset).filter(|index| self.left & 1 << index != 0)
     }
 
     fn offset(&self, id: LoanId, index: u32) -> u64 {
@@ -96,6 +104,11 @@ impl Loan {
     /// Offsets that are not acknowledged.
     fn unacked(&self, id: LoanId) -> impl Iterator<Item = u64> {
         bits(self.left).map(move |index| self.offset(id, index))
+    }
+
+    /// Its messages from the first on that is not acknowledged, in their order.
+    fn from_first_left(&self, id: LoanId) -> impl Iterator<Item = u64> {
+        (self.left.trailing_zeros().min(self.count)..self.count).map(move |index| self.offset(id, index))
     }
 
     /// Orderly: when the last of what is left may be lent again.
@@ -235,6 +248,7 @@ impl Account {
         let loan = Loan {
             until_ms,
             kind,
+            count: offsets.len() as u32,
             left: u32::MAX >> (LOAN_MESSAGES_MAX - offsets.len()),
             moving: 0,
             gaps: (!follow).then(|| offsets.iter().map(distance).collect()),
@@ -251,10 +265,11 @@ impl Account {
         let Some(index) = loan.index(id, offset) else { return Done::Stale };
         loan.left &= !(1 << index);
         loan.moving &= !(1 << index);
-        if loan.kind == Kind::Orderly {
-            self.times.retain(|(lent, _)| *lent != offset);
-        }
         if loan.left == 0 {
+            let last = loan.offset(id, loan.count - 1);
+            if loan.kind == Kind::Orderly {
+                self.times.retain(|(lent, _)| *lent > last);
+            }
             self.loans.remove(&id);
         }
         self.out -= 1;
@@ -311,9 +326,10 @@ impl Account {
         Some(self.lend(&[offset], now_ms.max(id.pop_ms + 1), until_ms, kind))
     }
 
-    /// The loan of an orderly message. Handles of such messages say when, not where it began once times were changed.
+    /// The loan that an orderly message is of, also if it is acknowledged already. Handles of such messages say when,
+    /// not where it began once times were changed.
     pub fn orderly(&self, offset: u64) -> Option<LoanId> {
-        let holds = |(id, loan): &(&LoanId, &Loan)| loan.kind == Kind::Orderly && loan.index(**id, offset).is_some();
+        let holds = |(id, loan): &(&LoanId, &Loan)| loan.kind == Kind::Orderly && loan.place(**id, offset).is_some();
         self.loans.iter().find(holds).map(|(id, _)| *id)
     }
 
@@ -363,23 +379,29 @@ impl Account {
         orderly.map(Loan::free_ms).filter(|until_ms| *until_ms > now_ms).max().unwrap_or(0)
     }
 
-    /// Orderly loans are over: the queue goes on from the first message that was not acknowledged.
+    /// Orderly loans are over: the queue goes on from the first message that was not acknowledged, and what follows it
+    /// on its loan comes after it once more, acknowledged or not, as of a stock broker. `attempt`: as above; the same one
+    /// is no further try.
     pub fn take_back(&mut self, attempt: Option<&str>) {
+        let is_further = attempt.is_none() || attempt != self.attempt.as_deref();
         self.attempt = attempt.map(Box::from);
         let is_orderly = |id: &LoanId| self.loans[id].kind == Kind::Orderly;
         let ids: Vec<LoanId> = self.loans.keys().copied().filter(is_orderly).collect();
         let mut back = Vec::new();
         for id in ids {
             let loan = self.loans.remove(&id).expect("it was there just now");
-            back.extend(loan.unacked(id));
+            self.out -= loan.left.count_ones() as usize;
+            back.extend(loan.from_first_left(id));
         }
-        self.out -= back.len();
         back.sort_unstable();
         let Some(first) = back.first().copied() else { return };
-        for offset in &back {
-            match self.times.iter_mut().find(|(lent, _)| lent == offset) {
-                Some((_, times)) => *times += 1,
-                None => self.times.push((*offset, 1)),
+        if is_further {
+            self.times.retain(|(lent, _)| *lent >= first);
+            for offset in &back {
+                match self.times.iter_mut().find(|(lent, _)| lent == offset) {
+                    Some((_, times)) => *times += 1,
+                    None => self.times.push((*offset, 1)),
+                }
             }
         }
         // What lies before went with its segment; and of many the next ones are lent first.
@@ -402,7 +424,7 @@ impl Account {
         }
     }
 
-    /// How often an orderly message was lent in vain.
+    /// How often an orderly message was lent before.
     pub fn times(&self, offset: u64) -> u32 {
         self.times.iter().find(|(lent, _)| *lent == offset).map_or(0, |(_, times)| *times)
     }
@@ -633,22 +655,33 @@ mod tests {
         assert_eq!(account.blocked_until_ms(Some("b"), 1_999), 2_000);
         assert_eq!((account.blocked_until_ms(Some("a"), 1_500), account.blocked_until_ms(None, 2_000)), (0, 0));
         assert_eq!((account.ack(id, 10), account.ack(id, 12)), (Done::Now, Done::Now));
-        assert_eq!((account.orderly(11), account.orderly(12)), (Some(id), None));
+        assert_eq!([11, 12, 15].map(|offset| account.orderly(offset)), [Some(id), Some(id), None]);
+        assert_eq!(account.ack(id, 12), Done::Stale, "a second time");
         // Given back early, one by one: the last one decides.
         for (offset, until_ms, free_ms) in [(11, 1_600, 2_000), (13, 1_700, 2_000), (14, 1_650, 1_700)] {
             assert_eq!(account.extend(id, offset, 1_550, until_ms, Kind::Orderly), Some(id));
             assert_eq!(account.blocked_until_ms(None, 1_550), free_ms);
         }
+        // What was acknowledged behind the first that is left comes after it once more.
+        account.take_back(None);
+        assert_eq!((account.next(), account.stretch(), account.out()), (11, u64::MAX, 0));
+        assert_eq!([10, 11, 12, 14].map(|offset| account.times(offset)), [0, 2, 2, 2]);
+        assert_eq!(written(&account), 11u64.to_be_bytes());
+        // One is wanted by nobody any more, and is between them.
+        account.advance(15);
+        let id = account.lend(&[11, 13, 14], 1_700, 9_000, Kind::Orderly);
+        assert_eq!(account.ack_some(id, |distance| distance != 0), 2);
+        assert_eq!((account.floor(), account.out()), (11, 1));
+        assert_eq!(written(&account), [&11u64.to_be_bytes()[..], &[1, 3]].concat());
         account.take_back(None);
         assert_eq!((account.next(), account.stretch(), account.out()), (11, 1, 0));
-        assert_eq!((account.times(11), account.times(12), account.times(10)), (2, 0, 0));
         assert_eq!(written(&account), [&11u64.to_be_bytes()[..], &[1, 1]].concat());
         account.advance(12);
         assert_eq!((account.next(), account.stretch()), (13, u64::MAX));
         account.advance(15);
-        let id = account.lend(&[11, 13, 14], 1_700, 9_000, Kind::Orderly);
+        let id = account.lend(&[11, 13, 14], 1_800, 9_000, Kind::Orderly);
         assert_eq!(account.ack_some(id, |distance| distance != 2), 2);
-        assert_eq!((account.times(11), account.times(13), account.floor()), (0, 2, 13));
+        assert_eq!((account.times(11), account.times(13), account.floor()), (3, 3, 13));
         assert_eq!(account.ack(id, 13), Done::Now);
         assert_eq!((account.floor(), account.is_quiet(0)), (15, true));
     }
@@ -703,6 +736,20 @@ mod tests {
         assert_eq!((account.next(), account.stretch()), (5, 10));
         account.advance(15);
         assert_eq!(account.next(), 17, "what was done with before the end is done with");
+    }
+
+    #[test]
+    fn who_asks_again_in_the_same_attempt_is_no_further_try() {
+        let mut account = Account::new(7);
+        account.advance(8);
+        let mut seen = Vec::new();
+        for (pop_ms, attempt) in (1_000..).zip([None, Some("a"), Some("a"), Some("b"), Some("b"), None, None]) {
+            account.take_back(attempt);
+            account.advance(8);
+            account.lend(&[7], pop_ms, 9_000, Kind::Orderly);
+            seen.push(account.times(7));
+        }
+        assert_eq!(seen, [0, 1, 1, 2, 2, 3, 4]);
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Desk {
                 "offset is illegal, key:{}@{}, old:{}, commit:{offset}, next:-1, {}",
                 asked.topic,
                 asked.queue_id,
-                self.floor_of(key, asked.consumer_group),
+                self.popped_floor(key, asked.consumer_group).unwrap_or(0),
                 call.peer.address
             );
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, &remark);
@@ -204,7 +204,7 @@ impl Desk {
     /// Acknowledges a message. False: an orderly one was never lent.
     fn ack(&mut self, key: QueueKey, group: &str, handle: &Handle<'_>, offset: u64, now_ms: u64) -> bool {
         let Some(account) = self.accounts.find(key, group) else {
-            return !handle.is_orderly() || offset < self.floor_of(key, group);
+            return !handle.is_orderly();
         };
         if handle.broker != self.settings.broker_name {
             return true;
@@ -268,11 +268,10 @@ impl Desk {
         Some(loan)
     }
 
-    fn floor_of(&mut self, key: QueueKey, group: &str) -> u64 {
-        match self.accounts.find(key, group).and_then(|id| self.accounts.get(id)) {
-            Some(holder) => holder.account.floor(),
-            None => 0,
-        }
+    /// Below which offset a group is done with everything, if it pops here.
+    pub(crate) fn popped_floor(&mut self, key: QueueKey, group: &str) -> Option<u64> {
+        let id = self.accounts.find(key, group)?;
+        self.accounts.get(id).map(|holder| holder.account.floor())
     }
 
     /// The queue of an acknowledgement. `None`: it was refused.
