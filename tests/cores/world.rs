@@ -494,6 +494,7 @@ impl World {
             }
             Report::Unreadable(why) => self.closed = Some(why),
             Report::Stopped { .. } => {}
+            Report::Route(..) => unreachable!("it has no NameServers"),
         }
     }
 

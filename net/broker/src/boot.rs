@@ -12,6 +12,7 @@
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,14 +27,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
+use crate::call::Request;
 use crate::catalog::Catalog;
 use crate::config::{Config, Flush, Found, Settings};
-use crate::control::{Pace, Registration};
+use crate::control::{Pace, Registration, Routes};
 use crate::core::{Core, CoreConfig, Report};
 use crate::home::{Home, PATIENCE};
 use crate::host::{self, Doors};
-use crate::mail::{Mail, Mailboxes};
+use crate::mail::{Mail, Mailboxes, Routed};
 use crate::produce;
+use crate::registrar::ROUTES_MAX;
 use crate::topics::system_topics;
 
 /// Descriptors that are not for connections: log files, rings, listeners, the NameServer's.
@@ -98,11 +101,12 @@ async fn serve(
             () = stop.asked() => Ok(false),
         };
         if opened? {
-            broker.mail(0, Mail::Serve).await;
             let pace = Pace {
                 interval: Duration::from_millis(config.number("broker.register_interval_ms")),
                 timeout: Duration::from_millis(config.number("broker.register_timeout_ms")),
             };
+            broker.find_routes(pace.timeout);
+            broker.post.send(0, Mail::Serve).await;
             let registered = registration.insert(Registration::start(&broker.settings, pace, &broker.catalogs));
             tokio::select! {
                 () = registered.tried() => {}
@@ -272,12 +276,33 @@ enum Word {
     Ended(usize, Result<(), String>),
 }
 
+/// What waits for a route, and of which topic.
+type Wanted = (Box<Request>, String);
+
+/// Mail from the main thread.
+#[derive(Clone)]
+struct Post {
+    mailboxes: Mailboxes,
+    wakers: Vec<Waker>,
+}
+
+impl Post {
+    async fn send(&self, core: usize, mut mail: Mail) {
+        while let Err(back) = self.mailboxes.push(core, mail) {
+            mail = back;
+            self.wakers[core].wake();
+            sleep(MAILBOX_PAUSE).await;
+        }
+        self.wakers[core].wake();
+    }
+}
+
 /// The broker's threads, seen from the main one.
 struct Broker {
     settings: Arc<Settings>,
-    mailboxes: Mailboxes,
-    wakers: Vec<Waker>,
+    post: Post,
     words: mpsc::Receiver<Word>,
+    routes: mpsc::Receiver<Wanted>,
     catalogs: watch::Receiver<Arc<Catalog>>,
     /// Cores whose partitions are not all open yet.
     opening: usize,
@@ -321,6 +346,7 @@ impl Broker {
         let mailboxes = Mailboxes::new(cores, settings.limits.mailbox);
         home.keep()?;
         let (say, words) = mpsc::channel(WORDS_MAX);
+        let (want, routes) = mpsc::channel(ROUTES_MAX);
         let (tell, catalogs) = watch::channel(Arc::new(Catalog::new(seed())));
         let tell = Arc::new(tell);
         let mut doors = Some(doors);
@@ -333,11 +359,12 @@ impl Broker {
                 mailboxes: mailboxes.clone(),
                 doors: doors.take().map_or(Vec::new(), |doors| adopt(doors, &ring)),
                 seed: seed(),
-                report: reporter(index, say.clone(), tell.clone()),
+                report: reporter(index, say.clone(), tell.clone(), want.clone()),
             };
             spawn(config, ring, cpus[index], say.clone())?;
         }
-        Ok(Broker { settings, mailboxes, wakers, words, catalogs, opening: cores, running: cores, _home: home })
+        let post = Post { mailboxes, wakers };
+        Ok(Broker { settings, post, words, routes, catalogs, opening: cores, running: cores, _home: home })
     }
 
     /// Waits until all partitions are open and the system topics are there.
@@ -376,7 +403,7 @@ impl Broker {
     /// Tells all cores to stop, and waits for them.
     async fn stop(&mut self) -> Result<(), String> {
         for core in 0..self.settings.cores {
-            self.mail(core, Mail::Stop).await;
+            self.post.send(core, Mail::Stop).await;
         }
         while self.running > 0 {
             match self.words.recv().await {
@@ -392,13 +419,21 @@ impl Broker {
         Ok(())
     }
 
-    async fn mail(&self, core: usize, mut mail: Mail) {
-        while let Err(back) = self.mailboxes.push(core, mail) {
-            mail = back;
-            self.wakers[core].wake();
-            sleep(MAILBOX_PAUSE).await;
-        }
-        self.wakers[core].wake();
+    /// From now on what the registrar wants to know of other brokers is asked of the NameServers.
+    fn find_routes(&mut self, patience: Duration) {
+        let (_, none) = mpsc::channel(1);
+        let mut wanted = std::mem::replace(&mut self.routes, none);
+        let routes = Rc::new(Routes::new(&self.settings, patience));
+        let post = self.post.clone();
+        tokio_uring::spawn(async move {
+            while let Some((request, topic)) = wanted.recv().await {
+                let (routes, post) = (routes.clone(), post.clone());
+                tokio_uring::spawn(async move {
+                    let queues = routes.queues(&topic).await;
+                    post.send(0, Mail::Routed(Box::new(Routed { request: *request, queues }))).await;
+                });
+            }
+        });
     }
 
     /// `Err`: the broker cannot start, or not go on.
@@ -415,7 +450,7 @@ impl Broker {
             Some(Word::Report(Report::Unreadable(why))) => {
                 return Err(format!("the topics and groups in partition 0 cannot be read: {why}"));
             }
-            Some(Word::Report(Report::Topics(_) | Report::Stopped { .. })) => {}
+            Some(Word::Report(Report::Topics(_) | Report::Route(..) | Report::Stopped { .. })) => {}
             Some(Word::Ended(core, outcome)) => {
                 let why = outcome.err().unwrap_or_else(|| "it ended although nobody stopped it".into());
                 return Err(format!("core {core}: {why}"));
@@ -526,9 +561,16 @@ fn reporter(
     core: usize,
     say: mpsc::Sender<Word>,
     tell: Arc<watch::Sender<Arc<Catalog>>>,
+    want: mpsc::Sender<Wanted>,
 ) -> Box<dyn FnMut(Report) + Send> {
     Box::new(move |report| match report {
         Report::Topics(catalog) => drop(tell.send_replace(catalog)),
+        Report::Route(request, topic) => {
+            // There is room for as many as the registrar lets wait; who stops has no connections any more.
+            if want.try_send((request, topic)).is_err() {
+                debug!("nobody looks for routes any more");
+            }
+        }
         other => {
             if let Err(error) = say.try_send(Word::Report(other)) {
                 error!(core, %error, "the main thread does not listen");

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::Command;
-use protocol::bodies::{DataVersion, RegisterBrokerBody, TopicConfig, TopicConfigTable};
+use protocol::bodies::{
+    self, DataVersion, MessageQueue, RegisterBrokerBody, TopicConfig, TopicConfigTable, TopicRouteData,
+};
 use protocol::codes::{request, response};
-use protocol::headers::{BrokerOf, RegisterBroker};
+use protocol::headers::{BrokerOf, GetRoute, RegisterBroker};
 use protocol::message::body_crc;
 use protocol::names::perm;
 use tokio::sync::{oneshot, watch};
@@ -30,6 +32,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const UNREGISTER_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// A body longer than this is sent compressed: a frame holds 16 MiB, about 100,000 topics as JSON.
 const PLAIN_BYTES_MAX: usize = 8 << 20;
+/// Most queues that are taken from a route. 100,000: an answer with as many fits a frame.
+const ROUTE_QUEUES_MAX: usize = 100_000;
 
 /// How often, and how patiently.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +93,51 @@ impl Registration {
             }
         }
     }
+}
+
+/// What the NameServers know of topics.
+pub struct Routes {
+    clients: Vec<Client>,
+    patience: Duration,
+}
+
+impl Routes {
+    /// From these NameServers, each of which may take so long to answer.
+    pub fn new(settings: &Settings, patience: Duration) -> Routes {
+        let client = |server: &String| Client::new(server, ClientLimits::default());
+        Routes { clients: settings.namesrv.iter().map(client).collect(), patience }
+    }
+
+    /// A topic's queues on all brokers that may be read, as the first NameServer tells that knows it. `None`: no
+    /// NameServer answers.
+    pub async fn queues(&self, topic: &str) -> Option<Vec<MessageQueue>> {
+        let mut found = None;
+        for client in &self.clients {
+            let mut command = Command::request(request::GET_ROUTEINFO_BY_TOPIC);
+            GetRoute { topic, accept_standard_json_only: true }.push(&mut command.header.fields);
+            let Ok(answer) = client.call(command, self.patience).await else { continue };
+            match answer.header.code {
+                response::SUCCESS => match bodies::decode::<TopicRouteData>(&answer.body) {
+                    Ok(route) => return Some(queues_of(topic, &route)),
+                    Err(error) => warn!(server = client.target(), %error, "a route cannot be read"),
+                },
+                response::TOPIC_NOT_EXIST => found = Some(Vec::new()),
+                code => warn!(server = client.target(), code, "a route was refused"),
+            }
+        }
+        found
+    }
+}
+
+fn queues_of(topic: &str, route: &TopicRouteData) -> Vec<MessageQueue> {
+    let readable = route.queue_datas.iter().filter(|data| perm::readable(data.perm));
+    let queues = readable.flat_map(|data| (0..data.read_queue_nums).map(move |queue| (&data.broker_name, queue)));
+    let queue = |(broker, queue_id): (&String, i32)| MessageQueue {
+        broker_name: broker.clone(),
+        queue_id,
+        topic: topic.to_owned(),
+    };
+    queues.take(ROUTE_QUEUES_MAX).map(queue).collect()
 }
 
 /// One NameServer.

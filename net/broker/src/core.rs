@@ -10,7 +10,7 @@ use engine::partition::{Effect, Partition};
 use protocol::{Header, Shapes};
 
 use crate::answer::flow_control;
-use crate::call::ConnectionId;
+use crate::call::{ConnectionId, Request};
 use crate::catalog::Catalog;
 use crate::config::Settings;
 use crate::connection::{Connection, ConnectionLimits, Connections, Reason, Spare};
@@ -75,6 +75,8 @@ pub enum Report {
     Topics(Arc<Catalog>),
     /// The catalog in partition 0 cannot be read.
     Unreadable(String),
+    /// What do the NameServers know of this topic? To be answered with `Mail::Routed`, which has the request.
+    Route(Box<Request>, String),
     /// The core has stopped: everything answered is durable.
     Stopped {
         /// The core.
@@ -415,6 +417,7 @@ impl<I: Io> Core<I> {
                 Notice::Closed(partition, reason) => (self.report)(Report::Closed { partition, reason }),
                 Notice::Register(catalog) => (self.report)(Report::Topics(catalog)),
                 Notice::Unreadable(reason) => (self.report)(Report::Unreadable(reason)),
+                Notice::Route(request, topic) => (self.report)(Report::Route(request, topic)),
                 Notice::Shut => self.shut += 1,
             }
         }

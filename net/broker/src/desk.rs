@@ -55,6 +55,8 @@ pub enum Notice {
     Register(Arc<Catalog>),
     /// The catalog in partition 0 cannot be read.
     Unreadable(String),
+    /// What do the NameServers know of this topic? Comes back as `Mail::Routed` with the request.
+    Route(Box<Request>, String),
 }
 
 /// One core's partitions and everything that waits in front of them.
@@ -261,6 +263,9 @@ impl Desk {
                     return self.refuse_append(&request.reply, AppendError::Opening);
                 }
                 self.registrar(now_ms, |registrar, orders| registrar.on_request(*request, now_ms, orders));
+            }
+            Mail::Routed(routed) => {
+                self.registrar(now_ms, |registrar, orders| registrar.on_routed(*routed, now_ms, orders));
             }
             Mail::Said(said) => {
                 self.registrar(now_ms, |registrar, orders| registrar.on_said(*said, now_ms, orders));
@@ -744,6 +749,7 @@ impl Desk {
                 }
             }
             Order::Register => self.notices.push(Notice::Register(Arc::clone(&self.catalog))),
+            Order::Route { request, topic } => self.notices.push(Notice::Route(Box::new(request), topic)),
         }
     }
 

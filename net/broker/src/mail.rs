@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use engine::io::{Handle, Pieces};
-use protocol::bodies::BatchAck;
+use protocol::bodies::{BatchAck, MessageQueue};
 
 use crate::admin::{Part, Question};
 use crate::call::{ConnectionId, ReplyTo, Request};
@@ -60,6 +60,15 @@ pub struct Ensure {
     pub then: Mail,
     /// Where that goes on.
     pub back: usize,
+}
+
+/// A request that waited for a topic's queues on all brokers.
+#[derive(Debug)]
+pub struct Routed {
+    /// The request.
+    pub request: Request,
+    /// The queues that may be read. `None`: no NameServer answers.
+    pub queues: Option<Vec<MessageQueue>>,
 }
 
 /// How a missing topic is made (PROTOCOL 4.2).
@@ -114,6 +123,8 @@ pub enum Mail {
     Register(Box<Request>),
     /// To the registrar: a client has answered a request of ours.
     Said(Box<Said>),
+    /// To the registrar: what the NameServers know of a topic.
+    Routed(Box<Routed>),
     /// An encoded frame for a connection of the receiving core.
     Answer {
         /// The connection.

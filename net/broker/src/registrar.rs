@@ -24,7 +24,7 @@ use crate::config::Settings;
 use crate::errands::Errands;
 use crate::ledger::{Ledger, Over, Then, WAITING_MAX};
 use crate::locks::Locks;
-use crate::mail::{Ensure, Mail, Make};
+use crate::mail::{Ensure, Mail, Make, Routed};
 use crate::members::Members;
 use crate::runtime::Rates;
 
@@ -35,6 +35,8 @@ mod questions;
 mod relay;
 #[cfg(test)]
 mod tests;
+
+pub use assignment::ROUTES_MAX;
 
 /// Silent clients and expired locks are looked for this often, in ms (RocketMQ's scan).
 pub const SCAN_MS: u64 = 10_000;
@@ -87,6 +89,13 @@ pub enum Order {
     },
     /// Tell the NameServers of the topics now.
     Register,
+    /// Ask the NameServers for a topic's queues on all brokers. Comes back as `on_routed`.
+    Route {
+        /// What waits for it.
+        request: Request,
+        /// The topic.
+        topic: String,
+    },
 }
 
 /// Topics, groups, members, locks and gatherings.
@@ -106,6 +115,8 @@ pub struct Registrar {
     survey_bytes: usize,
     /// Groups whose members are to be told, once this event is over.
     notify: BTreeSet<Arc<str>>,
+    /// Requests that wait for what NameServers know.
+    routing: usize,
     /// How many questions to producers were passed on.
     turn: usize,
     scan_at_ms: u64,
@@ -142,6 +153,7 @@ impl Registrar {
             surveys: BTreeMap::new(),
             next_survey: 0,
             survey_bytes: 0,
+            routing: 0,
             notify: BTreeSet::new(),
             turn: 0,
             scan_at_ms: 0,
@@ -159,6 +171,10 @@ impl Registrar {
     pub fn on_request(&mut self, request: Request, now_ms: u64, wanted: &mut Vec<Order>) {
         let reply = request.reply;
         let Some(request) = self.relay(request, now_ms, wanted) else { return self.finish(now_ms, wanted) };
+        if request.header.code == request::QUERY_ASSIGNMENT && !self.settings.namesrv.is_empty() {
+            self.ask_route(request, wanted);
+            return self.finish(now_ms, wanted);
+        }
         match self.execute(&request, now_ms) {
             Ok(Outcome::Now(answer)) | Err(answer) => wanted.push(Order::Answer(reply, answer)),
             Ok(Outcome::Settled(answer)) => self.settle(Then::Answer(reply, answer), wanted),
@@ -212,6 +228,12 @@ impl Registrar {
         if let Some(gathered) = self.gatherings.on_told(ticket, part) {
             self.gathered(gathered.reply, gathered.goal, gathered.part, now_ms, wanted);
         }
+        self.finish(now_ms, wanted);
+    }
+
+    /// What the NameServers know of an `Order::Route`.
+    pub fn on_routed(&mut self, routed: Routed, now_ms: u64, wanted: &mut Vec<Order>) {
+        self.routed(routed, wanted);
         self.finish(now_ms, wanted);
     }
 

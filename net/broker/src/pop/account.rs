@@ -283,6 +283,7 @@ impl Account {
             return;
         }
         let place = self.ahead.partition_point(|range| range.end < offset);
+        let is_full = self.ahead.len() + self.out >= ranges_max;
         match self.ahead.get_mut(place) {
             Some(range) if range.contains(&offset) => {}
             Some(range) if range.end == offset => {
@@ -294,7 +295,7 @@ impl Account {
                 }
             }
             Some(range) if range.start == offset + 1 => range.start = offset,
-            _ if self.ahead.len() + self.out >= ranges_max => {}
+            _ if is_full => {}
             _ => self.ahead.insert(place, offset..offset + 1),
         }
         self.advance(self.next);

@@ -10,30 +10,78 @@ use protocol::bodies::{
 use protocol::codes::response;
 use protocol::names::{self, RETRY_PREFIX};
 
-use super::{Outcome, Registrar, body_that_fits, system_error, wrong_body};
-use crate::answer::Answer;
+use super::{Order, Outcome, Registrar, body_that_fits, system_error, wrong_body};
+use crate::answer::{Answer, BUSY};
+use crate::call::Request;
+use crate::mail::Routed;
 
 /// Most settings of code 401. 100,000, as many as there may be groups.
 const MODES_MAX: usize = 100_000;
+/// Most requests that wait for what NameServers know. 1,024: each waits for a round trip, or for some seconds when they
+/// do not answer; beyond it clients are told that the broker is busy, and ask again 20 s later.
+pub const ROUTES_MAX: usize = 1_024;
 
 /// Assignments.
 impl Registrar {
-    /// Code 400. What cannot be said is left out: clients then keep what they have, and ask again.
+    /// Code 400, of a broker that has NameServers: a client asks one of the topic's brokers for its queues on all of
+    /// them.
+    pub(super) fn ask_route(&mut self, request: Request, wanted: &mut Vec<Order>) {
+        let topic = match bodies::decode::<QueryAssignment>(&request.body) {
+            Ok(asked) => asked.topic,
+            Err(error) => return wanted.push(Order::Answer(request.reply, wrong_body(error))),
+        };
+        if self.routing >= ROUTES_MAX {
+            let busy = Answer::refusal(response::SYSTEM_BUSY, BUSY);
+            return wanted.push(Order::Answer(request.reply, busy));
+        }
+        self.routing += 1;
+        wanted.push(Order::Route { request, topic });
+    }
+
+    /// Goes on where `ask_route` stopped. Of its own queues the broker knows best.
+    pub(super) fn routed(&mut self, Routed { request, queues }: Routed, wanted: &mut Vec<Order>) {
+        self.routing -= 1;
+        let asked: QueryAssignment = bodies::decode(&request.body).expect("it was read before");
+        let all = queues.map(|mut all| {
+            all.retain(|queue| queue.broker_name != self.settings.broker_name);
+            all.extend(self.queues_of(&asked.topic).into_iter().flatten());
+            all.sort();
+            all
+        });
+        let answer = match self.assignment(&asked, all.filter(|all| !all.is_empty())) {
+            Ok(Outcome::Now(answer)) | Err(answer) => answer,
+            Ok(_) => unreachable!("nobody else is asked"),
+        };
+        wanted.push(Order::Answer(request.reply, answer));
+    }
+
+    /// Code 400, of a broker that is alone.
     pub(super) fn query_assignment(&self, body: &[u8]) -> Result<Outcome, Answer> {
         let asked: QueryAssignment = bodies::decode(body).map_err(wrong_body)?;
+        self.assignment(&asked, self.queues_of(&asked.topic))
+    }
+
+    /// What cannot be said is left out: clients then keep what they have, and ask again. `all`: the topic's queues.
+    fn assignment(&self, asked: &QueryAssignment, all: Option<Vec<MessageQueue>>) -> Result<Outcome, Answer> {
         let (mode, share) = match self.ledger.published().mode(&asked.topic, &asked.consumer_group) {
             Some(set) => (set.mode, set.pop_share_queue_num),
             None => (RequestMode::Pull, 0),
         };
-        let assigned = self.assigned(&asked, mode, share).map(|queues| {
+        let assigned = self.assigned(asked, mode, share, all).map(|queues| {
             queues.into_iter().map(|message_queue| Assignment { message_queue, mode }).collect::<Vec<_>>()
         });
         body_that_fits(bodies::encode(&Assignments { message_queue_assignments: assigned }))
     }
 
     /// The queues of a client. `None`: there is no topic, no group, or no such strategy.
-    fn assigned(&self, asked: &QueryAssignment, mode: RequestMode, share: i32) -> Option<BTreeSet<MessageQueue>> {
-        let all = self.queues_of(&asked.topic)?;
+    fn assigned(
+        &self,
+        asked: &QueryAssignment,
+        mode: RequestMode,
+        share: i32,
+        all: Option<Vec<MessageQueue>>,
+    ) -> Option<BTreeSet<MessageQueue>> {
+        let all = all?;
         if asked.message_model == MessageModel::Broadcasting {
             return Some(all.into_iter().collect());
         }
@@ -68,7 +116,7 @@ impl Registrar {
         Some(queues.into_iter().collect())
     }
 
-    /// The queues of a topic that may be read, in order.
+    /// The queues of a topic here that may be read, in order.
     fn queues_of(&self, topic: &str) -> Option<Vec<MessageQueue>> {
         let topic = self.ledger.published().topic(topic).filter(|topic| topic.is_readable())?;
         let queue = |queue: u32| MessageQueue {

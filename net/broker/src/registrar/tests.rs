@@ -41,6 +41,8 @@ struct World {
     opaque: i32,
     /// What a core answers when it is asked.
     tell: fn(&Question) -> Part,
+    /// What NameServers know of topics.
+    routes: BTreeMap<String, Vec<MessageQueue>>,
 }
 
 fn settings() -> Settings {
@@ -107,6 +109,7 @@ impl World {
             answers: BTreeMap::new(),
             opaque: 0,
             tell: nothing,
+            routes: BTreeMap::new(),
         }
     }
 
@@ -168,6 +171,10 @@ impl World {
                 }
             }
             Order::Register => self.log.push("register".to_owned()),
+            Order::Route { request, topic } => {
+                let queues = self.routes.get(&topic).cloned();
+                self.act(|registrar, now_ms, wanted| registrar.on_routed(Routed { request, queues }, now_ms, wanted));
+            }
         }
         true
     }

@@ -1,5 +1,7 @@
 //! Groups, their members, and the queues that they lock.
 
+use protocol::bodies::{Assignments, QueryAssignment, RequestMode, SetRequestMode};
+
 use super::*;
 
 /// Client `c` of group `g` locks queue 1 of topic `T`.
@@ -275,4 +277,48 @@ fn a_retry_learns_whether_its_group_consumes_in_order() {
         let wanted = format!("resume a send on 1, orderly: {orderly}");
         assert_eq!(world.logged().last(), Some(&wanted), "{group} {later_ms} ms later");
     }
+}
+
+#[test]
+fn who_rebalances_at_the_broker_gets_queues_of_all_brokers() {
+    let mut world = World::with(Settings { namesrv: vec!["127.0.0.1:9876".to_owned()], ..settings() });
+    world.create("T", "2");
+    world.heartbeat(1, "c", vec![consumer("g", &[("T", 1)])]);
+    let queue =
+        |broker: &str, queue_id| MessageQueue { broker_name: broker.to_owned(), queue_id, topic: "T".to_owned() };
+    let assigned = |world: &mut World| {
+        let asked = QueryAssignment {
+            client_id: "c".to_owned(),
+            consumer_group: "g".to_owned(),
+            strategy_name: "AVG".to_owned(),
+            topic: "T".to_owned(),
+            ..QueryAssignment::default()
+        };
+        let answer = world.ask(1, request::QUERY_ASSIGNMENT, &[], bodies::encode(&asked));
+        let found: Assignments = bodies::decode(&answer.body).unwrap();
+        let queues = found.message_queue_assignments?.into_iter().map(|one| one.message_queue);
+        Some(queues.collect::<Vec<_>>())
+    };
+    assert_eq!(assigned(&mut world), None, "no NameServer answers: the client keeps what it has");
+    // The NameServer may not know yet how many queues are here.
+    world.routes.insert("T".to_owned(), vec![queue("broker-b", 0), queue("broker-a", 0)]);
+    let all = vec![queue("broker-a", 0), queue("broker-a", 1), queue("broker-b", 0)];
+    assert_eq!(assigned(&mut world), Some(all));
+    let mode = SetRequestMode {
+        consumer_group: "g".to_owned(),
+        mode: RequestMode::Pop,
+        pop_share_queue_num: 0,
+        topic: "T".to_owned(),
+    };
+    world.ask(0, request::SET_MESSAGE_REQUEST_MODE, &[], bodies::encode(&mode));
+    assert_eq!(assigned(&mut world), Some(vec![queue("broker-a", -1), queue("broker-b", -1)]));
+    // A number of them waits, no more.
+    world.orders.clear();
+    let body = bodies::encode(&QueryAssignment::default());
+    let asked: Vec<i32> =
+        (0..=ROUTES_MAX).map(|_| world.send(1, request::QUERY_ASSIGNMENT, &[], body.clone())).collect();
+    world.run();
+    let codes: Vec<i32> = asked.iter().map(|opaque| world.answers[opaque].code).collect();
+    assert_eq!(codes.iter().filter(|code| **code == 0).count(), ROUTES_MAX);
+    assert_eq!(codes[ROUTES_MAX], response::SYSTEM_BUSY);
 }
