@@ -679,8 +679,9 @@ mod tests {
         let expression = Expression::compile(&text).unwrap();
         let matches = matcher(&expression);
         assert_eq!((matches(&long), matches(&long)), (Some(false), None));
-        let matches = matcher(&expression);
-        assert!((0..MATCHED_MAX).all(|_| matches(&short) == Some(true)), "a plain message costs little");
+        let plain = Expression::compile("a = '998' OR a = '999'").unwrap();
+        let matches = matcher(&plain);
+        assert!((0..MATCHED_MAX).all(|_| matches(&short) == Some(true)), "a plain expression costs little");
     }
 
     #[test]
