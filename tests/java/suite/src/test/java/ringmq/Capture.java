@@ -5,7 +5,9 @@ import java.io.IOException;
 import java.io.OutputStream;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
+import java.util.regex.Pattern;
 import org.apache.rocketmq.tools.command.MQAdminStartup;
+import ringmq.rig.Until;
 
 /** Runs RocketMQ's mqadmin in this JVM and gives what it printed; other threads keep their own output. */
 final class Capture {
@@ -18,16 +20,36 @@ final class Capture {
 
     /** Stdout and stderr of {@code mqadmin ARGUMENTS}. */
     static synchronized String mqadmin(String... arguments) {
+        ByteArrayOutputStream output = new ByteArrayOutputStream();
+        run(output, arguments);
+        return output.toString(StandardCharsets.UTF_8);
+    }
+
+    /** The same for a command that never ends by itself: it is interrupted once it has printed this. */
+    static synchronized String mqadminUntil(Pattern enough, String... arguments) {
+        ByteArrayOutputStream output = new ByteArrayOutputStream();
+        Thread command = new Thread(() -> run(output, arguments), "mqadmin");
+        command.start();
+        try {
+            Until.holds(Clients.SOON, () -> enough + " in " + output, () -> enough.matcher(output.toString(StandardCharsets.UTF_8)).find());
+        } finally {
+            while (command.isAlive()) {
+                command.interrupt();
+                Until.pause();
+            }
+        }
+        return output.toString(StandardCharsets.UTF_8);
+    }
+
+    private static void run(ByteArrayOutputStream output, String... arguments) {
         // Some commands keep a client that they have shut down: each run takes new ones.
         Commands.forget();
-        ByteArrayOutputStream output = new ByteArrayOutputStream();
         HERE.set(output);
         try {
             MQAdminStartup.main0(arguments, null);
         } finally {
             HERE.remove();
         }
-        return output.toString(StandardCharsets.UTF_8);
     }
 
     private static final class Commands extends MQAdminStartup {
