@@ -3,7 +3,9 @@ package ringmq;
 import static org.mockito.ArgumentMatchers.any;
 import static org.mockito.ArgumentMatchers.anyBoolean;
 import static org.mockito.ArgumentMatchers.anyInt;
+import static org.mockito.ArgumentMatchers.anyLong;
 import static org.mockito.ArgumentMatchers.anyString;
+import static org.mockito.ArgumentMatchers.nullable;
 import static org.mockito.Mockito.doAnswer;
 import static org.mockito.Mockito.doNothing;
 import static org.mockito.Mockito.doReturn;
@@ -19,14 +21,22 @@ import java.util.function.Function;
 import java.util.stream.Collectors;
 import org.apache.rocketmq.broker.BrokerController;
 import org.apache.rocketmq.broker.offset.ConsumerOffsetManager;
+import org.apache.rocketmq.broker.pop.orderly.ConsumerOrderInfoManager;
 import org.apache.rocketmq.broker.topic.TopicConfigManager;
+import org.apache.rocketmq.client.exception.MQBrokerException;
 import org.apache.rocketmq.client.exception.OffsetNotFoundException;
+import org.apache.rocketmq.client.impl.MQClientAPIImpl;
 import org.apache.rocketmq.common.BrokerConfig;
 import org.apache.rocketmq.common.TopicConfig;
 import org.apache.rocketmq.common.message.MessageQueue;
 import org.apache.rocketmq.common.namesrv.NamesrvConfig;
 import org.apache.rocketmq.namesrv.NamesrvController;
 import org.apache.rocketmq.remoting.exception.RemotingConnectException;
+import org.apache.rocketmq.remoting.protocol.RemotingCommand;
+import org.apache.rocketmq.remoting.protocol.RequestCode;
+import org.apache.rocketmq.remoting.protocol.ResponseCode;
+import org.apache.rocketmq.remoting.protocol.header.NotificationRequestHeader;
+import org.apache.rocketmq.remoting.protocol.header.NotificationResponseHeader;
 import org.apache.rocketmq.remoting.protocol.header.QueryConsumerOffsetRequestHeader;
 import org.apache.rocketmq.store.DefaultMessageStore;
 import org.apache.rocketmq.store.MessageStore;
@@ -71,6 +81,7 @@ public final class Remote {
         MessageStore store = store(name, admin);
         TopicConfigManager topics = topics(address, admin);
         ConsumerOffsetManager offsets = offsets(address, admin);
+        ConsumerOrderInfoManager orders = orders(address, name, admin);
 
         BrokerController broker = mock(BrokerController.class, withSettings().stubOnly().defaultAnswer(INSIDE));
         doReturn(address).when(broker).getBrokerAddr();
@@ -79,6 +90,7 @@ public final class Remote {
         doReturn(store).when(broker).getMessageStore();
         doReturn(topics).when(broker).getTopicConfigManager();
         doReturn(offsets).when(broker).getConsumerOffsetManager();
+        doReturn(orders).when(broker).getConsumerOrderInfoManager();
         // Processes register by themselves whenever their topics change.
         doNothing().when(broker).registerBrokerAll(anyBoolean(), anyBoolean(), anyBoolean());
         doAnswer(call -> {
@@ -142,20 +154,53 @@ public final class Remote {
 
     private static ConsumerOffsetManager offsets(String address, DefaultMQAdminExt admin) {
         ConsumerOffsetManager offsets = mock(ConsumerOffsetManager.class, withSettings().stubOnly().defaultAnswer(INSIDE));
-        doAnswer(call -> {
-            QueryConsumerOffsetRequestHeader header = new QueryConsumerOffsetRequestHeader();
-            header.setConsumerGroup(call.getArgument(0));
-            header.setTopic(call.getArgument(1));
-            header.setQueueId(call.getArgument(2));
-            header.setSetZeroIfNotFound(false);
-            try {
-                return admin.getDefaultMQAdminExtImpl().getMqClientInstance().getMQClientAPIImpl()
-                    .queryConsumerOffset(address, header, REQUEST_MS_MAX);
-            } catch (OffsetNotFoundException none) {
-                return -1L;
-            }
-        }).when(offsets).queryOffset(anyString(), anyString(), anyInt());
+        doAnswer(call -> offset(address, admin, call.getArgument(0), call.getArgument(1), call.getArgument(2)))
+            .when(offsets).queryOffset(anyString(), anyString(), anyInt());
         return offsets;
+    }
+
+    /** Whether a queue is kept from a group: something is left in it, and who wants it in order is not told so (NOTIFICATION). */
+    private static ConsumerOrderInfoManager orders(String address, String broker, DefaultMQAdminExt admin) {
+        ConsumerOrderInfoManager orders = mock(ConsumerOrderInfoManager.class, withSettings().stubOnly().defaultAnswer(INSIDE));
+        doAnswer(call -> {
+            String topic = call.getArgument(1);
+            String group = call.getArgument(2);
+            int queue = call.getArgument(3);
+            NotificationRequestHeader header = new NotificationRequestHeader();
+            header.setAttemptId(call.getArgument(0));
+            header.setTopic(topic);
+            header.setConsumerGroup(group);
+            header.setQueueId(queue);
+            header.setOrder(true);
+            header.setPollTime(0);
+            header.setBornTime(System.currentTimeMillis());
+            RemotingCommand answer = api(admin).getRemotingClient()
+                .invokeSync(address, RemotingCommand.createRequestCommand(RequestCode.NOTIFICATION, header), REQUEST_MS_MAX);
+            if (answer.getCode() != ResponseCode.SUCCESS) {
+                throw new MQBrokerException(answer.getCode(), answer.getRemark(), address);
+            }
+            boolean isTold = answer.decodeCommandCustomHeader(NotificationResponseHeader.class).isHasMsg();
+            return !isTold && offset(address, admin, group, topic, queue) < admin.maxOffset(new MessageQueue(topic, broker, queue));
+        }).when(orders).checkBlock(nullable(String.class), anyString(), anyString(), anyInt(), anyLong());
+        return orders;
+    }
+
+    /** What a group has committed; -1: nothing. */
+    private static long offset(String address, DefaultMQAdminExt admin, String group, String topic, int queue) throws Exception {
+        QueryConsumerOffsetRequestHeader header = new QueryConsumerOffsetRequestHeader();
+        header.setConsumerGroup(group);
+        header.setTopic(topic);
+        header.setQueueId(queue);
+        header.setSetZeroIfNotFound(false);
+        try {
+            return api(admin).queryConsumerOffset(address, header, REQUEST_MS_MAX);
+        } catch (OffsetNotFoundException none) {
+            return -1;
+        }
+    }
+
+    private static MQClientAPIImpl api(DefaultMQAdminExt admin) {
+        return admin.getDefaultMQAdminExtImpl().getMqClientInstance().getMQClientAPIImpl();
     }
 
     private Remote() {}

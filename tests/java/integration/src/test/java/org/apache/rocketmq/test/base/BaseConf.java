@@ -73,7 +73,8 @@ public class BaseConf {
         "maxTransferCountOnMessageInDisk", "1024");
 
     private static final Map<String, Node> NODES;
-    private static final DefaultMQAdminExt ADMIN = new DefaultMQAdminExt();
+    /** Patient, because three brokers at once may keep a machine busy. */
+    private static final DefaultMQAdminExt ADMIN = new DefaultMQAdminExt(30_000);
 
     static {
         System.setProperty(RemotingCommand.REMOTING_VERSION_KEY, Integer.toString(MQVersion.CURRENT_VERSION));
