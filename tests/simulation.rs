@@ -14,6 +14,7 @@ use engine::partition::{Effect, Partition, Pull, PullLimits};
 use engine::sim::{Faults, Random, Sim};
 use engine::{KeySearch, LoadId, Ticket};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use tests::random::noise;
 
 const MIB: u64 = 1 << 20;
@@ -123,7 +124,7 @@ impl Seen {
 }
 
 /// Runs a plan for each seed; a failure names the seed.
-fn repeat(seeds: std::ops::Range<u64>, plan: impl Fn(u64) -> Plan) -> Seen {
+fn repeat(seeds: Range<u64>, plan: impl Fn(u64) -> Plan) -> Seen {
     let mut all = Seen::default();
     let (whole, mut from, mut to) = (seeds.clone(), u64::MAX, 0);
     tests::random::repeat(seeds, |seed| {
@@ -180,6 +181,8 @@ impl Plan {
 struct Sent {
     queue: QueueKey,
     length: usize,
+    /// Queue offsets that it takes.
+    offsets: u32,
     due_ms: Option<u64>,
     /// Messages of one batch share it.
     batch: u64,
@@ -572,7 +575,7 @@ impl World {
                     sent.promised = true;
                     if sent.due_ms.is_none() {
                         let taken = self.taken.entry(sent.queue).or_default();
-                        *taken = (*taken).max(sent.stored.queue_offset + 1);
+                        *taken = (*taken).max(sent.stored.queue_offset + u64::from(sent.offsets));
                     }
                 }
             }
@@ -750,6 +753,11 @@ impl World {
         HEADER_BYTES + 1 + self.random.below(most) as usize
     }
 
+    /// Most messages take one offset, some hold several messages.
+    fn offsets(&mut self) -> u32 {
+        if self.random.chance(850) { 1 } else { 2 + self.random.below(30) as u32 }
+    }
+
     fn queue(&mut self) -> QueueKey {
         let topic = self.topics[self.random.below(self.topics.len() as u64) as usize];
         let queue = self.random.below(QUEUES) as u32;
@@ -759,12 +767,13 @@ impl World {
 
     fn append(&mut self) {
         let count = if self.random.chance(700) { 1 } else { 2 + self.random.below(6) };
-        let wanted: Vec<(QueueKey, usize)> = (0..count).map(|_| (self.queue(), self.length())).collect();
+        let wanted: Vec<(QueueKey, usize, u32)> =
+            (0..count).map(|_| (self.queue(), self.length(), self.offsets())).collect();
         let first = self.sent.len() as u64;
         let mut fills: Vec<_> = wanted
             .iter()
             .zip(first..)
-            .map(|(&(queue, length), id)| move |out: &mut [u8]| fill(out, id, queue, length))
+            .map(|(&(queue, length, _), id)| move |out: &mut [u8]| fill(out, id, queue, length))
             .collect();
         let hashes: Vec<[u64; 1]> = (first..first + count).map(|id| [key_hash(id)]).collect();
         let mut drafts: Vec<Draft<'_>> = fills
@@ -772,9 +781,10 @@ impl World {
             .zip(&hashes)
             .zip(&wanted)
             .zip(first..)
-            .map(|(((fill, keys), &(queue, length)), id)| Draft {
+            .map(|(((fill, keys), &(queue, length, offsets)), id)| Draft {
                 queue,
                 length,
+                offsets,
                 tag_hash: tag_hash(id),
                 keys,
                 stamp: STAMP,
@@ -788,10 +798,11 @@ impl World {
         if let Err(error) = result {
             return self.refused(error);
         }
-        for (&(queue, length), &stored) in wanted.iter().zip(&stored) {
+        for (&(queue, length, offsets), &stored) in wanted.iter().zip(&stored) {
             let taken = self.taken.get(&queue).copied().unwrap_or(0);
             assert!(stored.queue_offset >= taken, "{queue:?}: {stored:?} is taken, below {taken}");
             self.submitted(queue, length, None, stored);
+            self.sent.last_mut().expect("it was just sent").offsets = offsets;
         }
         self.answers.push_back((ticket, Answer::Messages(self.tickets)));
         self.tickets += 1;
@@ -802,7 +813,8 @@ impl World {
         let id = self.sent.len() as u64;
         let due_ms = self.sim.now_ms() + [0, 5, 500, 20_000, 100_000][self.random.below(5) as usize];
         let mut write = |out: &mut [u8]| fill(out, id, queue, length);
-        let draft = Draft { queue, length, tag_hash: tag_hash(id), keys: &[], stamp: STAMP, fill: &mut write };
+        let draft =
+            Draft { queue, length, offsets: 1, tag_hash: tag_hash(id), keys: &[], stamp: STAMP, fill: &mut write };
         let (ticket, key) = (Ticket(self.tickets), recall_key(id));
         match self.partition.delay(draft, due_ms, key, Some(ticket), self.sim.now_ms()) {
             Err(error) => self.refused(error),
@@ -819,7 +831,8 @@ impl World {
         let id = self.sent.len() as u64;
         let check_ms = self.sim.now_ms() + [5, 500, 20_000][self.random.below(3) as usize];
         let mut write = |out: &mut [u8]| fill(out, id, queue, length);
-        let draft = Draft { queue, length, tag_hash: tag_hash(id), keys: &[], stamp: STAMP, fill: &mut write };
+        let draft =
+            Draft { queue, length, offsets: 1, tag_hash: tag_hash(id), keys: &[], stamp: STAMP, fill: &mut write };
         let ticket = Ticket(self.tickets);
         match self.partition.prepare(draft, check_ms, Some(ticket), self.sim.now_ms()) {
             Err(error) => self.refused(error),
@@ -868,7 +881,7 @@ impl World {
         let mut write = |out: &mut [u8]| out.copy_from_slice(&message);
         let keys = [key_hash(id as u64)];
         let tag_hash = tag_hash(id as u64);
-        let mut draft = Draft { queue, length, tag_hash, keys: &keys, stamp: STAMP, fill: &mut write };
+        let mut draft = Draft { queue, length, offsets: 1, tag_hash, keys: &keys, stamp: STAMP, fill: &mut write };
         let (ticket, now_ms) = (Ticket(self.tickets), self.sim.now_ms());
         let half_id = half.expect("it is one").id;
         let result = self.partition.decide(half_id, commit.then_some(&mut draft), None, Some(ticket), now_ms);
@@ -920,6 +933,7 @@ impl World {
         let sent = Sent {
             queue,
             length,
+            offsets: 1,
             due_ms,
             batch,
             stored,
@@ -989,10 +1003,19 @@ impl World {
         match pull {
             Pull::Found { messages, next } => {
                 assert!(next > offset && next <= span.max && messages.len() <= limits.messages as usize);
-                for message in messages {
+                let (mut behind, mut taken) = (0, 0);
+                for message in &messages {
                     assert_eq!(i64::from(message[31] % 3), tag, "a filter lets through what it wants");
-                    self.saw(&message, queue, None);
+                    let offsets = self.saw(message, queue, None);
+                    assert!(
+                        offsets.start >= behind && offsets.end > offset,
+                        "{offsets:?} at {offset}, behind {behind}"
+                    );
+                    taken += offsets.end - offsets.start.max(offset);
+                    behind = offsets.end;
                 }
+                assert!(next >= behind, "{next} is in the middle of what was given, up to {behind}");
+                assert!(messages.len() == 1 || taken <= u64::from(limits.messages), "{taken} of {limits:?}");
             }
             Pull::NoMatch { next } => assert!(next > offset && next <= span.max),
             Pull::Empty => assert_eq!(offset, span.max),
@@ -1024,7 +1047,9 @@ impl World {
             *taken = (*taken).max(span.max);
             let next = match (pull, span) {
                 (Pull::Found { messages, next }, _) => {
-                    messages.iter().zip(offset..).for_each(|(message, offset)| self.saw(message, queue, Some(offset)));
+                    let behind =
+                        messages.iter().fold(offset, |offset, message| self.saw(message, queue, Some(offset)).end);
+                    assert_eq!(next, behind, "all are wanted");
                     next
                 }
                 (Pull::OutOfRange, span) if offset != span.min => span.min,
@@ -1293,12 +1318,11 @@ impl World {
         for _ in 0..TURNS_MAX {
             match self.partition.pull(queue, offset, limits, &|_| true).0 {
                 Pull::Found { messages, next } => {
-                    assert_eq!(next, offset + messages.len() as u64, "all are wanted");
                     for message in messages {
-                        self.saw(&message, queue, Some(offset));
+                        offset = self.saw(&message, queue, Some(offset)).end;
                         assert!(found.insert(id_of(&message)), "message {} is there twice", id_of(&message));
-                        offset += 1;
                     }
+                    assert_eq!(next, offset, "all are wanted");
                 }
                 Pull::Loading(load) => {
                     let mut turns = 0;
@@ -1322,8 +1346,8 @@ impl World {
         panic!("{queue:?} has no end");
     }
 
-    /// A message was shown.
-    fn saw(&mut self, message: &Bytes, queue: QueueKey, offset: Option<u64>) {
+    /// A message was shown. Returns its queue offsets.
+    fn saw(&mut self, message: &Bytes, queue: QueueKey, offset: Option<u64>) -> Range<u64> {
         let id = id_of(message);
         let sent = self.sent.get_mut(id as usize).unwrap_or_else(|| panic!("message {id} was never sent"));
         assert_eq!(sent.queue, queue, "message {id} is in the wrong queue");
@@ -1345,11 +1369,13 @@ impl World {
         }
         assert_eq!(sent.place.unwrap_or(place), place, "message {id} is there twice");
         sent.place = Some(place);
+        let offsets = place.0..place.0 + u64::from(sent.offsets);
         let taken = self.taken.entry(queue).or_default();
-        *taken = (*taken).max(place.0 + 1);
+        *taken = (*taken).max(offsets.end);
         let stats = self.partition.stats();
         let answerable = if self.config.flush == Flush::Sync { stats.durable } else { stats.written };
         assert!(place.1.byte() < answerable, "message {id} is visible above the watermark");
+        offsets
     }
 }
 

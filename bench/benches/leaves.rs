@@ -239,6 +239,7 @@ impl Store {
             let draft = Draft {
                 queue: QueueKey { topic: 1, queue: queue % 8 },
                 length: message.encoded_len(),
+                offsets: 1,
                 tag_hash: 0,
                 keys: &[u64::from(queue)],
                 stamp,

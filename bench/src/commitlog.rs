@@ -219,7 +219,15 @@ impl Store<'_> {
         let mut drafts: Vec<Draft<'_>> = Vec::with_capacity(fills.len());
         for fill in &mut fills {
             let queue = QueueKey { topic: TOPIC, queue: self.next_queue };
-            drafts.push(Draft { queue, length: message.encoded_len(), tag_hash: 0, keys: &[1], stamp: stamp(), fill });
+            drafts.push(Draft {
+                queue,
+                length: message.encoded_len(),
+                offsets: 1,
+                tag_hash: 0,
+                keys: &[1],
+                stamp: stamp(),
+                fill,
+            });
         }
         let mut stored = Vec::with_capacity(drafts.len());
         let appended = self.partition.append(&mut drafts, Some(Ticket(slot as u64)), now_ms(), &mut stored);

@@ -107,7 +107,7 @@ impl Derived {
             match header.kind {
                 Kind::Message => {
                     keys += take_message(&mut self.index, &mut self.keys, (byte, header, payload), config.describe);
-                    entries += 1;
+                    entries += header.offsets_count();
                 }
                 Kind::Delayed => {
                     let (due_ms, length) = (header.offset, header.length);
@@ -245,18 +245,17 @@ pub fn take_message(
     (byte, header, payload): (u64, RecordHeader, &[u8]),
     describe: Describe,
 ) -> u64 {
-    // A message that cannot be described is still there, and its offset is taken.
+    // A message that cannot be described is still there, and its offsets are taken.
     let description = describe(payload);
     let slot = index.slot(header.queue);
-    index.at(slot).restore(
-        header.offset,
-        Entry {
-            byte,
-            store_time_ms: description.as_ref().map_or(0, |description| description.store_time_ms),
-            length: header.length,
-            tag_hash: description.as_ref().map_or(0, |description| description.tag_hash as i32),
-        },
-    );
+    let queue = index.at(slot);
+    let entry = Entry {
+        byte,
+        store_time_ms: description.as_ref().map_or(0, |description| description.store_time_ms),
+        length: header.length,
+        tag_hash: description.as_ref().map_or(0, |description| description.tag_hash as i32),
+    };
+    header.offsets().for_each(|offset| queue.restore(offset, entry));
     let hashes = description.as_ref().map_or(&[][..], |description| description.keys.as_slice());
     hashes.iter().for_each(|hash| keys.push(*hash, byte));
     hashes.len() as u64

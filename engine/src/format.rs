@@ -12,13 +12,16 @@
 pub mod crc32c;
 pub mod derived;
 
+use crate::limits::RECORD_OFFSETS_MAX;
 use std::fmt;
+use std::ops::Range;
 
 /// Unit of writing: positions, lengths and memory of `O_DIRECT` writes are multiples of it. Bytes.
 pub const BLOCK_BYTES: u64 = 4096;
 
-/// Version of every layout in this file, and of a run's. A newer one is refused, never guessed at.
-pub const FORMAT_VERSION: u16 = 1;
+/// Version of every layout in this file, and of a run's. A newer one is refused, never guessed at. 2: a message may
+/// take several queue offsets; what version 1 wrote reads the same.
+pub const FORMAT_VERSION: u16 = 2;
 
 /// Bytes of a log that a position can name: 2^48.
 pub const LOG_BYTES_MAX: u64 = 1 << 48;
@@ -292,7 +295,7 @@ pub const RECORD_HEADER_BYTES: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// A message of a queue; `offset` is its queue offset.
+    /// A message of a queue; `offset` is its queue offset, `note` how many more it takes, all behind that one.
     Message = 1,
     /// A message that is due later; `offset` is the wall clock it is due at, ms since 1970; `note` is what it is
     /// found by until then, or 0.
@@ -383,7 +386,18 @@ impl RecordHeader {
         out
     }
 
-    /// Reads a header back. `None` if there are too few bytes or the kind is unknown.
+    /// The queue offsets that a message takes. More than one are those of the messages inside it.
+    pub fn offsets(&self) -> Range<u64> {
+        self.offset..self.offset.saturating_add(self.offsets_count())
+    }
+
+    /// How many those are.
+    pub fn offsets_count(&self) -> u64 {
+        1 + u64::from(self.note)
+    }
+
+    /// Reads a header back. `None` if there are too few bytes, the kind is unknown, or it is a message that takes more
+    /// offsets than any does.
     pub fn decode(bytes: &[u8]) -> Option<RecordHeader> {
         let bytes = bytes.first_chunk::<RECORD_HEADER_BYTES>()?;
         let kind = match bytes[8] {
@@ -397,12 +411,16 @@ impl RecordHeader {
             8 => Kind::Checked,
             _ => return None,
         };
+        let note = u32_at(bytes, 20);
+        if kind == Kind::Message && note >= RECORD_OFFSETS_MAX {
+            return None;
+        }
         Some(RecordHeader {
             length: u32_at(bytes, 0),
             crc: u32_at(bytes, 4),
             kind,
             queue: QueueKey { topic: u32_at(bytes, 12), queue: u32_at(bytes, 16) },
-            note: u32_at(bytes, 20),
+            note,
             offset: u64_at(bytes, 24),
         })
     }
@@ -497,7 +515,7 @@ mod tests {
     #[test]
     fn a_batch_of_a_newer_version_is_named_and_ours_is_not() {
         let mut bytes = batch();
-        bytes[5] = 2;
+        bytes[5] = 3;
         let mut crc = 0;
         let unbelieved = Batch { header: BatchHeader::peek(&bytes).unwrap(), crc: 0, bytes: &bytes };
         for (at, header, _) in unbelieved.records() {
@@ -507,14 +525,14 @@ mod tests {
         }
         let crc = crc32c::crc32c_append(crc, &bytes[..BATCH_CRC_AT]);
         bytes[BATCH_CRC_AT..BATCH_HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
-        assert_eq!(Batch::open(&bytes).unwrap_err(), FormatError::Version(2));
+        assert_eq!(Batch::open(&bytes).unwrap_err(), FormatError::Version(3));
     }
 
     #[test]
     fn a_segment_header_has_these_bytes_and_every_flipped_bit_is_noticed() {
         let header = SegmentHeader { partition: 1, base: 1 << 30, bytes: 1 << 30 };
         let bytes = header.encode();
-        assert_eq!(hex(&bytes), "52696e674d51736700010001d130b7f300000000400000000000000040000000");
+        assert_eq!(hex(&bytes), "52696e674d517367000200014f44a7bb00000000400000000000000040000000");
         assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
         for bit in 0..bytes.len() * 8 {
             let mut bytes = bytes;
@@ -524,13 +542,17 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_named() {
+    fn a_newer_version_is_named_and_an_older_one_is_read() {
         let mut bytes = SegmentHeader { partition: 0, base: 0, bytes: 0 }.encode();
-        bytes[9] = 2;
-        bytes[12..16].fill(0);
-        let crc = crc32c::crc32c(&bytes);
-        bytes[12..16].copy_from_slice(&crc.to_be_bytes());
-        assert_eq!(SegmentHeader::decode(&bytes), Err(FormatError::Version(2)));
+        for (version, wanted) in
+            [(1, Ok(SegmentHeader { partition: 0, base: 0, bytes: 0 })), (3, Err(FormatError::Version(3)))]
+        {
+            bytes[9] = version;
+            bytes[12..16].fill(0);
+            let crc = crc32c::crc32c(&bytes);
+            bytes[12..16].copy_from_slice(&crc.to_be_bytes());
+            assert_eq!(SegmentHeader::decode(&bytes), wanted);
+        }
     }
 
     #[test]
@@ -564,11 +586,22 @@ mod tests {
                 crc: 1,
                 kind,
                 queue: QueueKey { topic: u32::MAX, queue: 9 },
-                note: 0xfedc_ba98,
+                note: if kind == Kind::Message { RECORD_OFFSETS_MAX - 1 } else { 0xfedc_ba98 },
                 offset: u64::MAX,
             };
             assert_eq!(RecordHeader::decode(&header.encode()), Some(header));
         }
+        let message = |note| RecordHeader {
+            length: 5,
+            crc: 0x0102_0304,
+            kind: Kind::Message,
+            queue: QueueKey { topic: 3, queue: 1 },
+            note,
+            offset: 7,
+        };
+        assert_eq!(hex(&message(9).encode()), "0000000501020304010000000000000300000001000000090000000000000007");
+        assert_eq!((message(0).offsets(), message(9).offsets()), (7..8, 7..17));
+        assert_eq!(RecordHeader::decode(&message(RECORD_OFFSETS_MAX).encode()), None, "more than any takes");
         assert_eq!(RecordHeader::decode(&[9; RECORD_HEADER_BYTES]), None);
         let checked = Checked { id: 0x0102, due_ms: 1_700_000_000_000, checks: 3 };
         assert_eq!(hex(&checked.encode()), "00000000000001020000018bcfe5680000000003");

@@ -9,7 +9,7 @@ use ahash::RandomState;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// One message of a queue.
+/// One offset of a queue. Those of one message that takes several are alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The log byte of its payload.
@@ -135,12 +135,13 @@ impl Index {
         (slot != NOWHERE).then(|| self.at(slot))
     }
 
-    /// Gives the next offset of a queue away.
-    pub fn accept(&mut self, slot: Slot) -> u64 {
+    /// Gives the next offset of a queue away, and `further` ones behind it.
+    pub fn accept(&mut self, slot: Slot, further: u32) -> u64 {
         let queue = &mut self.queues[slot.index as usize];
         assert!(queue.age == slot.age, "the caller just looked the slot up");
-        queue.next += 1;
-        queue.next - 1
+        let offset = queue.next;
+        queue.next += 1 + u64::from(further);
+        offset
     }
 
     /// What lies below this log byte is in runs, and goes. Queues notice when they are next looked at, at the
@@ -234,6 +235,11 @@ impl Queue {
     /// Whose it is.
     pub fn key(&self) -> QueueKey {
         self.key
+    }
+
+    /// The offset that its next message gets.
+    pub fn next(&self) -> u64 {
+        self.next
     }
 
     /// The visible offsets. `min` may be too low for a while after a segment was retired.
@@ -366,7 +372,7 @@ mod tests {
         let slot = index.slot(key);
         let count = 3 * BLOCK_ENTRIES as u64 + 5;
         for offset in 0..count {
-            assert_eq!(index.accept(slot), offset);
+            assert_eq!(index.accept(slot, 0), offset);
             index.at(slot).show(offset, entry(offset * 100));
         }
         for cold in [0, 1, 99, 100, 101, 102_400, 102_401, 204_900, (count - 1) * 100, count * 100] {
@@ -389,7 +395,7 @@ mod tests {
         assert_eq!(index.at(slot).span(), Span { min: 7, max: count });
         index.at(slot).raise_min(u64::MAX);
         assert_eq!(index.at(slot).span(), Span { min: count, max: count });
-        assert_eq!(index.accept(slot), count, "an offset is never used twice");
+        assert_eq!(index.accept(slot, 0), count, "an offset is never used twice");
         index.at(slot).show(count, entry(count * 100));
         assert_eq!(index.at(slot).entry(count), Some(entry(count * 100)));
     }
@@ -425,14 +431,14 @@ mod tests {
         assert!(index.living(old).is_none(), "what was under way for the forgotten queue is not shown in the new one");
         index.at(slot).resume_at(40);
         assert_eq!(index.at(slot).span(), Span { min: 40, max: 40 });
-        assert_eq!(index.accept(slot), 40);
+        assert_eq!(index.accept(slot, 0), 40);
         index.at(slot).restore(40, entry(1));
         index.at(slot).restore(41, entry(2));
         index.at(slot).resume_at(50);
         assert_eq!(index.at(slot).span(), Span { min: 40, max: 42 }, "it has messages, and knows better");
         index.at(slot).restore(0, entry(3));
         assert_eq!(index.at(slot).span(), Span { min: 0, max: 1 }, "found behind a forgotten topic's messages");
-        assert_eq!(index.accept(slot), 1);
+        assert_eq!(index.accept(slot, 0), 1);
     }
 
     #[test]
@@ -446,6 +452,6 @@ mod tests {
         index.at(slot).resume_at(90);
         index.at(slot).restore(12, entry(600));
         assert_eq!(index.at(slot).span(), Span { min: 0, max: 13 });
-        assert_eq!(index.accept(slot), 13);
+        assert_eq!(index.accept(slot, 0), 13);
     }
 }

@@ -15,6 +15,9 @@ pub const RECORD_BYTES_MAX: u32 = (4 << 20) + (32 << 10) + 1024;
 /// Most records of one batch. A record costs at least its header, so a batch's bytes bound it too.
 pub const BATCH_RECORDS_MAX: u32 = 65_536;
 
+/// Most queue offsets that one message takes: RocketMQ counts the messages inside one in 16 bits with a sign.
+pub const RECORD_OFFSETS_MAX: u32 = 32_767;
+
 /// Smallest and largest segment: 16 MiB, so that any batch fits one; 4 GiB, so that one is soon retired.
 pub const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=4 << 30;
 

@@ -1,7 +1,7 @@
 //! A message as the engine sees it: bytes plus a short description. The bytes' own layout is the protocol's.
 
 use crate::format::{Position, QueueKey};
-use crate::limits::KEYS_MAX;
+use crate::limits::{KEYS_MAX, RECORD_OFFSETS_MAX};
 
 /// Where in a message the engine stamps what it decides: byte positions of big-endian 64-bit fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,9 @@ pub struct Draft<'a> {
     pub queue: QueueKey,
     /// Bytes of the stored message.
     pub length: usize,
+    /// Queue offsets that it takes: 1, or as many as there are messages inside it, at most [`RECORD_OFFSETS_MAX`].
+    /// They all name it. One that waits takes 1.
+    pub offsets: u32,
     /// What a consumer's tag filter is compared with; 0 without a tag.
     pub tag_hash: i64,
     /// Hashes of the keys it can be found by; those beyond [`KEYS_MAX`] are not indexed.
@@ -79,10 +82,18 @@ pub struct Draft<'a> {
     pub fill: &'a mut dyn FnMut(&mut [u8]),
 }
 
+impl Draft<'_> {
+    /// How many offsets it takes besides the first.
+    pub(crate) fn further(&self) -> u32 {
+        assert!((1..=RECORD_OFFSETS_MAX).contains(&self.offsets), "{} offsets", self.offsets);
+        self.offsets - 1
+    }
+}
+
 /// Where a message was put. Known at once; promised when its ticket comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Its offset in its queue.
+    /// Its offset in its queue, the first if it takes several.
     pub queue_offset: u64,
     /// Where it lies.
     pub position: Position,

@@ -601,26 +601,26 @@ impl Partition {
 
     /// Puts a message into the batch that was reserved.
     fn store(&mut self, draft: &mut Draft<'_>, now_ms: u64) -> Stored {
+        let further = draft.further();
         let slot = self.derived.index.slot(draft.queue);
-        let offset = self.derived.index.accept(slot);
+        let offset = self.derived.index.accept(slot, further);
         let partition = self.config.partition;
-        let byte = self.log.record(Kind::Message, draft.queue, offset, draft.length, |byte, out| {
+        let byte = self.log.record_noted(Kind::Message, draft.queue, offset, further, draft.length, |byte, out| {
             (draft.fill)(out);
             draft.stamp.write(out, offset, Position::pack(partition, byte), now_ms);
         });
         let tag_hash = draft.tag_hash as i32;
         let promise = self.log.promise();
-        promise.shows.push((
-            slot,
-            offset,
-            Entry { byte, store_time_ms: now_ms, length: draft.length as u32, tag_hash },
-        ));
+        let entry = Entry { byte, store_time_ms: now_ms, length: draft.length as u32, tag_hash };
+        promise.shows.push((slot, offset, entry));
+        promise.shows.extend((1..=u64::from(further)).map(|behind| (slot, offset + behind, entry)));
         promise.keys.extend(draft.keys.iter().map(|hash| (*hash, byte)));
         Stored { queue_offset: offset, position: Position::pack(partition, byte) }
     }
 
     /// Puts a delayed message into the batch that was reserved.
     fn put_off(&mut self, draft: &mut Draft<'_>, due_ms: u64, key: u32, now_ms: u64) -> Stored {
+        assert!(draft.further() == 0, "what waits takes one offset");
         let (partition, offset) = (self.config.partition, self.delayed_offset);
         let byte = self.log.record_noted(Kind::Delayed, draft.queue, due_ms, key, draft.length, |byte, out| {
             (draft.fill)(out);

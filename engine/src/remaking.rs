@@ -239,7 +239,7 @@ impl Content {
                 Kind::Message => {
                     let message = (byte, header, payload);
                     self.key_count += take_message(&mut self.index, &mut self.keys, message, config.describe);
-                    self.entry_count += 1;
+                    self.entry_count += header.offsets_count();
                 }
                 Kind::Facts => {
                     facts::decode(payload).for_each(|(key, value)| _ = take_own_fact(&mut self.index, key, value));

@@ -96,7 +96,7 @@ impl World {
             };
             let queue = QueueKey { topic: 1, queue: number as u32 % QUEUES };
             let keys = [KEY, 1000 + number];
-            let draft = Draft { queue, length, tag_hash: 0, keys: &keys, stamp: STAMP, fill: &mut fill };
+            let draft = Draft { queue, length, offsets: 1, tag_hash: 0, keys: &keys, stamp: STAMP, fill: &mut fill };
             match self.partition.append(&mut [draft], None, self.sim.now_ms(), &mut Vec::new()) {
                 Ok(()) => self.sent += 1,
                 Err(_) => (0..10).for_each(|_| self.turn()),

@@ -35,7 +35,7 @@ impl Sequence {
     /// Takes the next message of its queue. `Some`: offsets are missing before it, or it comes again.
     pub fn message(&mut self, record: &RecordHeader) -> Option<String> {
         let (queue, offset) = (record.queue, record.offset);
-        let next = self.next.insert(queue, offset.saturating_add(1)).filter(|next| *next != offset)?;
+        let next = self.next.insert(queue, record.offsets().end).filter(|next| *next != offset)?;
         Some(if next < offset { missing(queue, next, offset) } else { format!("{} comes again", at(queue, offset)) })
     }
 

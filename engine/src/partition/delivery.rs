@@ -165,6 +165,7 @@ impl Partition {
         let mut draft = Draft {
             queue: timer.queue,
             length: message.len(),
+            offsets: 1,
             tag_hash: description.tag_hash,
             keys: description.keys.as_slice(),
             stamp: description.stamp,
@@ -474,7 +475,7 @@ mod tests {
                 out[24..28].copy_from_slice(&(number as u32).to_be_bytes());
             };
             let now_ms = self.sim.now_ms();
-            let draft = Draft { queue, length, tag_hash: 0, keys: &[], stamp: STAMP, fill: &mut fill };
+            let draft = Draft { queue, length, offsets: 1, tag_hash: 0, keys: &[], stamp: STAMP, fill: &mut fill };
             match due_ms {
                 Some(due_ms) => self.partition.delay(draft, due_ms, number as u32 + 1, None, now_ms).map(drop),
                 None => self.partition.append(&mut [draft], None, now_ms, &mut Vec::new()),
@@ -733,7 +734,8 @@ mod tests {
             };
             let stored = loop {
                 let now_ms = world.sim.now_ms();
-                let draft = Draft { queue: WAITING, length, tag_hash: 0, keys: &[], stamp: STAMP, fill: &mut fill };
+                let draft =
+                    Draft { queue: WAITING, length, offsets: 1, tag_hash: 0, keys: &[], stamp: STAMP, fill: &mut fill };
                 match world.partition.prepare(draft, DUE_MS + number as u64, None, now_ms) {
                     Ok(stored) => break stored,
                     Err(error) => assert_eq!(error, AppendError::Busy),
@@ -782,7 +784,8 @@ mod tests {
             let Ok(Some(found)) = world.partition.undecided(*id) else { panic!("it was here") };
             let mut fill = |out: &mut [u8]| out.copy_from_slice(&found.message);
             let length = found.message.len();
-            let mut draft = Draft { queue: WAITING, length, tag_hash: 0, keys: &[], stamp: STAMP, fill: &mut fill };
+            let mut draft =
+                Draft { queue: WAITING, length, offsets: 1, tag_hash: 0, keys: &[], stamp: STAMP, fill: &mut fill };
             let is_commit = number % 2 == 0;
             let mut message = is_commit.then_some(&mut draft);
             while world.partition.decide(*id, message.as_deref_mut(), None, None, world.sim.now_ms()).is_err() {

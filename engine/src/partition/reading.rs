@@ -20,7 +20,7 @@ const PULL_CAPACITY: u32 = 32;
 /// How much a pull may give.
 #[derive(Clone, Copy, Debug)]
 pub struct PullLimits {
-    /// Messages at most.
+    /// Messages at most; those inside one are counted from the offset asked for on. The first message is always given.
     pub messages: u32,
     /// Bytes at most; the first message is always given.
     pub bytes: u32,
@@ -62,7 +62,8 @@ pub enum Pull {
 }
 
 impl Partition {
-    /// Messages of a queue from an offset on, those whose tag hash is wanted, and the queue's span.
+    /// Messages of a queue from an offset on, those whose tag hash is wanted, and the queue's span. One that takes several
+    /// offsets is given once, as a whole, also if it is asked for in its middle.
     pub fn pull(
         &mut self,
         key: QueueKey,
@@ -100,12 +101,14 @@ impl Partition {
         let mut messages = Vec::with_capacity(limits.messages.min(PULL_CAPACITY) as usize);
         let mut bytes = 0;
         let (mut next, mut used) = (offset, None);
+        // Offsets that what is given takes, and the last of it.
+        let (mut taken, mut given) = (0, None);
         // Some that were read do not match: what lies behind them is an answer, or a queue whose messages do not
         // fit the cold reads' memory together would be read again and again.
         let mut passed = false;
         let stop = span.max.min(offset + u64::from(limits.scan.max(1)));
         let (mut cold, mut cursor) = (None, None);
-        while next < stop && messages.len() < limits.messages as usize {
+        while next < stop && taken < limits.messages {
             let entry = match queue.entry(next) {
                 Some(entry) => entry,
                 None => match self.derived.runs.locate(key, next, &mut cursor) {
@@ -129,6 +132,12 @@ impl Partition {
                     }
                 },
             };
+            if used == Some(entry.byte) {
+                // Another offset of the same message.
+                taken += u32::from(given == used);
+                next += 1;
+                continue;
+            }
             if wants(i64::from(entry.tag_hash)) {
                 if !messages.is_empty() && bytes + entry.length as usize > limits.bytes as usize {
                     break;
@@ -143,6 +152,8 @@ impl Partition {
                             prefetch_all(&message[..message.len().min(AHEAD_BYTES_MAX)]);
                             bytes += message.len();
                             messages.push(message);
+                            given = used;
+                            taken += 1;
                         }
                     }
                     // What is here already goes out; the rest is asked for again.
@@ -158,6 +169,18 @@ impl Partition {
                 }
             }
             next += 1;
+        }
+        if let Some(last) = used.and_then(|byte| self.header(byte)).map(|header| header.offsets())
+            && next < last.end
+        {
+            // Its other offsets were not looked at.
+            let all = u64::from(taken) + last.end - next;
+            if given == used && messages.len() > 1 && all > u64::from(limits.messages) {
+                messages.pop();
+                next = last.start;
+            } else {
+                next = last.end;
+            }
         }
         if let Some(cursor) = cursor {
             self.derived.runs.read_ahead(cursor, next);
@@ -188,8 +211,7 @@ impl Partition {
         if !known || !inside || !self.is_readable() {
             return Ok(None);
         }
-        let header = self.log.tail().slice(byte - header_bytes, RECORD_HEADER_BYTES);
-        let Some(header) = header.or_else(|| self.loads.slice(byte - header_bytes, RECORD_HEADER_BYTES)) else {
+        let Some(header) = self.header_bytes(byte) else {
             return self.load(byte, 0).map_or(Ok(None), Err);
         };
         let Some(header) = RecordHeader::decode(&header).filter(|header| header.kind == Kind::Message) else {
@@ -204,6 +226,17 @@ impl Partition {
             Fetched::Damaged => Ok(None),
             Fetched::Elsewhere => self.load(byte, header.length).map_or(Ok(None), Err),
         }
+    }
+
+    /// What stands before the payload at a log byte, if it is in memory.
+    fn header_bytes(&self, byte: u64) -> Option<Bytes> {
+        let at = byte - RECORD_HEADER_BYTES as u64;
+        self.log.tail().slice(at, RECORD_HEADER_BYTES).or_else(|| self.loads.slice(at, RECORD_HEADER_BYTES))
+    }
+
+    /// The header of the record whose payload is at a log byte, if it is in memory.
+    fn header(&self, byte: u64) -> Option<RecordHeader> {
+        RecordHeader::decode(&self.header_bytes(byte)?)
     }
 
     /// Looks for messages with a key's hash, newest first: [`KeySearch::found`] gets their log bytes. Their times
@@ -228,6 +261,11 @@ impl Partition {
     /// The offsets of a queue's visible messages; `0..0` for one that never had any.
     pub fn span(&mut self, queue: QueueKey) -> Span {
         self.derived.index.get(queue).map_or(Span { min: 0, max: 0 }, |queue| queue.span())
+    }
+
+    /// The offset that a queue's next message gets, if it is accepted.
+    pub fn next_offset(&mut self, queue: QueueKey) -> u64 {
+        self.derived.index.get(queue).map_or(0, |queue| queue.next())
     }
 
     /// The first offset stored at or after `time_ms`; with `upper`, the last one stored at or before it. `Err`:

@@ -39,6 +39,7 @@ impl Partition {
         ticket: Option<Ticket>,
         now_ms: u64,
     ) -> Result<Stored, AppendError> {
+        assert!(draft.further() == 0, "what waits takes one offset");
         self.check_room(draft.length)?;
         if !self.derived.halves.has_room() {
             return Err(AppendError::Busy);

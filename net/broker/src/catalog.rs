@@ -167,6 +167,11 @@ impl Catalog {
 /// A topic's name and a group's.
 type ModeKey = (String, String);
 
+/// The attribute that says how batches are stored, and its value for those that stay together.
+pub const QUEUE_TYPE: &str = "queue.type";
+/// See [`QUEUE_TYPE`].
+pub const BATCH_QUEUE: &str = "BatchCQ";
+
 /// A topic of this broker. A topic that is deleted and created again is another one: it has
 /// another id.
 #[derive(Clone, Debug, PartialEq)]
@@ -217,6 +222,11 @@ impl Topic {
     #[inline]
     pub fn is_writable(&self) -> bool {
         perm::writeable(self.config.perm)
+    }
+
+    /// Whether a batch (320) is stored as one message that holds the others: an inner batch (PROTOCOL 3.7).
+    pub fn keeps_batches(&self) -> bool {
+        self.config.attributes.get(QUEUE_TYPE).is_some_and(|kind| kind == BATCH_QUEUE)
     }
 
     /// Whether producers order their messages by queue.

@@ -147,7 +147,9 @@ impl Desk {
             Pulled::Found { messages, next } => {
                 if let Some(group) = &pull.group {
                     let bytes = messages.iter().map(|message| message.len() as u64).sum();
-                    self.stats.got(pull.topic.id, &group.name, messages.len() as u64, bytes, now_ms);
+                    let offsets = next - pull.offset.cast_unsigned();
+                    let count = if pull.topic.keeps_batches() { offsets } else { messages.len() as u64 };
+                    self.stats.got(pull.topic.id, &group.name, count, bytes, now_ms);
                 }
                 self.give(&pull.reply, &messages, next, span);
             }
@@ -272,7 +274,8 @@ impl Desk {
         self.answer_offset(&call.reply, offset);
     }
 
-    /// GET_MAX_OFFSET (30), GET_MIN_OFFSET (31). A queue that does not exist has none: 0.
+    /// GET_MAX_OFFSET (30), GET_MIN_OFFSET (31). A queue that does not exist has none: 0. The lowest offset of an empty
+    /// queue of batches is -1, as a stock broker's.
     pub(crate) fn edge_offset(&mut self, call: &Call<'_>) {
         let asked = match QueueOf::parse(&call.header.fields) {
             Ok(asked) => asked,
@@ -286,7 +289,13 @@ impl Desk {
             None => Span { min: 0, max: 0 },
         };
         let is_max = call.header.code == request::GET_MAX_OFFSET;
-        self.answer_offset(&call.reply, if is_max { span.max } else { span.min });
+        let offset = match if is_max { span.max } else { span.min }.cast_signed() {
+            0 if !is_max && span.max == 0 && self.keeps_batches(asked.topic) => -1,
+            offset => offset,
+        };
+        let header = self.replies.header(&call.reply, response::SUCCESS);
+        OffsetAnswer { offset }.push(&mut header.fields);
+        self.replies.send(&call.reply, Pieces::new());
     }
 
     /// GET_EARLIEST_MSG_STORETIME (32). -1: there is no message.
@@ -489,6 +498,10 @@ impl Desk {
     /// Bytes of log that a stock broker takes for being in memory.
     pub(crate) fn near_bytes(&self) -> u64 {
         self.settings.memory_bytes / 100 * NEAR_PERCENT
+    }
+
+    fn keeps_batches(&self, topic: &str) -> bool {
+        self.catalog.topic(topic).is_some_and(|topic| topic.keeps_batches())
     }
 
     /// Whether the log of a queue is being opened. Where the queue ends is not known then, or not safe yet: a

@@ -600,6 +600,7 @@ mod tests {
             let draft = Draft {
                 queue: QueueKey { topic: found.id, queue },
                 length: message.encoded_len(),
+                offsets: 1,
                 tag_hash: 0,
                 keys: &[key_hash(topic, key)],
                 stamp: Stamp {

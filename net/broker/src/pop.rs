@@ -272,6 +272,11 @@ impl Desk {
             self.refuse(reply, response::NO_PERMISSION, &remark);
             return None;
         }
+        if topic.keeps_batches() {
+            let remark = format!("the topic[{name}] is of queue.type BatchCQ: its messages cannot be popped");
+            self.refuse(reply, response::NO_PERMISSION, &remark);
+            return None;
+        }
         let queue = u32::try_from(queue).ok();
         if let Some(queue) = queue.filter(|queue| *queue >= topic.read_queues()) {
             let remark = illegal_queue(queue.cast_signed(), name, &topic, call);

@@ -25,6 +25,7 @@ use crate::mail::{Ensure, Mail, Make};
 use crate::place::{draw_queue, is_send};
 use crate::promise::{Promise, Says, Sent, ShortText};
 
+mod inner;
 mod retry;
 mod timer;
 mod transaction;
@@ -76,6 +77,8 @@ struct Said<'a> {
     delay_level: i32,
     is_half: bool,
     is_timer: bool,
+    /// It claims to be an inner batch: those are made here.
+    is_inner: bool,
     /// Some that the broker writes are there already.
     has_ours: bool,
     /// What it can be found by.
@@ -100,6 +103,7 @@ impl<'a> Said<'a> {
                 name::DELAY => said.delay_level = value.parse().unwrap_or(0),
                 name::TRAN_MSG => said.is_half = value.eq_ignore_ascii_case("true"),
                 name::TIMER_DELAY_SEC | name::TIMER_DELAY_MS | name::TIMER_DELIVER_MS => said.is_timer = true,
+                name::INNER_NUM => said.is_inner = true,
                 name::CLUSTER | name::MSG_REGION | name::TRACE_ON | name::POP_CK => said.has_ours = true,
                 _ => {}
             }
@@ -182,14 +186,14 @@ impl Desk {
             topic: send.topic,
             properties: &text,
         };
-        let piece = Piece { message, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys };
+        let piece = Piece { message, offsets: 1, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys };
         let recall = self.recall_handle(&send, until, unique);
-        let says = Identity { unique: Some(unique), recall: recall.as_deref() };
+        let says = Identity { unique: Some(unique), recall: recall.as_deref(), is_inner: false };
         self.append(&[piece], &target, until, says, &call.reply, now_ms);
         self.text = text;
     }
 
-    /// SEND_BATCH_MESSAGE (320): separate records in one batch of the log, all or nothing.
+    /// SEND_BATCH_MESSAGE (320): separate records in one batch of the log, all or nothing; or one that holds them.
     pub(crate) fn send_batch(&mut self, call: &Call<'_>, now_ms: u64) {
         let Some(Admitted { send, said, target }) = self.admit(call) else { return };
         let entries: Vec<BatchEntry<'_>> = match self.entries(call.body) {
@@ -198,6 +202,10 @@ impl Desk {
         };
         if entries.iter().any(|entry| entry.body.is_empty()) {
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, "a message of the batch has no body");
+        }
+        if self.catalog.topic(send.topic).is_some_and(|topic| topic.keeps_batches()) && said.unique.is_some() {
+            let count = entries.len();
+            return self.send_inner(call, Admitted { send, said, target }, count, now_ms);
         }
         let store_host = self.store_host();
         let pieces: Vec<Piece<'_>> = entries
@@ -220,10 +228,10 @@ impl Desk {
                     topic: send.topic,
                     properties: entry.properties,
                 };
-                Piece { message, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys }
+                Piece { message, offsets: 1, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys }
             })
             .collect();
-        let says = Identity { unique: said.unique, recall: None };
+        let says = Identity { unique: said.unique, recall: None, is_inner: false };
         self.append(&pieces, &target, Until::Now, says, &call.reply, now_ms);
     }
 
@@ -333,6 +341,9 @@ impl Desk {
         if send.properties.len() > PROPERTIES_BYTES_MAX {
             return Err((response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG.to_owned()));
         }
+        if said.is_inner || send.sys_flag & sys_flag::INNER_BATCH != 0 {
+            return Err((response::MESSAGE_ILLEGAL, "an inner batch is made here, of a batch (320)".to_owned()));
+        }
         let policy = topic.config.attributes.get("cleanup.policy");
         if policy.is_some_and(|policy| policy == "COMPACTION") && !said.has_keys {
             return Err((response::MESSAGE_ILLEGAL, "Required message key is missing".to_owned()));
@@ -417,7 +428,7 @@ impl Desk {
             return self.refuse_append(reply, AppendError::Busy);
         }
         let bytes = pieces.iter().map(|piece| piece.message.encoded_len() as u64).sum();
-        let messages = pieces.len() as u32;
+        let messages = pieces.iter().map(|piece| piece.offsets).sum::<u32>();
         let promise = Promise::Answer { to: *reply, messages, bytes, since_ms: now_ms, says: Says::Nothing };
         let ticket = self.promises.open(promise);
         let mut stored = std::mem::take(&mut self.stored);
@@ -460,7 +471,8 @@ impl Desk {
         if reply.oneway {
             return;
         }
-        let short = says.unique.filter(|_| is_send(reply.code) && says.recall.is_none()).and_then(ShortText::new);
+        let is_usual = is_send(reply.code) && says.recall.is_none() && !says.is_inner;
+        let short = says.unique.filter(|_| is_usual).and_then(ShortText::new);
         let kept = match (stored, short) {
             ([stored], Some(unique)) => Says::Sent(Sent { queue, stored: *stored, unique }),
             _ => {
@@ -489,6 +501,9 @@ impl Desk {
             answer.plain("msgId", &self.ids);
             let offset = stored.first().map_or(0, |stored| stored.queue_offset);
             write_place(&mut answer, queue, offset, says.unique, &self.settings);
+            if let Some(unique) = says.unique.filter(|_| says.is_inner) {
+                answer.text("batchUniqId", unique);
+            }
             if let Some(recall) = says.recall {
                 answer.text("recallHandle", recall);
             }
@@ -571,11 +586,14 @@ struct Identity<'a> {
     unique: Option<&'a str>,
     /// What recalls it.
     recall: Option<&'a str>,
+    /// It is an inner batch: its unique id stands for all in it.
+    is_inner: bool,
 }
 
-/// A message, its tag and its keys.
+/// A message, the queue offsets that it takes, its tag and its keys.
 struct Piece<'a> {
     message: StoredMessage<'a>,
+    offsets: u32,
     tag_hash: i64,
     keys: Keys,
 }
@@ -592,6 +610,7 @@ impl Piece<'_> {
         Draft {
             queue,
             length: self.message.encoded_len(),
+            offsets: self.offsets,
             tag_hash: self.tag_hash,
             keys: self.keys.as_slice(),
             stamp: stamp(if is_v6 { sys_flag::BORN_HOST_V6 } else { 0 }),

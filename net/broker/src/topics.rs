@@ -8,6 +8,7 @@ use protocol::headers::CreateTopic;
 use protocol::names::{self, perm, topic_flag};
 
 use crate::answer::Answer;
+use crate::catalog::{BATCH_QUEUE, QUEUE_TYPE};
 use crate::config::Settings;
 
 /// Queues of the topics that RocketMQ makes with a fixed number.
@@ -174,10 +175,10 @@ struct Attribute {
     values: Values,
 }
 
-/// What a topic can be told (PROTOCOL 3.18). `queue.type` and `cleanup.policy` are here with the one
-/// value that this broker has: refusing the others is better than ignoring them.
+/// What a topic can be told (PROTOCOL 3.18). `cleanup.policy` is here with the one value that this broker has:
+/// refusing the other is better than ignoring it.
 const ATTRIBUTES: [Attribute; 4] = [
-    Attribute { name: "queue.type", is_changeable: false, values: Values::Of(&["SimpleCQ"]) },
+    Attribute { name: QUEUE_TYPE, is_changeable: false, values: Values::Of(&["SimpleCQ", BATCH_QUEUE]) },
     Attribute { name: "cleanup.policy", is_changeable: false, values: Values::Of(&["DELETE"]) },
     Attribute {
         name: "message.type",
@@ -244,7 +245,7 @@ mod tests {
     fn attributes_follow_their_rules() {
         let old = BTreeMap::from([("message.type".to_owned(), "FIFO".to_owned())]);
         // Old ones or new topic, change, outcome.
-        let rows: [(bool, &str, Result<&str, &str>); 14] = [
+        let rows: [(bool, &str, Result<&str, &str>); 16] = [
             (false, "", Ok("")),
             (false, "+message.type=NORMAL", Ok("message.type=NORMAL")),
             (false, "+message.type=FIFO, +reserve.time=-1", Ok("message.type=FIFO,reserve.time=-1")),
@@ -252,7 +253,9 @@ mod tests {
             (false, "-message.type", Err("only add attribute is supported while creating topic. key: message.type")),
             (false, "+a.b=c", Err("unsupported key: a.b")),
             (false, "message.type=FIFO", Err("wrong format key: message.type")),
-            (false, "+queue.type=BatchCQ", Err("value is not in set: [\"SimpleCQ\"]")),
+            (false, "+queue.type=BatchCQ", Ok("queue.type=BatchCQ")),
+            (false, "+queue.type=RocksDBCQ", Err("value is not in set: [\"SimpleCQ\", \"BatchCQ\"]")),
+            (true, "+queue.type=BatchCQ", Err("attempt to update an unchangeable attribute. key: queue.type")),
             (false, "+reserve.time=-2", Err("value is not in range(-1, 9223372036854775807)")),
             (true, "", Ok("message.type=FIFO")),
             (true, "-message.type", Ok("")),

@@ -196,7 +196,7 @@ impl DumpArgs {
         };
         self.topic.as_deref().is_none_or(|topic| topic == message.topic)
             && self.queue.is_none_or(|queue| queue == record.queue.queue)
-            && self.offset.is_none_or(|offset| record.kind == Kind::Message && record.offset >= offset)
+            && self.offset.is_none_or(|offset| record.kind == Kind::Message && record.offsets().end > offset)
             && self.key.as_ref().is_none_or(has_key)
             && self.is_time(message.store_timestamp.cast_unsigned())
     }
@@ -222,6 +222,9 @@ impl DumpArgs {
         let mut put = |name: &str, value: Value| line[name] = value;
         if record.kind == Kind::Message {
             put("queueOffset", record.offset.into());
+            if record.note > 0 {
+                put("offsets", (1 + record.note).into());
+            }
         } else {
             put("due", time::text(record.offset).into());
         }

@@ -73,7 +73,7 @@ impl Found {
                         queue.min = record.offset;
                     }
                     queue.messages += 1;
-                    queue.next = queue.next.max(record.offset.saturating_add(1));
+                    queue.next = queue.next.max(record.offsets().end);
                     if let std::collections::btree_map::Entry::Vacant(slot) = self.names.entry(record.queue.topic)
                         && let Some(message) = message::describe(payload)
                     {

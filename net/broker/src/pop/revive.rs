@@ -204,6 +204,7 @@ impl Desk {
         let mut draft = [Draft {
             queue: QueueKey { topic: topic.id, queue: 0 },
             length: record.len(),
+            offsets: 1,
             tag_hash: description.tag_hash,
             keys: description.keys.as_slice(),
             stamp: description.stamp,

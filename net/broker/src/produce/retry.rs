@@ -8,7 +8,7 @@ use protocol::codes::response;
 use protocol::headers::{SendBack, SendMessage};
 use protocol::ids::OffsetId;
 use protocol::message;
-use protocol::names::{self, perm};
+use protocol::names::{self, perm, sys_flag};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
 use super::{Identity, Piece, Said, Target, Until, collect, set_real};
@@ -60,6 +60,11 @@ impl Desk {
         let Ok(original) = StoredMessage::decode(&record) else {
             return self.refuse(&call.reply, response::SYSTEM_ERROR, &not_found);
         };
+        if original.sys_flag & sys_flag::INNER_BATCH != 0 {
+            // As a stock broker: the client then sends the one message out of it to the retry topic by itself.
+            let remark = "MESSAGE_ILLEGAL: a message inside a batch cannot be sent back";
+            return self.refuse(&call.reply, response::SYSTEM_ERROR, remark);
+        }
         let retries_max = match back.max_reconsume_times {
             Some(most) if call.reply.version >= VERSION_OWN_RETRIES => most,
             _ => group.retries_max(),
@@ -141,10 +146,11 @@ impl Desk {
         };
         let piece = Piece {
             message,
+            offsets: 1,
             tag_hash: message::tag_hash_of(&text),
             keys: collect(message::key_hashes(message.topic, &text)),
         };
-        let says = Identity { unique: properties::get(&text, name::UNIQ_KEY), recall: None };
+        let says = Identity { unique: properties::get(&text, name::UNIQ_KEY), recall: None, is_inner: false };
         self.append(&[piece], &target, until, says, &store.reply, now_ms);
     }
 

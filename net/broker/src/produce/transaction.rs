@@ -102,7 +102,7 @@ impl Desk {
             properties: &text,
             ..message
         };
-        let piece = Piece { message: committed, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys };
+        let piece = Piece { message: committed, offsets: 1, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys };
         let committed = is_commit.then_some((&piece, until));
         self.decide(call, local, position.byte(), half.queue, committed, now_ms);
     }
@@ -258,6 +258,7 @@ impl Desk {
 fn piece<'a>(message: &StoredMessage<'a>) -> Piece<'a> {
     Piece {
         message: *message,
+        offsets: 1,
         tag_hash: message::tag_hash_of(message.properties),
         keys: collect(message::key_hashes(message.topic, message.properties)),
     }

@@ -1,0 +1,59 @@
+//! Inner batches: a batch (320) for a topic of `queue.type=BatchCQ` is one message with the others in its body. It takes
+//! as many queue offsets; consumers get it whole and take it apart (PROTOCOL 3.7).
+
+use engine::limits::RECORD_OFFSETS_MAX;
+use protocol::StoredMessage;
+use protocol::codes::response;
+use protocol::ids::tag_hash;
+use protocol::names::sys_flag;
+use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
+
+use super::{Admitted, Identity, Piece, Until};
+use crate::call::Call;
+use crate::desk::Desk;
+
+impl Desk {
+    /// Stores a batch of `count` messages, all of which can be read, as one.
+    pub(super) fn send_inner(&mut self, call: &Call<'_>, admitted: Admitted<'_>, count: usize, now_ms: u64) {
+        let Admitted { send, said, target } = admitted;
+        let Some(offsets) = u32::try_from(count).ok().filter(|count| *count <= RECORD_OFFSETS_MAX) else {
+            let remark = format!("an inner batch has at most {RECORD_OFFSETS_MAX} messages");
+            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, &remark);
+        };
+        if said.is_timer || self.delay_until(said.delay_level, now_ms).is_some() {
+            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, "an inner batch cannot be delayed");
+        }
+        let mut text = std::mem::take(&mut self.text);
+        text.clear();
+        text.push_str(send.properties);
+        self.append_ours(&mut text, said.has_ours);
+        // Nobody else appends to this queue before we do.
+        let base = self.partitions[target.local].next_offset(target.key);
+        properties::set(&mut text, name::INNER_NUM, &offsets.to_string());
+        properties::set(&mut text, name::INNER_BASE, &base.to_string());
+        if text.len() > PROPERTIES_BYTES_MAX {
+            self.text = text;
+            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)");
+        }
+        let message = StoredMessage {
+            queue_id: target.queue.cast_signed(),
+            flag: send.flag,
+            queue_offset: 0,
+            physical_offset: 0,
+            sys_flag: send.sys_flag | sys_flag::NEED_UNWRAP | sys_flag::INNER_BATCH,
+            born_timestamp: send.born_timestamp,
+            born_host: call.peer.address,
+            store_timestamp: 0,
+            store_host: self.store_host(),
+            reconsume_times: send.reconsume_times,
+            prepared_transaction_offset: 0,
+            body: call.body,
+            topic: send.topic,
+            properties: &text,
+        };
+        let piece = Piece { message, offsets, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys };
+        let says = Identity { unique: said.unique, recall: None, is_inner: true };
+        self.append(&[piece], &target, Until::Now, says, &call.reply, now_ms);
+        self.text = text;
+    }
+}
