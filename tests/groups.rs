@@ -365,8 +365,8 @@ fn settings_change_while_the_broker_runs_and_outlive_it() {
             both.collect::<Vec<_>>()
         };
         assert_eq!(pulled(&mut client), [32, 32]);
-        let answer = update(&mut client, "maxTransferCountOnMessageInMemory=1024\nenableLmq=true");
-        assert_eq!(answer.header.remark, "taken, without meaning here: enableLmq");
+        let answer = update(&mut client, "maxTransferCountOnMessageInMemory=1024\nenableLmqStats=true");
+        assert_eq!(answer.header.remark, "taken, without meaning here: enableLmqStats");
         assert_eq!(pulled(&mut client), [40, 40], "in force in every core");
         // Without long polling a pull waits for a moment only, however long it asks for.
         update(&mut client, "longPollingEnable=false\nshortPollingTimeMills=50");

@@ -11,7 +11,7 @@ use ahash::RandomState;
 use hashbrown::HashTable;
 use protocol::bodies::{SUB_ALL, SetRequestMode, SubscriptionData, TYPE_SQL92, TYPE_TAG};
 use protocol::ids::tag_hash;
-use protocol::names::perm;
+use protocol::names::{self, perm};
 use protocol::sql::Expression;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,7 @@ pub struct Catalog {
     groups: Arc<Table<Group>>,
     subscriptions: Arc<Table<Subscriptions>>,
     modes: Arc<BTreeMap<ModeKey, SetRequestMode>>,
+    light_queues: usize,
     /// Version of the topics, as NameServers see it.
     pub topics_version: DataVersion,
     /// Version of the group configurations, as admin tools see it.
@@ -42,6 +43,7 @@ impl Catalog {
             groups: Arc::new(Table::new(seed ^ 1)),
             subscriptions: Arc::new(Table::new(seed ^ 2)),
             modes: Arc::default(),
+            light_queues: 0,
             topics_version: DataVersion::default(),
             groups_version: DataVersion::default(),
             changes: Arc::default(),
@@ -97,6 +99,11 @@ impl Catalog {
         self.topics.count
     }
 
+    /// How many of them are light queues (LMQ).
+    pub fn light_queues_count(&self) -> usize {
+        self.light_queues
+    }
+
     /// How many group configurations there are.
     pub fn groups_count(&self) -> usize {
         self.groups.count
@@ -135,11 +142,13 @@ impl Catalog {
 
     /// Puts a topic in, or in the place of the one of its name.
     pub fn set_topic(&mut self, topic: Arc<Topic>) {
+        self.light_queues += usize::from(names::is_lmq(&topic.name) && self.topic(&topic.name).is_none());
         Arc::make_mut(&mut self.topics).set(topic);
     }
 
     /// Takes a topic out.
     pub fn remove_topic(&mut self, name: &str) {
+        self.light_queues -= usize::from(names::is_lmq(name) && self.topic(name).is_some());
         Arc::make_mut(&mut self.topics).remove(name);
     }
 

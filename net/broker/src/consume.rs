@@ -19,13 +19,14 @@ use protocol::headers::{
     UpdateConsumerOffset, ViewMessage,
 };
 use protocol::message;
-use protocol::names::{perm, pull_flag};
+use protocol::names::{self, perm, pull_flag};
 use protocol::sql::{EXPRESSION_BYTES_MAX, Expression};
 
 use crate::answer::BUSY;
 use crate::call::{Call, ReplyTo};
 use crate::catalog::{Group, Subscription, Topic, Wants, offset_key, offset_value};
 use crate::desk::Desk;
+use crate::mail::{Mail, Make};
 use crate::parked::{Cold, Filter, Pull};
 
 mod entries;
@@ -68,7 +69,7 @@ impl Desk {
             Err(error) => return self.refuse_field(&call.reply, error),
         };
         let is_lite = call.header.code == request::LITE_PULL_MESSAGE;
-        let Some((topic, group)) = self.topic_to_pull(&call.reply, &asked, is_lite) else { return };
+        let Some((topic, group)) = self.topic_to_pull(call, &asked, is_lite) else { return };
         let queue = match u32::try_from(asked.queue_id) {
             Ok(queue) if queue < topic.read_queues() => queue,
             _ => {
@@ -232,7 +233,9 @@ impl Desk {
         let Some(topic) = self.catalog.topic(asked.topic).cloned() else {
             return self.refuse_topic(&call.reply, asked.topic);
         };
-        if self.catalog.group(asked.consumer_group).is_none() {
+        // A group that is named like a light queue needs no configuration.
+        let is_light = self.settings.has_light_queues() && names::is_lmq(asked.consumer_group);
+        if !is_light && self.catalog.group(asked.consumer_group).is_none() {
             let remark = format!("subscription group not exist, {}", asked.consumer_group);
             return self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
         }
@@ -347,10 +350,11 @@ impl Desk {
     /// was refused.
     fn topic_to_pull(
         &mut self,
-        reply: &ReplyTo,
+        call: &Call<'_>,
         asked: &PullMessage<'_>,
         is_lite: bool,
     ) -> Option<(Arc<Topic>, Option<Arc<Group>>)> {
+        let reply = &call.reply;
         if !perm::readable(self.settings.permission) {
             let remark = format!("the broker[{}] pulling message is forbidden", self.settings.broker_ip1);
             self.forbid(reply, Forbidden::Broker, &remark);
@@ -373,7 +377,14 @@ impl Desk {
             return None;
         }
         let Some(topic) = self.catalog.topic(asked.topic).cloned() else {
-            self.refuse_topic(reply, asked.topic);
+            if self.settings.has_light_queues() && names::is_lmq(asked.topic) && !call.resumed {
+                // Its consumer may come before its first message, and wait for it.
+                let mut request = call.to_request();
+                request.resumed = true;
+                self.ensure(asked.topic.to_owned(), Make::Light, Mail::Request(request), reply);
+            } else {
+                self.refuse_topic(reply, asked.topic);
+            }
             return None;
         };
         if !topic.is_readable() {

@@ -15,7 +15,7 @@ use protocol::bodies::{
 use protocol::codes::{request, response};
 use protocol::headers::{BrokerOf, GetRoute, RegisterBroker};
 use protocol::message::body_crc;
-use protocol::names::perm;
+use protocol::names::{self, perm};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -275,7 +275,7 @@ fn topics(settings: &Settings, catalog: &Catalog) -> BTreeMap<String, TopicConfi
         };
         (topic.name.to_string(), wire)
     };
-    catalog.topics().map(entry).collect()
+    catalog.topics().filter(|topic| !names::is_lmq(&topic.name)).map(entry).collect()
 }
 
 /// UNREGISTER_BROKER (104).

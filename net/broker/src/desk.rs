@@ -125,6 +125,8 @@ pub struct Desk {
     pub(crate) revivals: usize,
     /// What a pop finds: memory that is used again.
     pub(crate) popped: Popped,
+    /// Bytes of messages that wait here to go on to the next partition of their light queues.
+    pub(crate) travelling: usize,
 }
 
 impl Desk {
@@ -171,6 +173,7 @@ impl Desk {
             stirred: VecDeque::new(),
             revivals: 0,
             popped: Popped::default(),
+            travelling: 0,
             settings,
         }
     }
@@ -271,6 +274,7 @@ impl Desk {
                 self.registrar(now_ms, |registrar, orders| registrar.on_said(*said, now_ms, orders));
             }
             Mail::Store(store) => self.store(*store, now_ms),
+            Mail::Dispatch(dispatch) => self.dispatch(dispatch, now_ms),
             Mail::Check { group, frame } => {
                 self.registrar(now_ms, |registrar, orders| registrar.on_check(&group, frame, orders));
             }
@@ -614,6 +618,10 @@ impl Desk {
             (Promise::Revival(receipt), outcome) => {
                 let receipt = Receipt::clone(receipt);
                 self.settle_revival(receipt, outcome.is_ok());
+            }
+            (Promise::Dispatch(dispatch), outcome) => {
+                let dispatch = dispatch.clone();
+                self.settle_dispatch(dispatch, outcome);
             }
             (Promise::Answer { to, messages, bytes, since_ms, says }, Ok(())) => {
                 self.traffic.put_messages += u64::from(*messages);

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use protocol::bodies::SetRequestMode;
+use protocol::names;
 
 use crate::answer::Answer;
 use crate::call::ReplyTo;
@@ -62,7 +63,7 @@ pub struct Ledger {
     topics_changed: bool,
     groups_changed: bool,
     subscriptions_changed: bool,
-    settings_changed: bool,
+    others_changed: bool,
     then: Vec<Then>,
     notify: BTreeSet<Arc<str>>,
 }
@@ -114,7 +115,7 @@ impl Ledger {
             topics_changed: false,
             groups_changed: false,
             subscriptions_changed: false,
-            settings_changed: false,
+            others_changed: false,
             then: Vec::new(),
             notify: BTreeSet::new(),
         })
@@ -146,8 +147,11 @@ impl Ledger {
     pub fn set_topic(&mut self, topic: Topic) {
         let (key, value) = topic.fact();
         self.facts.insert(key, Some(value));
+        // Nobody is told of light queues, of which there may be very many.
+        let is_told = !names::is_lmq(&topic.name);
         self.newest.set_topic(Arc::new(topic));
-        self.topics_changed = true;
+        self.topics_changed |= is_told;
+        self.others_changed |= !is_told;
     }
 
     /// Accepts that a topic is deleted.
@@ -177,7 +181,7 @@ impl Ledger {
         let (key, value) = mode_fact(&mode);
         self.facts.insert(key, Some(value));
         self.newest.set_mode(mode);
-        self.settings_changed = true;
+        self.others_changed = true;
     }
 
     /// Accepts the subscriptions of a live group.
@@ -196,7 +200,7 @@ impl Ledger {
     pub fn set_changes(&mut self, changes: Changes, register: bool) {
         self.facts.insert(KNOBS_KEY.to_vec(), Some(changes.fact()));
         self.newest.changes = Arc::new(changes);
-        self.settings_changed = true;
+        self.others_changed = true;
         self.topics_changed |= register;
     }
 
@@ -235,7 +239,7 @@ impl Ledger {
         let register = std::mem::take(&mut self.topics_changed);
         let groups = std::mem::take(&mut self.groups_changed);
         self.subscriptions_changed = false;
-        self.settings_changed = false;
+        self.others_changed = false;
         bump(&mut self.newest.topics_version, register, now_ms);
         bump(&mut self.newest.groups_version, groups, now_ms);
         let mut puts = 0;
@@ -286,7 +290,7 @@ impl Ledger {
         self.topics_changed = false;
         self.groups_changed = false;
         self.subscriptions_changed = false;
-        self.settings_changed = false;
+        self.others_changed = false;
         self.newest = self.published.clone();
         Some(over)
     }
@@ -301,7 +305,7 @@ impl Ledger {
     }
 
     fn is_touched(&self) -> bool {
-        self.topics_changed || self.groups_changed || self.subscriptions_changed || self.settings_changed
+        self.topics_changed || self.groups_changed || self.subscriptions_changed || self.others_changed
     }
 
     fn counters(&self) -> Fact {

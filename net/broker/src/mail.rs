@@ -20,6 +20,7 @@ use crate::errands::Said;
 use crate::pop::Pop;
 use crate::pop::revive::{Receipt, Revival};
 use crate::pop::waiting::{LineKey, Watch};
+use crate::produce::Dispatch;
 
 /// A message that the broker makes itself from another one: a retry, a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +99,8 @@ pub enum Make {
         /// The topic that it popped from.
         topic: String,
     },
+    /// A light queue.
+    Light,
     /// No topic at all: this group pops and has no configuration.
     Group {
         /// The group.
@@ -152,6 +155,8 @@ pub enum Mail {
     Ensure(Box<Ensure>),
     /// To the owner of the message's queue: append it.
     Store(Box<Store>),
+    /// A message on its way through the partitions of its light queues.
+    Dispatch(Box<Dispatch>),
     /// To the registrar: ask some producer of this group.
     Check {
         /// The producers' group.

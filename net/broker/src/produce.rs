@@ -25,10 +25,13 @@ use crate::mail::{Ensure, Mail, Make};
 use crate::place::{draw_queue, is_send};
 use crate::promise::{Promise, Says, Sent, ShortText};
 
+mod dispatch;
 mod inner;
 mod retry;
 mod timer;
 mod transaction;
+
+pub use dispatch::Dispatch;
 
 /// Longest topic that fits a record whose topic length is one byte; batches know only those.
 const BATCH_TOPIC_BYTES_MAX: usize = names::TOPIC_BYTES_MAX;
@@ -77,6 +80,8 @@ struct Said<'a> {
     delay_level: i32,
     is_half: bool,
     is_timer: bool,
+    /// Queues that get it too, if they are light ones.
+    dispatch: Option<&'a str>,
     /// It claims to be an inner batch: those are made here.
     is_inner: bool,
     /// Some that the broker writes are there already.
@@ -103,6 +108,7 @@ impl<'a> Said<'a> {
                 name::DELAY => said.delay_level = value.parse().unwrap_or(0),
                 name::TRAN_MSG => said.is_half = value.eq_ignore_ascii_case("true"),
                 name::TIMER_DELAY_SEC | name::TIMER_DELAY_MS | name::TIMER_DELIVER_MS => said.is_timer = true,
+                name::INNER_MULTI_DISPATCH => said.dispatch = Some(value),
                 name::INNER_NUM => said.is_inner = true,
                 name::CLUSTER | name::MSG_REGION | name::TRACE_ON | name::POP_CK => said.has_ours = true,
                 _ => {}
@@ -143,6 +149,11 @@ impl Desk {
         let Some(Admitted { send, mut said, target }) = self.admit(call) else { return };
         if send.topic.starts_with(names::RETRY_PREFIX) && self.is_retry_over(call, &send, now_ms) {
             return;
+        }
+        if let Some(names) = said.dispatch
+            && self.dispatches(send.topic, names)
+        {
+            return self.begin_dispatch(call, Admitted { send, said, target }, names, now_ms);
         }
 
         let mut text = std::mem::take(&mut self.text);
@@ -200,6 +211,14 @@ impl Desk {
             Ok(entries) => entries,
             Err(remark) => return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, &remark),
         };
+        let is_for_light = |entry: &BatchEntry<'_>| {
+            let names = properties::get(entry.properties, name::INNER_MULTI_DISPATCH);
+            names.is_some_and(|names| self.dispatches(send.topic, names))
+        };
+        if self.settings.has_light_queues() && entries.iter().any(is_for_light) {
+            let remark = "messages for light queues (INNER_MULTI_DISPATCH) cannot be sent in a batch";
+            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, remark);
+        }
         if entries.iter().any(|entry| entry.body.is_empty()) {
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, "a message of the batch has no body");
         }
@@ -286,6 +305,7 @@ impl Desk {
         } else {
             let how = match names::group_of_retry_topic(send.topic) {
                 Some(group) => Make::Retry { group: group.to_owned() },
+                None if self.settings.has_light_queues() && names::is_lmq(send.topic) => Make::Light,
                 None => Make::Send { template: send.default_topic.to_owned(), queues: send.default_topic_queue_nums },
             };
             self.ensure_and_resume(call, send, how);
@@ -395,7 +415,7 @@ impl Desk {
     }
 
     /// Asks the registrar for a topic; `then` comes back to this core.
-    fn ensure(&mut self, topic: String, how: Make, then: Mail, reply: &ReplyTo) {
+    pub(crate) fn ensure(&mut self, topic: String, how: Make, then: Mail, reply: &ReplyTo) {
         let ensure = Ensure { topic, how, then, back: self.index };
         if self.outbox.offer(0, Mail::Ensure(Box::new(ensure))).is_err() {
             self.refuse(reply, response::SYSTEM_BUSY, BUSY);

@@ -7,6 +7,7 @@ use engine::message::Stored;
 
 use crate::call::ReplyTo;
 use crate::pop::revive::Receipt;
+use crate::produce::Dispatch;
 
 /// What the answer to one send says. It is written when it leaves: until then it takes a third of the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,8 @@ pub enum Promise {
     Change(u64),
     /// The core that had a message on loan hears that it is safe in its retry topic.
     Revival(Box<Receipt>),
+    /// A message goes on to the next partition of its light queues.
+    Dispatch(Box<Dispatch>),
 }
 
 /// What an answer says.

@@ -78,6 +78,9 @@ pub fn requested(
     old: Option<&TopicConfig>,
 ) -> Result<TopicConfig, Answer> {
     check_change(settings, header.topic)?;
+    if settings.has_light_queues() && names::is_lmq(header.topic) {
+        return Err(invalid(format!("{} is a light queue: it is made with its first message", header.topic)));
+    }
     let queues_max = settings.limits.topic_queues.cast_signed();
     for (name, queues) in [("readQueueNums", header.read_queue_nums), ("writeQueueNums", header.write_queue_nums)] {
         if !(0..=queues_max).contains(&queues) {
@@ -141,6 +144,12 @@ pub fn retry(group: &str, queues: i32, is_ordered: bool, is_unit: bool) -> Topic
 /// The topic where messages come again that a group popped in vain.
 pub fn pop_retry(name: &str) -> TopicConfig {
     TopicConfig::new(name, 1, OPEN)
+}
+
+/// A light queue (LMQ). `count`: how many there are. `None`: there may not be one more.
+pub fn light(settings: &Settings, name: &str, count: usize) -> Option<TopicConfig> {
+    let may_be = settings.has_light_queues() && names::is_lmq(name) && count < settings.limits.light_queues;
+    may_be.then(|| TopicConfig::new(name, 1, OPEN))
 }
 
 /// The dead-letter topic of a group.

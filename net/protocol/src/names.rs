@@ -15,6 +15,8 @@ pub const RETRY_PREFIX: &str = "%RETRY%";
 pub const DLQ_PREFIX: &str = "%DLQ%";
 /// Before the names of RocketMQ's own topics.
 pub const SYSTEM_PREFIX: &str = "rmq_sys_";
+/// Light queues: topics of one queue that no NameServer knows (PROTOCOL 4.17).
+pub const LMQ_PREFIX: &str = "%LMQ%";
 /// Before the names of RocketMQ's own groups.
 pub const SYSTEM_GROUP_PREFIX: &str = "CID_RMQ_SYS_";
 
@@ -227,6 +229,18 @@ pub fn dlq_topic(group: &str) -> String {
 pub fn group_of_retry_topic(topic: &str) -> Option<&str> {
     let rest = topic.strip_prefix(RETRY_PREFIX)?;
     Some(rest.split_once('+').map_or(rest, |(group, _)| group))
+}
+
+/// Whether this is the name of a light queue.
+#[inline]
+pub fn is_lmq(name: &str) -> bool {
+    name.starts_with(LMQ_PREFIX)
+}
+
+/// Whether messages of this topic may go to light queues too.
+pub fn allows_lmq(topic: &str) -> bool {
+    let is_ours = [RETRY_PREFIX, DLQ_PREFIX, SYSTEM_PREFIX].iter().any(|prefix| topic.starts_with(prefix));
+    !is_ours && topic != SCHEDULE_TOPIC
 }
 
 /// The topic of replies in a cluster.

@@ -75,6 +75,10 @@ pub mod name {
     pub const INNER_NUM: &str = "INNER_NUM";
     /// First offset of an inner batch.
     pub const INNER_BASE: &str = "INNER_BASE";
+    /// Light queues that get the message too, separated by commas.
+    pub const INNER_MULTI_DISPATCH: &str = "INNER_MULTI_DISPATCH";
+    /// Its offsets in them, in the same order; written by the broker.
+    pub const INNER_MULTI_QUEUE_OFFSET: &str = "INNER_MULTI_QUEUE_OFFSET";
     /// The kind of a request-reply message.
     pub const MSG_TYPE: &str = "MSG_TYPE";
     /// Pairs request and reply messages.

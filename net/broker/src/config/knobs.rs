@@ -38,10 +38,14 @@ const KNOBS: &[(&str, Knob)] = &[
     ("brokerPermission", number(0, 7, |at| at.permission as u64, |at, to| at.permission = to as i32)),
     ("channelExpiredTimeout", number(1_000, 3_600_000,
         |at| at.limits.client_timeout_ms, |at, to| at.limits.client_timeout_ms = to)),
+    ("enableLmq", Knob::Switch(|at| &mut at.lmq)),
+    ("enableMultiDispatch", Knob::Switch(|at| &mut at.multi_dispatch)),
     ("enablePropertyFilter", Knob::Switch(|at| &mut at.property_filter)),
     ("enableRetryTopicV2", Knob::Switch(|at| &mut at.pop_retry_v2)),
     ("litePullMessageEnable", Knob::Switch(|at| &mut at.lite_pull)),
     ("longPollingEnable", Knob::Switch(|at| &mut at.long_polling)),
+    ("maxLmqConsumeQueueNum", number(1, 1_000_000,
+        |at| at.limits.light_queues as u64, |at, to| at.limits.light_queues = to as usize)),
     ("maxMessageSize", number(1 << 10, 4 << 20,
         |at| at.limits.message_bytes as u64, |at, to| at.limits.message_bytes = to as usize)),
     ("maxTransferBytesOnMessageInMemory", number(1 << 10, 16 << 20,
@@ -256,8 +260,9 @@ mod tests {
     #[test]
     fn what_was_changed_is_in_force_and_outlives_a_restart() {
         let mut changes = Changes::default();
-        let text = "# a comment\nlongPollingEnable=false\nmaxTransferCountOnMessageInMemory = 1024\n\nenableLmq=true\n";
-        assert_eq!(changes.update(text), Ok(vec!["enableLmq".to_owned()]));
+        let text =
+            "# a comment\nlongPollingEnable=false\nmaxTransferCountOnMessageInMemory = 1024\n\nenableLmqStats=true\n";
+        assert_eq!(changes.update(text), Ok(vec!["enableLmqStats".to_owned()]));
         let found = Changes::from_fact(&changes.fact()).unwrap();
         assert_eq!(found, changes);
         let mut settings = settings();
@@ -266,7 +271,7 @@ mod tests {
         assert_eq!(settings.limits.pull_messages, 1024);
         let rows: BTreeMap<String, String> = found.rows(&settings).into_iter().collect();
         assert_eq!(rows["longPollingEnable"], "false");
-        assert_eq!(rows["enableLmq"], "true", "taken, and told");
+        assert_eq!(rows["enableLmqStats"], "true", "taken, and told");
         assert_eq!(rows["traceOn"], "true", "never changed");
     }
 
@@ -291,7 +296,7 @@ mod tests {
                 "{bad}"
             );
         }
-        let long = format!("enableLmq={}", "x".repeat(CHANGES_BYTES_MAX));
+        let long = format!("enableLmqStats={}", "x".repeat(CHANGES_BYTES_MAX));
         assert!(matches!(changes.update(&long), Err(ChangeError::Invalid(_))));
         assert_eq!(changes, Changes::default());
     }

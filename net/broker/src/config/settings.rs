@@ -71,6 +71,10 @@ pub struct Settings {
     pub server_side_reset: bool,
     /// `broker.lite_pull`.
     pub lite_pull: bool,
+    /// `broker.lmq`.
+    pub lmq: bool,
+    /// `broker.multi_dispatch`.
+    pub multi_dispatch: bool,
     /// `broker.long_polling`.
     pub long_polling: bool,
     /// `broker.short_polling_ms`.
@@ -127,6 +131,11 @@ impl Settings {
         format!("{}:{}", self.broker_ip1, self.port)
     }
 
+    /// Whether there are light queues (LMQ): as in a stock broker it takes both settings.
+    pub fn has_light_queues(&self) -> bool {
+        self.lmq && self.multi_dispatch
+    }
+
     /// How long a delay level is, in ms. Levels above the last mean the last; 0 and below, none.
     pub fn delay_ms(&self, level: i32) -> Option<u64> {
         let index = usize::try_from(level).ok()?.checked_sub(1)?;
@@ -166,6 +175,8 @@ pub struct Limits {
     pub query_messages: usize,
     /// Topics of the broker.
     pub topics: usize,
+    /// Light queues (LMQ) of the broker.
+    pub light_queues: usize,
     /// Queues of one topic.
     pub topic_queues: u32,
     /// Consumer groups of the broker.
@@ -207,6 +218,8 @@ impl Config {
             store_replies: self.switch("broker.store_replies"),
             server_side_reset: self.switch("broker.server_side_reset"),
             lite_pull: self.switch("broker.lite_pull"),
+            lmq: self.switch("broker.lmq"),
+            multi_dispatch: self.switch("broker.multi_dispatch"),
             long_polling: self.switch("broker.long_polling"),
             short_polling_ms: self.number("broker.short_polling_ms"),
             topic_queues: self.number("broker.topic_queues") as i32,
@@ -253,6 +266,7 @@ impl Config {
             pop_unacked: self.size("limits.pop_unacked"),
             query_messages: self.size("limits.query_messages"),
             topics: self.size("limits.topics"),
+            light_queues: self.size("limits.light_queues"),
             topic_queues: self.number("limits.topic_queues") as u32,
             groups: self.size("limits.groups"),
             group_clients: self.size("limits.group_clients"),

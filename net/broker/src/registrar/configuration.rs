@@ -84,7 +84,11 @@ impl Registrar {
         let table = TopicConfigTable {
             data_version: catalog.topics_version,
             mapping_data_version: catalog.topics_version,
-            topic_config_table: catalog.topics().map(|topic| (topic.name.to_string(), topic.config.clone())).collect(),
+            topic_config_table: catalog
+                .topics()
+                .filter(|topic| !names::is_lmq(&topic.name))
+                .map(|topic| (topic.name.to_string(), topic.config.clone()))
+                .collect(),
             ..TopicConfigTable::default()
         };
         body_that_fits(bodies::encode(&table))
@@ -137,6 +141,7 @@ impl Registrar {
             }
             Make::Dead { group } => Some(topics::dead(group)),
             Make::PopRetry { .. } => Some(topics::pop_retry(name)),
+            Make::Light => topics::light(&self.settings, name, catalog.light_queues_count()),
             Make::Group { group } => {
                 // One that cannot be made is no error here either.
                 let _ = self.group(group);

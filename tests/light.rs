@@ -1,0 +1,190 @@
+//! Goal: a message that names light queues (LMQ) is in each of them and in its own queue once its producer is answered,
+//! also after `kill -9`. Method: raw frames to the real binary, with one core and with two.
+
+use std::collections::BTreeSet;
+
+use protocol::bodies::{self, TopicConfigTable};
+use protocol::codes::{request, response};
+use protocol::message::BatchEntry;
+use protocol::names::sys_flag;
+use protocol::{Command, StoredMessage};
+use tests::client::Client;
+use tests::server::Server;
+use tests::with_cores;
+use tests::words::{
+    asking, commit, committed, create_topic, edge, messages, number, properties, pull, pull_all, pull_waiting, send,
+    send_as, telling,
+};
+
+const ON: [&str; 4] = ["--set", "broker.lmq=true", "--set", "broker.multi_dispatch=true"];
+/// A wait that would be noticed.
+const LONG_MS: i64 = 25_000;
+
+fn light(topic: &str, queue: i32, names: &str, body: &str) -> Command {
+    let pairs = properties(&[("UNIQ_KEY", body), ("INNER_MULTI_DISPATCH", names)]);
+    send_as(request::SEND_MESSAGE_V2, topic, queue, &pairs, body.as_bytes())
+}
+
+/// The bodies of a queue, with each one's offsets in its light queues.
+fn read(client: &mut Client, topic: &str, queue: i32) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    pull_all(client, topic, queue, 0, |message: &StoredMessage<'_>| {
+        assert_eq!(message.topic, "T", "copies stay what they are");
+        let offsets = message.property("INNER_MULTI_QUEUE_OFFSET").unwrap_or_default().to_owned();
+        found.push((String::from_utf8(message.body.to_vec()).unwrap(), offsets));
+    });
+    found
+}
+
+#[test]
+fn a_message_is_in_all_its_queues_once_it_is_answered() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &ON);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 4));
+        // A consumer that comes first waits for the first message.
+        let mut other = server.client();
+        let opaque = other.write(pull_waiting("%LMQ%early", 0, 0, LONG_MS));
+        assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "%LMQ%early", 0), 0);
+        client.expect(response::SUCCESS, light("T", 0, "%LMQ%early", "early"));
+        assert_eq!(messages(&other.answer(opaque))[0].body, b"early");
+
+        // Names that are no light queues are passed over, and one that comes twice counts once.
+        let names = "%LMQ%a,plain,%LMQ%b,%LMQ%c,%LMQ%a";
+        let wanted: Vec<String> = (0..8).map(|number| format!("m{number}")).collect();
+        for (number, body) in wanted.iter().enumerate() {
+            let queue = (number % 4) as i32;
+            let answer = client.expect(response::SUCCESS, light("T", queue, names, body));
+            assert_eq!(tests::words::number(&answer, "queueId"), queue.into());
+            let all = messages(&client.ask(pull("T", queue, tests::words::number(&answer, "queueOffset"))))
+                .iter()
+                .map(|message| message.property("INNER_MULTI_QUEUE_OFFSET").unwrap().to_owned())
+                .collect::<Vec<_>>();
+            assert_eq!(all, [format!("{number},,{number},{number},{number}")], "the message itself knows all");
+        }
+        client.expect(response::SUCCESS, commit("%LMQ%group", "%LMQ%a", 0, 3));
+        let look = |client: &mut Client| {
+            for (index, name) in [(0, "%LMQ%a"), (2, "%LMQ%b"), (3, "%LMQ%c")] {
+                let found = read(client, name, 0);
+                assert!(found.iter().map(|(body, _)| body).eq(&wanted), "{name}: {found:?}");
+                for (offset, (_, offsets)) in found.iter().enumerate() {
+                    assert_eq!(offsets.split(',').nth(index), Some(&*offset.to_string()), "its own offset");
+                }
+                assert_eq!(edge(client, request::GET_MAX_OFFSET, name, 0), 8);
+            }
+            assert_eq!(committed(client, "%LMQ%group", "%LMQ%a", 0), Some(3));
+        };
+        look(&mut client);
+        // Nobody hears of them, and nobody makes them by hand.
+        let answer = client.expect(response::SUCCESS, asking(request::GET_ALL_TOPIC_CONFIG, &[]));
+        let table: TopicConfigTable = bodies::decode(&answer.body).unwrap();
+        assert!(table.topic_config_table.contains_key("T"));
+        assert!(!table.topic_config_table.keys().any(|name| name.starts_with("%LMQ%")));
+        client.expect(response::INVALID_PARAMETER, create_topic("%LMQ%d", 4));
+        server.kill();
+        let server = Server::with_cores(home, cores, &ON);
+        look(&mut server.client());
+        server.stop();
+    });
+}
+
+#[test]
+fn nothing_that_was_answered_is_missing_after_a_kill() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &ON);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 2));
+        let names: Vec<String> = (0..6).map(|number| format!("%LMQ%{number}")).collect();
+        let all = names.join(",");
+        client.expect(response::SUCCESS, light("T", 0, &all, "first"));
+        // Many at once, and the end while most of them are on their way.
+        let asked: BTreeSet<i32> =
+            (0..400).map(|number| client.write(light("T", number % 2, &all, &format!("m{number}")))).collect();
+        let mut answered = vec!["first".to_owned()];
+        let first = *asked.first().unwrap();
+        for _ in 0..150 {
+            let answer = client.read();
+            assert!(asked.contains(&answer.header.opaque) && answer.header.code == response::SUCCESS, "{answer:?}");
+            answered.push(format!("m{}", answer.header.opaque - first));
+        }
+        server.kill();
+        let server = Server::with_cores(home, cores, &ON);
+        let mut client = server.client();
+        let bodies = |client: &mut Client, topic: &str, queue: i32| -> BTreeSet<String> {
+            read(client, topic, queue).into_iter().map(|(body, _)| body).collect()
+        };
+        let own = [bodies(&mut client, "T", 0), bodies(&mut client, "T", 1)];
+        for body in &answered {
+            assert!(own.iter().any(|own| own.contains(body)), "{body} is missing in its queue");
+        }
+        for name in &names {
+            let found = bodies(&mut client, name, 0);
+            for body in own.iter().flatten() {
+                assert!(found.contains(body), "{body} is in its queue, and missing in {name}");
+            }
+        }
+        server.stop();
+    });
+}
+
+#[test]
+fn what_cannot_go_to_light_queues_is_refused() {
+    with_cores(|home, cores| {
+        let more = [&ON[..], &["--set", "limits.light_queues=2"]].concat();
+        let server = Server::with_cores(home, cores, &more);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        let names = ("INNER_MULTI_DISPATCH", "%LMQ%a");
+        for late in [("DELAY", "3"), ("TIMER_DELAY_MS", "1000")] {
+            let text = properties(&[names, late]);
+            client.expect(response::MESSAGE_ILLEGAL, send_as(request::SEND_MESSAGE_V2, "T", 0, &text, b"late"));
+        }
+        let text = properties(&[names, ("TRAN_MSG", "true"), ("PGROUP", "producers")]);
+        let mut half = send_as(request::SEND_MESSAGE_V2, "T", 0, &text, b"half");
+        half.header.fields.push_int("f", sys_flag::TRANSACTION_PREPARED);
+        client.expect(response::MESSAGE_ILLEGAL, half);
+        let mut entry = Vec::new();
+        BatchEntry { flag: 1, body: b"in a batch", properties: &properties(&[names]) }.encode(&mut entry);
+        client.expect(response::MESSAGE_ILLEGAL, send_as(request::SEND_BATCH_MESSAGE, "T", 0, "", &entry));
+        let many: Vec<String> = (0..65).map(|number| format!("%LMQ%{number}")).collect();
+        client.expect(response::MESSAGE_ILLEGAL, light("T", 0, &many.join(","), "many"));
+        client.expect(response::MESSAGE_ILLEGAL, light("T", 0, "%LMQ%no name", "no name"));
+        assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "T", 0), 0, "nothing was stored");
+        client.expect(response::SUCCESS, light("T", 0, "%LMQ%a,%LMQ%b", "two"));
+        let answer = client.expect(response::LMQ_QUOTA_EXCEEDED, light("T", 0, "%LMQ%a,%LMQ%c", "one more"));
+        assert!(answer.header.remark.starts_with("[LMQ_CONSUME_QUEUE_NUM_EXCEEDED]"), "{answer:?}");
+        client.expect(response::TOPIC_NOT_EXIST, pull("%LMQ%c", 0, 0));
+        assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "T", 0), 1);
+        assert_eq!(read(&mut client, "%LMQ%a", 0).len(), 1, "nothing went anywhere");
+        server.stop();
+    });
+}
+
+#[test]
+fn without_the_settings_the_property_means_nothing_and_they_change_at_run_time() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        client.expect(response::SUCCESS, light("T", 0, "%LMQ%a", "one"));
+        client.expect(response::TOPIC_NOT_EXIST, pull("%LMQ%a", 0, 0));
+        client.expect(response::SUCCESS, telling(request::UPDATE_BROKER_CONFIG, &[], "enableLmq=true"));
+        client.expect(response::SUCCESS, light("T", 0, "%LMQ%a", "two"));
+        client.expect(response::TOPIC_NOT_EXIST, pull("%LMQ%a", 0, 0));
+        client.expect(response::SUCCESS, telling(request::UPDATE_BROKER_CONFIG, &[], "enableMultiDispatch=true"));
+        client.expect(response::SUCCESS, light("T", 0, "%LMQ%a", "three"));
+        assert_eq!(read(&mut client, "%LMQ%a", 0), [("three".to_owned(), "0".to_owned())]);
+        let offsets: Vec<String> = read(&mut client, "T", 0).into_iter().map(|(_, offsets)| offsets).collect();
+        assert_eq!(offsets, ["", "", "0"]);
+        let answer = client.expect(response::SUCCESS, asking(request::GET_BROKER_CONFIG, &[]));
+        let text = String::from_utf8_lossy(&answer.body);
+        for line in ["enableLmq=true", "enableMultiDispatch=true", "maxLmqConsumeQueueNum=20000"] {
+            assert!(text.lines().any(|known| known == line), "{line} in {text}");
+        }
+        // Straight to a light queue, too.
+        let answer = client.expect(response::SUCCESS, send("%LMQ%b", 0, b"straight"));
+        assert_eq!(number(&answer, "queueOffset"), 0);
+        assert_eq!(messages(&client.ask(pull("%LMQ%b", 0, 0)))[0].body, b"straight");
+        server.stop();
+    });
+}
