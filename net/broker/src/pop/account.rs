@@ -107,7 +107,7 @@ impl Loan {
     }
 
     /// Its messages from the first on that is not acknowledged, in their order.
-    fn from_first_left(&self, id: LoanId) -> impl Iterator<Item = u64> {
+    fn rest(&self, id: LoanId) -> impl Iterator<Item = u64> {
         (self.left.trailing_zeros().min(self.count)..self.count).map(move |index| self.offset(id, index))
     }
 
@@ -392,7 +392,7 @@ impl Account {
         for id in ids {
             let loan = self.loans.remove(&id).expect("it was there just now");
             self.out -= loan.left.count_ones() as usize;
-            back.extend(loan.from_first_left(id));
+            back.extend(loan.rest(id));
         }
         back.sort_unstable();
         let Some(first) = back.first().copied() else { return };
