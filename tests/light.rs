@@ -55,7 +55,7 @@ fn a_message_is_in_all_its_queues_once_it_is_answered() {
         for (number, body) in wanted.iter().enumerate() {
             let queue = (number % 4) as i32;
             let answer = client.expect(response::SUCCESS, light("T", queue, names, body));
-            assert_eq!(tests::words::number(&answer, "queueId"), queue.into());
+            assert_eq!(tests::words::number(&answer, "queueId"), i64::from(queue));
             let all = messages(&client.ask(pull("T", queue, tests::words::number(&answer, "queueOffset"))))
                 .iter()
                 .map(|message| message.property("INNER_MULTI_QUEUE_OFFSET").unwrap().to_owned())

@@ -96,7 +96,7 @@ impl Requests {
             body: vec![b'x'; job.bs.1 as usize],
             properties: properties(job),
             delay_ms: (!job.delay.1.is_zero())
-                .then(|| (job.delay.0.as_millis() as u64, job.delay.1.as_millis() as u64)),
+                .then_some((job.delay.0.as_millis() as u64, job.delay.1.as_millis() as u64)),
             is_half: job.transaction,
             filter: job.filter.clone(),
             invisible_ms: job.invisible_time.as_millis() as i64,
