@@ -15,6 +15,7 @@ use protocol::names::{self, perm};
 use protocol::sql::Expression;
 use serde::{Deserialize, Serialize};
 
+use crate::attributes::{BATCH_QUEUE, QUEUE_TYPE};
 use crate::config::{Changes, Settings};
 
 pub use protocol::bodies::{DataVersion, MessageModel, SubscriptionGroupConfig, TopicConfig};
@@ -175,11 +176,6 @@ impl Catalog {
 
 /// A topic's name and a group's.
 type ModeKey = (String, String);
-
-/// The attribute that says how batches are stored, and its value for those that stay together.
-pub const QUEUE_TYPE: &str = "queue.type";
-/// See [`QUEUE_TYPE`].
-pub const BATCH_QUEUE: &str = "BatchCQ";
 
 /// A topic of this broker. A topic that is deleted and created again is another one: it has
 /// another id.

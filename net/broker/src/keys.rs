@@ -149,6 +149,7 @@ pub const KEYS: &[Key] = &[
     switch("broker.pop_retry_v2", false, "Messages that were popped in vain come again in `%RETRY%group+topic` instead of `%RETRY%group_topic` (enableRetryTopicV2)."),
     number("broker.timer_max_delay_ms", Milliseconds, 604_800_000, 1_000, 315_360_000_000, "Furthest that a timer message may be due (timerMaxDelaySec): 7 days. Beyond: code 13."),
     switch("broker.recall_message", true, "Timer messages can be recalled (recallMessageEnable, which is off in a stock broker). Off: code 16."),
+    switch("broker.mixed_message_type", false, "Topics may be made with `message.type` MIXED (enableMixedMessageType). Off: code 29."),
     switch("broker.reject_transaction", false, "Refuse half messages with code 16 (rejectTransactionMessage)."),
     number("broker.transaction_timeout_ms", Milliseconds, 6_000, 100, 3_600_000, "A half message that nobody decided for so long: its producer is asked (transactionTimeOut)."),
     number("broker.transaction_check_interval_ms", Milliseconds, 30_000, 100, 3_600_000, "And again after so long (transactionCheckInterval)."),

@@ -2,6 +2,7 @@
 
 mod admin;
 mod answer;
+mod attributes;
 pub mod boot;
 mod call;
 pub mod catalog;

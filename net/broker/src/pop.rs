@@ -17,6 +17,7 @@ use protocol::headers::{Notification, NotificationAnswer, PopAnswer, PopMessage}
 use protocol::names::{self, perm};
 
 use crate::answer::BUSY;
+use crate::attributes::{MESSAGE_TYPE, PRIORITY_FACTOR, PRIORITY_TYPE};
 use crate::call::{Call, ReplyTo};
 use crate::catalog::{Topic, offset_key};
 use crate::config::Settings;
@@ -46,10 +47,6 @@ const LATE_MS: u64 = 500;
 /// How often a pop that was told of a message in vain is told again at once. Then it waits for the next one: what it may
 /// not have (it is damaged, or there is no room for an account) would send it around until its time is over.
 const LOOKS_MAX: u8 = 4;
-/// Attributes of topics and groups (PROTOCOL 3.18).
-const MESSAGE_TYPE: &str = "message.type";
-const PRIORITY_TYPE: &str = "PRIORITY";
-const PRIORITY_FACTOR: &str = "priority.factor";
 
 /// A topic and its retry topics of both versions.
 pub type Topics = [Option<Arc<Topic>>; 3];

@@ -1,14 +1,12 @@
 //! What topics are like when they are made or changed: rules without state (PROTOCOL 4.2, 2.8, 3.18).
 
-use std::collections::BTreeMap;
-
 use protocol::bodies::TopicConfig;
 use protocol::codes::response;
 use protocol::headers::CreateTopic;
 use protocol::names::{self, perm, topic_flag};
 
 use crate::answer::Answer;
-use crate::catalog::{BATCH_QUEUE, QUEUE_TYPE};
+use crate::attributes::{self, Attributes};
 use crate::config::Settings;
 
 /// Queues of the topics that RocketMQ makes with a fixed number.
@@ -71,10 +69,11 @@ pub fn check_delete(settings: &Settings, topic: &str) -> Result<(), Answer> {
     check_not_system(settings, topic)
 }
 
-/// A topic as code 17 wants it. `old`: as it is; `None`: it is new. `Err` is the answer.
+/// A topic as code 17 wants it. `changes`: of its attributes; `old`: as it is; `None`: it is new. `Err` is the answer.
 pub fn requested(
     settings: &Settings,
     header: &CreateTopic<'_>,
+    changes: &Attributes,
     old: Option<&TopicConfig>,
 ) -> Result<TopicConfig, Answer> {
     check_change(settings, header.topic)?;
@@ -94,7 +93,10 @@ pub fn requested(
         let name = header.topic_filter_type;
         return Err(invalid(format!("topicFilterType {name} is neither SINGLE_TAG nor MULTI_TAG")));
     }
-    let attributes = alter(old.map(|old| &old.attributes), header.attributes.unwrap_or(""))
+    if !settings.mixed_message_type && changes.get("+message.type").is_some_and(|kind| kind == attributes::MIXED_TYPE) {
+        return Err(invalid("MIXED message type is not supported.".to_owned()));
+    }
+    let attributes = attributes::alter(attributes::OF_TOPICS, old.map(|old| &old.attributes), changes)
         .map_err(|remark| Answer::refusal(response::SYSTEM_ERROR, remark))?;
     Ok(TopicConfig {
         attributes,
@@ -166,119 +168,4 @@ fn check_not_system(settings: &Settings, topic: &str) -> Result<(), Answer> {
 
 fn invalid(remark: String) -> Answer {
     Answer::refusal(response::INVALID_PARAMETER, remark)
-}
-
-/// What a topic attribute may be set to.
-enum Values {
-    /// One of these.
-    Of(&'static [&'static str]),
-    /// A whole number in this range.
-    Range(i64, i64),
-}
-
-/// An attribute of topics.
-struct Attribute {
-    name: &'static str,
-    /// It may be changed after the topic was made.
-    is_changeable: bool,
-    values: Values,
-}
-
-/// What a topic can be told (PROTOCOL 3.18). `cleanup.policy` is here with the one value that this broker has:
-/// refusing the other is better than ignoring it.
-const ATTRIBUTES: [Attribute; 4] = [
-    Attribute { name: QUEUE_TYPE, is_changeable: false, values: Values::Of(&["SimpleCQ", BATCH_QUEUE]) },
-    Attribute { name: "cleanup.policy", is_changeable: false, values: Values::Of(&["DELETE"]) },
-    Attribute {
-        name: "message.type",
-        is_changeable: true,
-        values: Values::Of(&["UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", "MIXED", "PRIORITY"]),
-    },
-    Attribute { name: "reserve.time", is_changeable: true, values: Values::Range(-1, i64::MAX) },
-];
-
-/// Applies `+key=value,-key` to a topic's attributes; `old` is `None` for a new one. The remarks
-/// are those of RocketMQ's `AttributeUtil`.
-fn alter(old: Option<&BTreeMap<String, String>>, text: &str) -> Result<BTreeMap<String, String>, String> {
-    let mut attributes = old.cloned().unwrap_or_default();
-    for change in text.split(',').map(str::trim_ascii).filter(|change| !change.is_empty()) {
-        let (key, value) = change.split_once('=').unwrap_or((change, ""));
-        let known = |name: &str| {
-            let found = ATTRIBUTES.iter().find(|attribute| attribute.name == name);
-            found.ok_or_else(|| format!("unsupported key: {name}"))
-        };
-        if let Some(name) = key.strip_prefix('+') {
-            let attribute = known(name)?;
-            let is_same = attributes.get(name).is_some_and(|old| old == value);
-            if old.is_some() && !attribute.is_changeable && !is_same {
-                return Err(format!("attempt to update an unchangeable attribute. key: {name}"));
-            }
-            attribute.verify(value)?;
-            attributes.insert(name.to_owned(), value.to_owned());
-        } else if let Some(name) = key.strip_prefix('-') {
-            let attribute = known(name)?;
-            if old.is_none() {
-                return Err(format!("only add attribute is supported while creating topic. key: {name}"));
-            }
-            if !attribute.is_changeable {
-                return Err(format!("attempt to update an unchangeable attribute. key: {name}"));
-            }
-            if attributes.remove(name).is_none() {
-                return Err(format!("attempt to delete a nonexistent key: {name}"));
-            }
-        } else {
-            return Err(format!("wrong format key: {key}"));
-        }
-    }
-    Ok(attributes)
-}
-
-impl Attribute {
-    fn verify(&self, value: &str) -> Result<(), String> {
-        match self.values {
-            Values::Of(values) if values.contains(&value) => Ok(()),
-            Values::Of(values) => Err(format!("value is not in set: {values:?}")),
-            Values::Range(min, max) => match value.parse::<i64>() {
-                Ok(number) if (min..=max).contains(&number) => Ok(()),
-                _ => Err(format!("value is not in range({min}, {max})")),
-            },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attributes_follow_their_rules() {
-        let old = BTreeMap::from([("message.type".to_owned(), "FIFO".to_owned())]);
-        // Old ones or new topic, change, outcome.
-        let rows: [(bool, &str, Result<&str, &str>); 16] = [
-            (false, "", Ok("")),
-            (false, "+message.type=NORMAL", Ok("message.type=NORMAL")),
-            (false, "+message.type=FIFO, +reserve.time=-1", Ok("message.type=FIFO,reserve.time=-1")),
-            (false, "+queue.type=SimpleCQ", Ok("queue.type=SimpleCQ")),
-            (false, "-message.type", Err("only add attribute is supported while creating topic. key: message.type")),
-            (false, "+a.b=c", Err("unsupported key: a.b")),
-            (false, "message.type=FIFO", Err("wrong format key: message.type")),
-            (false, "+queue.type=BatchCQ", Ok("queue.type=BatchCQ")),
-            (false, "+queue.type=RocksDBCQ", Err("value is not in set: [\"SimpleCQ\", \"BatchCQ\"]")),
-            (true, "+queue.type=BatchCQ", Err("attempt to update an unchangeable attribute. key: queue.type")),
-            (false, "+reserve.time=-2", Err("value is not in range(-1, 9223372036854775807)")),
-            (true, "", Ok("message.type=FIFO")),
-            (true, "-message.type", Ok("")),
-            (true, "+message.type=DELAY,+reserve.time=5", Ok("message.type=DELAY,reserve.time=5")),
-            (true, "-reserve.time", Err("attempt to delete a nonexistent key: reserve.time")),
-            (true, "+cleanup.policy=DELETE", Err("attempt to update an unchangeable attribute. key: cleanup.policy")),
-        ];
-        for (is_old, change, wanted) in rows {
-            let seen = alter(is_old.then_some(&old), change);
-            let seen = seen.map(|all| {
-                let all: Vec<_> = all.iter().map(|(key, value)| format!("{key}={value}")).collect();
-                all.join(",")
-            });
-            assert_eq!(seen, wanted.map(str::to_owned).map_err(str::to_owned), "{change}");
-        }
-    }
 }

@@ -40,6 +40,7 @@ const KNOBS: &[(&str, Knob)] = &[
         |at| at.limits.client_timeout_ms, |at, to| at.limits.client_timeout_ms = to)),
     ("enableLmq", Knob::Switch(|at| &mut at.lmq)),
     ("enableMultiDispatch", Knob::Switch(|at| &mut at.multi_dispatch)),
+    ("enableMixedMessageType", Knob::Switch(|at| &mut at.mixed_message_type)),
     ("enablePropertyFilter", Knob::Switch(|at| &mut at.property_filter)),
     ("enableRetryTopicV2", Knob::Switch(|at| &mut at.pop_retry_v2)),
     ("litePullMessageEnable", Knob::Switch(|at| &mut at.lite_pull)),

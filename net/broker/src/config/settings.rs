@@ -93,6 +93,8 @@ pub struct Settings {
     pub timer_max_delay_ms: u64,
     /// `broker.recall_message`.
     pub recall_message: bool,
+    /// `broker.mixed_message_type`.
+    pub mixed_message_type: bool,
     /// `broker.reject_transaction`.
     pub reject_transaction: bool,
     /// `broker.transaction_timeout_ms`.
@@ -229,6 +231,7 @@ impl Config {
             pop_retry_v2: self.switch("broker.pop_retry_v2"),
             timer_max_delay_ms: self.number("broker.timer_max_delay_ms"),
             recall_message: self.switch("broker.recall_message"),
+            mixed_message_type: self.switch("broker.mixed_message_type"),
             reject_transaction: self.switch("broker.reject_transaction"),
             transaction_timeout_ms: self.number("broker.transaction_timeout_ms"),
             transaction_check_interval_ms: self.number("broker.transaction_check_interval_ms"),

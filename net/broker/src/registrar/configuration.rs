@@ -13,6 +13,7 @@ use protocol::names;
 use super::{Outcome, Registrar, body_that_fits, system_error, wrong_body};
 use crate::admin::{Goal, Question};
 use crate::answer::Answer;
+use crate::attributes::{self, Attributes};
 use crate::catalog::{Group, Topic};
 use crate::config::{ChangeError, Changes};
 use crate::mail::Make;
@@ -28,7 +29,8 @@ const BROKER_PERMISSION: &str = "brokerPermission";
 impl Registrar {
     pub(super) fn create_topic(&mut self, header: &CreateTopic<'_>) -> Result<Outcome, Answer> {
         self.check_room()?;
-        let config = self.check_topic(header)?;
+        let changes = attributes::parse(header.attributes.unwrap_or("")).map_err(system_error)?;
+        let config = self.check_topic(header, &changes)?;
         self.put_topic(config).map_err(system_error)?;
         Ok(Outcome::Settled(Answer::ok()))
     }
@@ -37,7 +39,7 @@ impl Registrar {
     pub(super) fn create_topics(&mut self, body: &[u8]) -> Result<Outcome, Answer> {
         self.check_room()?;
         let list: TopicConfigList = bodies::decode(body).map_err(wrong_body)?;
-        let check = |config: &TopicConfig| self.check_topic(&requested(config, &attributes_text(config)));
+        let check = |config: &TopicConfig| self.check_topic(&requested(config), &config.attributes);
         let configs: Vec<TopicConfig> = list.topic_config_list.iter().map(check).collect::<Result<_, _>>()?;
         let is_new = |config: &&TopicConfig| self.ledger.newest().topic(&config.topic_name).is_none();
         let wanted = self.ledger.newest().topics_count() + configs.iter().filter(is_new).count();
@@ -52,9 +54,9 @@ impl Registrar {
     }
 
     /// What a topic would be like after this request. `Err` is the answer.
-    fn check_topic(&self, header: &CreateTopic<'_>) -> Result<TopicConfig, Answer> {
+    fn check_topic(&self, header: &CreateTopic<'_>, changes: &Attributes) -> Result<TopicConfig, Answer> {
         let old = self.ledger.newest().topic(header.topic);
-        let config = topics::requested(&self.settings, header, old.map(|old| &old.config))?;
+        let config = topics::requested(&self.settings, header, changes, old.map(|old| &old.config))?;
         if bodies::encode(&config).len() > CONFIG_BYTES_MAX {
             return Err(Answer::refusal(response::INVALID_PARAMETER, "the topic's attributes are too long"));
         }
@@ -230,16 +232,8 @@ impl Registrar {
         if bodies::encode(&config).len() > CONFIG_BYTES_MAX {
             return Err(Answer::refusal(response::INVALID_PARAMETER, "the group's configuration is too long"));
         }
-        let old = self.ledger.newest().group(&config.group_name);
-        let attributes = std::mem::take(&mut config.attributes);
-        config.attributes = old.map(|old| old.config.attributes.clone()).unwrap_or_default();
-        for (key, value) in attributes {
-            match key.split_at_checked(1) {
-                Some(("-", key)) => drop(config.attributes.remove(key)),
-                Some(("+", key)) => drop(config.attributes.insert(key.to_owned(), value)),
-                _ => drop(config.attributes.insert(key, value)),
-            }
-        }
+        let old = self.ledger.newest().group(&config.group_name).map(|old| &old.config.attributes);
+        config.attributes = attributes::alter(attributes::OF_GROUPS, old, &config.attributes).map_err(system_error)?;
         Ok(config)
     }
 
@@ -314,14 +308,8 @@ impl Registrar {
     }
 }
 
-/// The attributes of a configuration as the header of code 17 has them.
-fn attributes_text(config: &TopicConfig) -> String {
-    let pairs: Vec<String> = config.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    pairs.join(",")
-}
-
-/// A configuration as the header of code 17 asks for it.
-fn requested<'a>(config: &'a TopicConfig, attributes: &'a str) -> CreateTopic<'a> {
+/// A configuration as the header of code 17 asks for it, but for its attributes.
+fn requested(config: &TopicConfig) -> CreateTopic<'_> {
     CreateTopic {
         topic: &config.topic_name,
         default_topic: "",
@@ -331,7 +319,7 @@ fn requested<'a>(config: &'a TopicConfig, attributes: &'a str) -> CreateTopic<'a
         topic_filter_type: &config.topic_filter_type,
         topic_sys_flag: Some(config.topic_sys_flag),
         order: config.order,
-        attributes: Some(attributes),
+        attributes: None,
         force: false,
     }
 }

@@ -203,11 +203,11 @@ fn groups_are_configured() {
     assert_eq!(world.ask(0, 200, &[], bodies::encode(&config)).code, 0);
     assert_eq!(world.logged(), ["answer 2: 0"]);
     config.retry_queue_nums = 2;
-    config.attributes.insert("+a".to_owned(), "b".to_owned());
+    config.attributes.insert("+priority.factor".to_owned(), "7".to_owned());
     assert_eq!(world.ask(0, 200, &[], bodies::encode(&config)).code, 0);
     let group = world.registrar.catalog().group("g").unwrap();
     assert_eq!((group.retries_max(), group.retry_queues()), (3, 2));
-    assert_eq!(group.config.attributes.get("a").map(String::as_str), Some("b"));
+    assert_eq!(group.config.attributes.get("priority.factor").map(String::as_str), Some("7"));
     // Its retry topic follows it.
     world.heartbeat(1, "c", vec![consumer("g", &[("T", 1)])]);
     assert_eq!(world.topic("%RETRY%g").unwrap().queues(), 2);

@@ -67,3 +67,16 @@ fn what_the_broker_allows_is_told_to_the_nameservers() {
     assert!(world.logged().contains(&"register".to_owned()));
     assert_ne!(world.registrar.catalog().topics_version, version);
 }
+
+#[test]
+fn the_topic_of_traces_is_made_when_it_is_wanted() {
+    let mut world = World::new();
+    assert!(world.topic("RMQ_SYS_TRACE_TOPIC").is_none());
+    assert_eq!(update(&mut world, "traceTopicEnable=true").code, 0);
+    world.tick(1_000);
+    assert_eq!(world.topic("RMQ_SYS_TRACE_TOPIC").map(|topic| topic.config.perm), Some(6));
+    // It holds traces: it stays when no more are wanted.
+    assert_eq!(update(&mut world, "traceTopicEnable=false").code, 0);
+    world.tick(1_000);
+    assert!(world.topic("RMQ_SYS_TRACE_TOPIC").is_some());
+}

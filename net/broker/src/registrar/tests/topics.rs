@@ -59,7 +59,7 @@ fn topics_are_created_and_changed_by_the_rules() {
     let mut world = World::new();
     let long = "x".repeat(128);
     // Fields that differ from a good request's, and the code.
-    let rows: [(&[(&str, &str)], i32); 18] = [
+    let rows: [(&[(&str, &str)], i32); 24] = [
         (&[], 0),
         (&[("topic", "")], 29),
         (&[("topic", "a b")], 29),
@@ -74,9 +74,15 @@ fn topics_are_created_and_changed_by_the_rules() {
         (&[("writeQueueNums", "0")], 0),
         (&[("perm", "16")], 29),
         (&[("topicFilterType", "X")], 29),
-        (&[("attributes", "+message.type=FIFO")], 0),
+        (&[("attributes", "+message.type=FIFO,-message.type")], 1),
+        (&[("attributes", "+message.type=DELAY")], 0),
         (&[("attributes", "+cleanup.policy=COMPACTION")], 1),
         (&[("attributes", "nonsense")], 1),
+        (&[("attributes", "+message.type=MIXED")], 29),
+        (&[("attributes", "+message.type=ODD")], 1),
+        (&[("attributes", "+queue.type=SimpleCQ")], 1),
+        (&[("attributes", "+message.type=PRIORITY,+reserve.time=7")], 0),
+        (&[("attributes", "+message.type=FIFO,-reserve.time")], 0),
         (&[("perm", "x")], 1),
     ];
     for (differs, code) in rows {
@@ -102,10 +108,10 @@ fn topics_are_created_and_changed_by_the_rules() {
     assert_eq!((after.is_ordered(), after.config.topic_sys_flag), (true, 1));
     assert_eq!(after.config.attributes, before.config.attributes, "attributes stay unless changed");
     assert_eq!(world.registrar.catalog().topics_version.counter, version.counter + 1);
-    assert_eq!(world.logged(), ["put n/", "put t/T", "publish", "register", "answer 20: 0"]);
+    assert_eq!(world.logged(), ["put n/", "put t/T", "publish", "register", "answer 26: 0"]);
     // What changes nothing touches nothing.
     assert_eq!(world.ask(0, 17, &pairs, Vec::new()).code, 0);
-    assert_eq!(world.logged(), ["answer 21: 0"]);
+    assert_eq!(world.logged(), ["answer 27: 0"]);
 }
 
 #[test]
@@ -257,4 +263,41 @@ fn many_are_made_at_once_or_none() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     assert_eq!(world.ask(0, 18, &[], topics(&names)).code, response::SYSTEM_ERROR);
     assert!(world.topic("N0").is_none());
+}
+
+#[test]
+fn attributes_are_taken_as_a_whole_or_not_at_all() {
+    let mut world = World::new();
+    let group = |attributes: &str| format!(r#"{{"groupName":"g","attributes":{attributes}}}"#).into_bytes();
+    // Change, code, the group's attributes then.
+    let rows = [
+        (r#"{"priority.factor":"5"}"#, 1, None),
+        (r#"{"+priority.factor":"5"}"#, 0, Some("priority.factor=5")),
+        (r#"{"+priority.factor":"6","+odd":"1"}"#, 1, Some("priority.factor=5")),
+        (r#"{"+priority.factor":"101"}"#, 1, Some("priority.factor=5")),
+        ("{}", 0, Some("priority.factor=5")),
+        (r#"{"-priority.factor":""}"#, 0, Some("")),
+        (r#"{"-priority.factor":""}"#, 1, Some("")),
+    ];
+    for (change, code, wanted) in rows {
+        let answer = world.ask(0, 200, &[], group(change));
+        assert_eq!(answer.code, code, "{change}: {}", answer.remark);
+        let seen = world.registrar.catalog().group("g").map(|group| {
+            let pairs = group.config.attributes.iter().map(|(key, value)| format!("{key}={value}"));
+            pairs.collect::<Vec<_>>().join(",")
+        });
+        assert_eq!(seen.as_deref(), wanted, "{change}");
+    }
+    // MIXED is for brokers that want it; and code 18 says its changes in the same way.
+    let topic = |kind: &str| {
+        let text = format!(r#"{{"topicName":"T","readQueueNums":1,"writeQueueNums":1,"perm":6,"attributes":{kind}}}"#);
+        format!(r#"{{"topicConfigList":[{text}]}}"#).into_bytes()
+    };
+    assert_eq!(world.ask(0, 18, &[], topic(r#"{"+message.type":"MIXED"}"#)).code, 29);
+    assert_eq!(world.ask(0, request::UPDATE_BROKER_CONFIG, &[], b"enableMixedMessageType=true".to_vec()).code, 0);
+    assert_eq!(world.ask(0, 18, &[], topic(r#"{"message.type":"MIXED"}"#)).code, 1);
+    assert_eq!(world.ask(0, 18, &[], topic(r#"{"+message.type":"MIXED"}"#)).code, 0);
+    assert_eq!(world.topic("T").unwrap().config.attributes["message.type"], "MIXED");
+    assert_eq!(world.ask(0, 18, &[], topic(r#"{"-message.type":""}"#)).code, 0);
+    assert!(world.topic("T").unwrap().config.attributes.is_empty());
 }
