@@ -98,6 +98,8 @@ pub enum Make {
         group: String,
         /// The topic that it popped from.
         topic: String,
+        /// So many queues at least. One that has fewer gets more.
+        queues: i32,
     },
     /// A light queue.
     Light,

@@ -101,8 +101,10 @@ struct Way {
     retries: [Option<Arc<Topic>>; 2],
     /// The queue to begin with, modulo their number.
     start: u32,
-    /// In order of priority: the queue that is next, counted from the last one.
+    /// In order of priority: the queue that is next, see [`Way::queue_at`].
     step: Option<u32>,
+    /// 0 is the lowest priority.
+    is_high_first: bool,
     is_retry_first: bool,
     /// Cores that have queues and were not visited, by bit.
     rest: u64,
@@ -121,6 +123,26 @@ pub struct Popped {
     infos: Infos,
     offsets: Vec<u64>,
     scratch: String,
+}
+
+impl Way {
+    /// The queue of this number in order of priority, and its topic. All of its retry topics come before the topic or
+    /// behind it. `None`: there are no more.
+    fn queue_at(&self, topic: &Arc<Topic>, mut step: u32) -> Option<(Arc<Topic>, u32)> {
+        let [one, two] = &self.retries;
+        let topics = match self.is_retry_first {
+            true => [one.as_ref(), two.as_ref(), Some(topic)],
+            false => [Some(topic), one.as_ref(), two.as_ref()],
+        };
+        for topic in topics.into_iter().flatten() {
+            let queues = topic.read_queues();
+            if step < queues {
+                return Some((topic.clone(), if self.is_high_first { queues - 1 - step } else { step }));
+            }
+            step -= queues;
+        }
+        None
+    }
 }
 
 impl Pop {
@@ -332,11 +354,13 @@ impl Desk {
             self.catalog.topic(name).cloned()
         });
         let is_priority = !pop.is_orderly && pop.queue.is_none() && self.is_priority(pop, draw);
-        let percent = if is_priority { 0 } else { self.settings.pop_retry_percent };
+        let settings = &self.settings;
+        let percent = if is_priority { settings.pop_retry_percent_priority } else { settings.pop_retry_percent };
         pop.way = Way {
             retries,
             start: (draw >> 32) as u32,
             step: is_priority.then_some(0),
+            is_high_first: settings.priority_order_asc,
             is_retry_first: draw % 100 < percent,
             rest: 0,
             home: pop.way.home,
@@ -625,6 +649,29 @@ mod tests {
     use crate::call::ConnectionId;
     use crate::catalog::TopicConfig;
     use protocol::Serialize;
+
+    #[test]
+    fn priority_is_an_order_of_queues() {
+        let topic = |id: u32, queues: i32| {
+            let config = TopicConfig { read_queue_nums: queues, ..TopicConfig::default() };
+            Arc::new(Topic { id, name: "T".into(), first_partition: 0, config })
+        };
+        let asked = topic(1, 3);
+        let rows = [
+            (true, false, "1:2 1:1 1:0 2:1 2:0"),
+            (true, true, "2:1 2:0 1:2 1:1 1:0"),
+            (false, false, "1:0 1:1 1:2 2:0 2:1"),
+            (false, true, "2:0 2:1 1:0 1:1 1:2"),
+        ];
+        for (is_high_first, is_retry_first, wanted) in rows {
+            let way = Way { retries: [None, Some(topic(2, 2))], is_high_first, is_retry_first, ..Way::default() };
+            let seen: Vec<String> = (0..)
+                .map_while(|step| way.queue_at(&asked, step))
+                .map(|(topic, queue)| format!("{}:{queue}", topic.id))
+                .collect();
+            assert_eq!(seen.join(" "), wanted);
+        }
+    }
 
     /// A pop from topic 1, whose retry topic is 2.
     pub(super) fn pop(opaque: i32, group: &str, queue: Option<u32>, until_ms: u64) -> Pop {

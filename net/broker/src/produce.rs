@@ -84,6 +84,10 @@ struct Said<'a> {
     dispatch: Option<&'a str>,
     /// It claims to be an inner batch: those are made here.
     is_inner: bool,
+    /// The queue that it should have, of those that a topic has; only of messages of no other type.
+    priority: Option<u32>,
+    /// It is delayed, a half message or one of an order.
+    has_type: bool,
     /// Some that the broker writes are there already.
     has_ours: bool,
     /// What it can be found by.
@@ -105,9 +109,16 @@ impl<'a> Said<'a> {
                     // Those beyond the most that are indexed are left out.
                     properties::keys(value).all(|key| said.keys.push(key_hash(topic, key)));
                 }
-                name::DELAY => said.delay_level = value.parse().unwrap_or(0),
-                name::TRAN_MSG => said.is_half = value.eq_ignore_ascii_case("true"),
-                name::TIMER_DELAY_SEC | name::TIMER_DELAY_MS | name::TIMER_DELIVER_MS => said.is_timer = true,
+                name::DELAY => (said.has_type, said.delay_level) = (true, value.parse().unwrap_or(0)),
+                name::TRAN_MSG => {
+                    said.is_half = value.eq_ignore_ascii_case("true");
+                    said.has_type |= said.is_half;
+                }
+                name::TIMER_DELAY_SEC | name::TIMER_DELAY_MS | name::TIMER_DELIVER_MS => {
+                    (said.has_type, said.is_timer) = (true, true);
+                }
+                name::SHARDING_KEY => said.has_type = true,
+                name::PRIORITY => said.priority = value.parse::<i32>().ok().and_then(|value| value.try_into().ok()),
                 name::INNER_MULTI_DISPATCH => said.dispatch = Some(value),
                 name::INNER_NUM => said.is_inner = true,
                 name::CLUSTER | name::MSG_REGION | name::TRACE_ON | name::POP_CK => said.has_ours = true,
@@ -159,6 +170,10 @@ impl Desk {
         let mut text = std::mem::take(&mut self.text);
         text.clear();
         text.push_str(send.properties);
+        if said.priority.is_some() && said.has_type {
+            // Of two types, this one does not count.
+            properties::remove(&mut text, name::PRIORITY);
+        }
         let made;
         let unique = match said.unique {
             Some(unique) => unique,
@@ -265,14 +280,26 @@ impl Desk {
             }
         };
         let topic = self.topic_to_send(call, &send)?;
-        let target = self.target(call, &send, &topic)?;
         let said = Said::read(send.topic, send.properties);
+        let target = self.target(call, &send, &said, &topic)?;
         match self.check_message(call, &send, &topic, &said) {
             Ok(()) => Some(Admitted { send, said, target }),
             Err((code, remark)) => {
                 self.refuse(&call.reply, code, &remark);
                 None
             }
+        }
+    }
+
+    /// A send of some priority goes to its queue, which another core has.
+    #[cold]
+    fn send_by_priority(&mut self, call: &Call<'_>, queue: u32) {
+        let mut request = call.to_request();
+        let name = if call.header.code == request::SEND_MESSAGE { "queueId" } else { "e" };
+        request.header.fields.push_int(name, queue);
+        // It comes back to this core first, which then finds out whose it is.
+        if self.outbox.offer(self.index, Mail::Request(request)).is_err() {
+            self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
         }
     }
 
@@ -320,8 +347,10 @@ impl Desk {
         self.ensure(send.topic.to_owned(), how, Mail::Request(request), &call.reply);
     }
 
-    /// The queue of a send. `None`: it was refused.
-    fn target(&mut self, call: &Call<'_>, send: &SendMessage<'_>, topic: &Topic) -> Option<Target> {
+    /// The queue of a send. `None`: it was refused, or goes on to another core.
+    #[inline]
+    fn target(&mut self, call: &Call<'_>, send: &SendMessage<'_>, said: &Said<'_>, topic: &Topic) -> Option<Target> {
+        let by_priority = said.priority.filter(|_| !said.has_type && call.header.code != request::SEND_BATCH_MESSAGE);
         let queue = match u32::try_from(send.queue_id) {
             Ok(queue) if queue < topic.queues() => queue,
             Ok(_) => {
@@ -329,10 +358,16 @@ impl Desk {
                 self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
                 return None;
             }
+            Err(_) if by_priority.is_some() => 0,
             Err(_) => draw_queue(topic, self.random.draw()),
         };
+        let queue = by_priority.map_or(queue, |priority| priority.min(topic.write_queues().saturating_sub(1)));
         let partition = topic.partition_of(queue, self.settings.partitions);
         let Some(local) = self.local(partition) else {
+            if by_priority.is_some() && send.queue_id != queue.cast_signed() {
+                self.send_by_priority(call, queue);
+                return None;
+            }
             // The topic was deleted and made again while the request crossed over: clients try again.
             self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
             return None;

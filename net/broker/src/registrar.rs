@@ -194,8 +194,9 @@ impl Registrar {
             wanted.push(Order::Resume { core: ensure.back, mail: ensure.then });
             return;
         }
-        if self.ledger.newest().topic(&ensure.topic).is_none() {
-            self.make(&ensure.topic, &ensure.how);
+        match self.ledger.newest().topic(&ensure.topic).cloned() {
+            None => self.make(&ensure.topic, &ensure.how),
+            Some(old) => self.widen(&old, &ensure.how),
         }
         self.settle(Then::Send(ensure.back, ensure.then), wanted);
         self.finish(now_ms, wanted);

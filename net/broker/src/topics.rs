@@ -144,8 +144,8 @@ pub fn retry(group: &str, queues: i32, is_ordered: bool, is_unit: bool) -> Topic
 }
 
 /// The topic where messages come again that a group popped in vain.
-pub fn pop_retry(name: &str) -> TopicConfig {
-    TopicConfig::new(name, 1, OPEN)
+pub fn pop_retry(name: &str, queues: i32) -> TopicConfig {
+    TopicConfig::new(name, queues, OPEN)
 }
 
 /// A light queue (LMQ). `count`: how many there are. `None`: there may not be one more.

@@ -19,6 +19,10 @@ pub mod name {
     pub const TAGS: &str = "TAGS";
     /// Whether the producer waits until it is stored; absent means true.
     pub const WAIT: &str = "WAIT";
+    /// Its priority: 0 is the lowest, and every number a queue (5.5).
+    pub const PRIORITY: &str = "_SYS_MSG_PRIORITY_";
+    /// What its queue was chosen by, of those that are in order.
+    pub const SHARDING_KEY: &str = "__SHARDINGKEY";
     /// Its delay level.
     pub const DELAY: &str = "DELAY";
     /// The original topic of a retried message.

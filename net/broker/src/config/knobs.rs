@@ -54,6 +54,9 @@ const KNOBS: &[(&str, Knob)] = &[
     ("maxTransferCountOnMessageInMemory", number(1, 1_024,
         |at| at.limits.pull_messages.into(), |at, to| at.limits.pull_messages = to as u32)),
     ("popFromRetryProbability", number(0, 100, |at| at.pop_retry_percent, |at, to| at.pop_retry_percent = to)),
+    ("popFromRetryProbabilityForPriority", number(0, 100,
+        |at| at.pop_retry_percent_priority, |at, to| at.pop_retry_percent_priority = to)),
+    ("priorityOrderAsc", Knob::Switch(|at| &mut at.priority_order_asc)),
     ("recallMessageEnable", Knob::Switch(|at| &mut at.recall_message)),
     ("rejectTransactionMessage", Knob::Switch(|at| &mut at.reject_transaction)),
     ("shortPollingTimeMills", number(1, 60_000, |at| at.short_polling_ms, |at, to| at.short_polling_ms = to)),
@@ -68,6 +71,7 @@ const KNOBS: &[(&str, Knob)] = &[
         |at| at.transaction_check_max.into(), |at, to| at.transaction_check_max = to as u32)),
     ("transactionTimeOut", number(100, 3_600_000,
         |at| at.transaction_timeout_ms, |at, to| at.transaction_timeout_ms = to)),
+    ("useSeparateRetryQueue", Knob::Switch(|at| &mut at.separate_retry_queue)),
     ("useServerSideResetOffset", Knob::Switch(|at| &mut at.server_side_reset)),
 ];
 

@@ -87,6 +87,12 @@ pub struct Settings {
     pub delay_levels_text: String,
     /// `broker.pop_retry_percent`.
     pub pop_retry_percent: u64,
+    /// `broker.pop_retry_percent_priority`.
+    pub pop_retry_percent_priority: u64,
+    /// `broker.priority_order_asc`.
+    pub priority_order_asc: bool,
+    /// `broker.separate_retry_queue`.
+    pub separate_retry_queue: bool,
     /// `broker.pop_retry_v2`.
     pub pop_retry_v2: bool,
     /// `broker.timer_max_delay_ms`.
@@ -228,6 +234,9 @@ impl Config {
             delay_levels: keys::delay_levels(levels).expect("levels were checked when they were set"),
             delay_levels_text: levels.into(),
             pop_retry_percent: self.number("broker.pop_retry_percent"),
+            pop_retry_percent_priority: self.number("broker.pop_retry_percent_priority"),
+            priority_order_asc: self.switch("broker.priority_order_asc"),
+            separate_retry_queue: self.switch("broker.separate_retry_queue"),
             pop_retry_v2: self.switch("broker.pop_retry_v2"),
             timer_max_delay_ms: self.number("broker.timer_max_delay_ms"),
             recall_message: self.switch("broker.recall_message"),

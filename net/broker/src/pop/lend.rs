@@ -40,6 +40,9 @@ impl Desk {
         self.popped.messages.clear();
         self.popped.infos.clear();
         (self.popped.bytes, self.popped.rest) = (0, 0);
+        if let Some(step) = pop.way.step {
+            return self.visit_in_order(pop, step, now_ms);
+        }
         let mut visit = Visit::Nothing;
         if pop.way.is_retry_first {
             visit = self.visit_retries(pop, now_ms);
@@ -53,36 +56,41 @@ impl Desk {
         if self.popped.messages.is_empty() { visit } else { Visit::Found }
     }
 
-    fn visit_topic(&mut self, pop: &mut Pop, now_ms: u64) -> Visit {
+    fn visit_topic(&mut self, pop: &Pop, now_ms: u64) -> Visit {
         let topic = pop.topic.clone();
         if let Some(queue) = pop.queue {
             return self.visit_queue(pop, &topic, queue, now_ms);
         }
         let queues = topic.read_queues();
-        let mut step = pop.way.step.unwrap_or(0);
-        while step < queues {
-            let queue = match pop.way.step {
-                Some(_) => queues - 1 - step,
-                None => (pop.way.start % queues + step) % queues,
-            };
-            let core = self.core_of(&topic, queue);
-            if core != self.index && pop.way.step.is_some() {
-                // Higher ones first, wherever they are.
-                return if self.popped.messages.is_empty() { Visit::Hop(core) } else { Visit::Found };
+        for step in 0..queues {
+            match self.visit_queue(pop, &topic, (pop.way.start % queues + step) % queues, now_ms) {
+                Visit::Nothing | Visit::Found => {}
+                other => return other,
             }
-            if core == self.index {
-                match self.visit_queue(pop, &topic, queue, now_ms) {
-                    Visit::Nothing | Visit::Found => {}
-                    other => return other,
-                }
-            }
-            step += 1;
-            pop.way.step = pop.way.step.map(|_| step);
         }
         Visit::Nothing
     }
 
-    fn visit_retries(&mut self, pop: &mut Pop, now_ms: u64) -> Visit {
+    /// Looks through all queues in order of priority, from this one on, wherever they are.
+    fn visit_in_order(&mut self, pop: &mut Pop, mut step: u32, now_ms: u64) -> Visit {
+        while let Some((topic, queue)) = pop.way.queue_at(&pop.topic, step) {
+            let core = self.core_of(&topic, queue);
+            if core != self.index {
+                return if self.popped.messages.is_empty() { Visit::Hop(core) } else { Visit::Found };
+            }
+            match self.visit_queue(pop, &topic, queue, now_ms) {
+                Visit::Nothing | Visit::Found => {}
+                other => return if self.popped.messages.is_empty() { other } else { Visit::Found },
+            }
+            step += 1;
+            pop.way.step = Some(step);
+        }
+        // There is no core left to ask.
+        pop.way.rest = 1 << self.index;
+        if self.popped.messages.is_empty() { Visit::Nothing } else { Visit::Found }
+    }
+
+    fn visit_retries(&mut self, pop: &Pop, now_ms: u64) -> Visit {
         for topic in pop.way.retries.clone().into_iter().flatten() {
             for queue in 0..topic.read_queues() {
                 match self.visit_queue(pop, &topic, queue, now_ms) {

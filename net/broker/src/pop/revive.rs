@@ -17,6 +17,7 @@ use super::account::{Account, Kind, LOAN_MESSAGES_MAX, LoanId};
 use super::accounts::LoanOf;
 use super::lend::queue_offset;
 use crate::catalog::Topic;
+use crate::config::Settings;
 use crate::desk::Desk;
 use crate::mail::{Ensure, Mail, Make};
 use crate::parked::Cold;
@@ -37,8 +38,10 @@ const UNREADABLE_MS: u64 = 10_000;
 pub struct Revival {
     /// Whom to tell.
     pub receipt: Receipt,
-    /// Where it goes: queue 0 of this topic.
+    /// Where it goes.
     pub topic: String,
+    /// Its queue there.
+    pub queue: u32,
     /// How that is made if it is missing.
     pub how: Make,
     /// It was missing.
@@ -89,7 +92,7 @@ impl Desk {
         }
         let mut offsets = Vec::with_capacity(LOAN_MESSAGES_MAX);
         holder.account.begin_move(of.loan, &mut offsets);
-        let lent = Lent { topic: holder.topic.clone(), group: holder.group.clone(), kind };
+        let lent = Lent { topic: holder.topic.clone(), queue: key.queue, group: holder.group.clone(), kind };
         let mut waiting = offsets.into_iter().peekable();
         while let Some(first) = waiting.peek().copied() {
             match self.read_again(local, key, first) {
@@ -164,21 +167,21 @@ impl Desk {
     /// Sends a message to the retry topic, or to the dead letters.
     fn revive(&mut self, of: LoanOf, lent: &Lent, record: &Bytes, offset: u64, now_ms: u64) {
         let retries_max = self.catalog.group(&lent.group).map_or(RETRIES_MAX, |group| group.retries_max());
-        let Some((topic, how, record)) =
-            lent.revived(record, of.loan, retries_max, self.settings.pop_retry_v2, self.store_host())
-        else {
+        let Some((topic, queue, how, record)) = lent.revived(record, of.loan, retries_max, &self.settings) else {
             let (topic, group) = (&*lent.topic.name, &*lent.group);
             tracing::error!(topic, group, offset, "a popped message cannot be read; it is tried again");
             return self.move_again(of, offset, now_ms + UNREADABLE_MS, now_ms);
         };
         let receipt = Receipt { core: self.index, loan: of, offset, news: None };
         self.revivals += 1;
-        self.put_revival(Box::new(Revival { receipt, topic, how, is_fresh: false, record }), now_ms);
+        self.put_revival(Box::new(Revival { receipt, topic, queue, how, is_fresh: false, record }), now_ms);
     }
 
     /// Writes a message to its retry topic, wherever that is.
     pub(crate) fn put_revival(&mut self, mut revival: Box<Revival>, now_ms: u64) {
-        let Some(topic) = self.catalog.topic(&revival.topic).cloned() else {
+        let queue = revival.queue;
+        let found = self.catalog.topic(&revival.topic).cloned();
+        let Some(topic) = found.filter(|topic| queue == 0 || queue < topic.queues()) else {
             if revival.is_fresh {
                 return self.tell_revived(revival.receipt, false);
             }
@@ -187,12 +190,12 @@ impl Desk {
             let ensure = Ensure { topic, how, then: Mail::Revive(revival), back: self.index };
             return self.outbox.send(0, Mail::Ensure(Box::new(ensure)));
         };
-        let partition = topic.partition_of(0, self.settings.partitions);
+        let partition = topic.partition_of(queue, self.settings.partitions);
         let Some(local) = self.local(partition) else {
             return self.outbox.send(usize::from(partition) % self.settings.cores, Mail::Revive(revival));
         };
         let Revival { mut receipt, how, is_fresh, record, .. } = *revival;
-        if let Make::PopRetry { group, topic } = &how
+        if let Make::PopRetry { group, topic, .. } = &how
             && is_fresh
             && let Some(topic) = self.catalog.topic(topic)
         {
@@ -202,7 +205,7 @@ impl Desk {
         let Some(description) = described else { return self.tell_revived(receipt, false) };
         let ticket = self.promises.open(Promise::Revival(Box::new(receipt.clone())));
         let mut draft = [Draft {
-            queue: QueueKey { topic: topic.id, queue: 0 },
+            queue: QueueKey { topic: topic.id, queue },
             length: record.len(),
             offsets: 1,
             tag_hash: description.tag_hash,
@@ -266,29 +269,34 @@ const RETRIES_MAX: i32 = 16;
 /// What was lent.
 struct Lent {
     topic: Arc<Topic>,
+    queue: u32,
     group: Arc<str>,
     kind: Kind,
 }
 
 impl Lent {
-    /// A message that nobody acknowledged, as it comes again: the topic, how that is made, and the record. `None`: it
-    /// cannot be read.
+    /// A message that nobody acknowledged, as it comes again: the topic, its queue, how that is made, and the record.
+    /// `None`: it cannot be read.
     fn revived(
         &self,
         record: &[u8],
         loan: LoanId,
         retries_max: i32,
-        is_v2: bool,
-        host: SocketAddr,
-    ) -> Option<(String, Make, Vec<u8>)> {
+        settings: &Settings,
+    ) -> Option<(String, u32, Make, Vec<u8>)> {
         let original = StoredMessage::decode(record).ok()?;
         let is_try = self.kind != Kind::Suspended;
-        let (retry, asked) = self.retry_topic(is_v2);
+        let (retry, asked) = self.retry_topic(settings.pop_retry_v2);
         let group = self.group.to_string();
         let is_dead = is_try && original.reconsume_times >= retries_max;
-        let (topic, how) = match is_dead {
-            true => (names::dlq_topic(&group), Make::Dead { group }),
-            false => (retry, Make::PopRetry { group, topic: asked.to_owned() }),
+        let has_queue = settings.separate_retry_queue && self.queue < self.topic.write_queues();
+        let queues = if has_queue { self.topic.config.write_queue_nums } else { 1 };
+        let (topic, queue, how) = match is_dead {
+            true => (names::dlq_topic(&group), 0, Make::Dead { group }),
+            false => {
+                let queue = if has_queue { self.queue } else { 0 };
+                (retry, queue, Make::PopRetry { group, topic: asked.to_owned(), queues })
+            }
         };
         let mut text = original.properties.to_owned();
         if original.reconsume_times == 0 || original.property(name::FIRST_POP_TIME).is_none() {
@@ -304,8 +312,9 @@ impl Lent {
         }
         // Rather without them than not at all.
         let properties = if text.len() <= PROPERTIES_BYTES_MAX { text.as_str() } else { original.properties };
+        let host = SocketAddr::new(settings.broker_ip1.into(), settings.port);
         let message = StoredMessage {
-            queue_id: 0,
+            queue_id: queue.cast_signed(),
             born_host: host,
             store_host: host,
             reconsume_times: original.reconsume_times.saturating_add(i32::from(is_try)),
@@ -315,7 +324,7 @@ impl Lent {
         };
         let mut record = vec![0; message.encoded_len()];
         message.encode(&mut record);
-        Some((topic, how, record))
+        Some((topic, queue, how, record))
     }
 
     /// Where its messages come again, and the topic that consumers know. Messages of a retry topic stay in it.

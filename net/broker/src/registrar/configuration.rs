@@ -142,7 +142,7 @@ impl Registrar {
                 Some(topics::retry(group, queues, false, false))
             }
             Make::Dead { group } => Some(topics::dead(group)),
-            Make::PopRetry { .. } => Some(topics::pop_retry(name)),
+            Make::PopRetry { queues, .. } => Some(topics::pop_retry(name, *queues)),
             Make::Light => topics::light(&self.settings, name, catalog.light_queues_count()),
             Make::Group { group } => {
                 // One that cannot be made is no error here either.
@@ -156,6 +156,19 @@ impl Registrar {
         if let Some(config) = config.filter(is_legal) {
             // A full table is no error here: the message then finds no topic and says so.
             let _ = self.add_topic(config);
+        }
+    }
+
+    /// Gives a retry topic as many queues as it is asked to have.
+    pub(super) fn widen(&mut self, old: &Topic, how: &Make) {
+        let Make::PopRetry { queues, .. } = how else { return };
+        if old.config.read_queue_nums.min(old.config.write_queue_nums) < *queues {
+            let config = TopicConfig {
+                read_queue_nums: old.config.read_queue_nums.max(*queues),
+                write_queue_nums: old.config.write_queue_nums.max(*queues),
+                ..old.config.clone()
+            };
+            self.ledger.set_topic(Topic { config, ..old.clone() });
         }
     }
 
