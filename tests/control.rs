@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use protocol::Command;
-use protocol::bodies::{self, BrokerStatsData, ConsumeStats, MessageQueue, ResetOffsets, TopicStatsTable};
+use protocol::bodies::{
+    self, BrokerStatsData, ConsumeStats, Forbidden, MessageQueue, ResetOffsets, SubscriptionGroupTable, TimeSpan,
+    TimeSpans, TopicStatsTable,
+};
 use protocol::codes::{request, response};
 use protocol::headers::PullMessage;
 use protocol::message::records;
@@ -14,8 +17,8 @@ use tests::client::Client;
 use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
-    asking, commit, committed, create_topic, field, heartbeat, messages, number, properties, pull, pull_header,
-    pull_with, send, send_as,
+    asking, commit, committed, create_topic, field, heartbeat, message_queue, messages, now_ms, number, properties,
+    pull, pull_header, pull_with, send, send_as, telling,
 };
 
 const REPLIES: &str = "DefaultCluster_REPLY_TOPIC";
@@ -310,5 +313,84 @@ fn what_went_in_and_out_is_counted_by_topic_and_by_group() {
         let fields = [("consumerGroup", "g"), ("topic", "T")];
         let group = client.expect(response::SUCCESS, asking(request::GET_CONSUME_STATS, &fields));
         assert!(bodies::decode::<ConsumeStats>(&group.body).unwrap().consume_tps > 0.0);
+    });
+}
+
+#[test]
+fn the_times_of_a_queue_and_of_a_group_in_it_are_told() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 2));
+        let before_ms = now_ms();
+        for body in [b"a", b"b", b"c"] {
+            client.expect(response::SUCCESS, send("T", 1, body));
+        }
+        let spans = |client: &mut Client, group: &str| {
+            let asked = asking(request::QUERY_CONSUME_TIME_SPAN, &[("topic", "T"), ("group", group)]);
+            let answer = client.expect(response::SUCCESS, asked);
+            bodies::decode::<TimeSpans>(&answer.body).expect("times").consume_time_span_set
+        };
+        let stored_ms: Vec<i64> = {
+            let answer = client.expect(response::SUCCESS, pull("T", 1, 0));
+            messages(&answer).iter().map(|message| message.store_timestamp).collect()
+        };
+        assert!(stored_ms[0] >= before_ms);
+        let seen = spans(&mut client, "g");
+        let empty = TimeSpan {
+            consume_time_stamp: -1,
+            delay_time: 0,
+            max_time_stamp: -1,
+            message_queue: message_queue("T", 0),
+            min_time_stamp: -1,
+        };
+        assert_eq!((seen.len(), &seen[0]), (2, &empty));
+        let edges = (seen[1].min_time_stamp, seen[1].max_time_stamp, seen[1].consume_time_stamp);
+        assert_eq!(
+            (edges, &seen[1].message_queue),
+            ((stored_ms[0], stored_ms[2], stored_ms[0]), &message_queue("T", 1))
+        );
+        assert!((0..60_000).contains(&seen[1].delay_time));
+        client.expect(response::SUCCESS, commit("g", "T", 1, 2));
+        let seen = spans(&mut client, "g");
+        assert_eq!(seen[1].consume_time_stamp, stored_ms[1]);
+        client.expect(response::SUCCESS, commit("g", "T", 1, 3));
+        assert_eq!(spans(&mut client, "g")[1].delay_time, 0, "it has consumed everything");
+        let nowhere = asking(request::QUERY_CONSUME_TIME_SPAN, &[("topic", "U"), ("group", "g")]);
+        client.expect(response::TOPIC_NOT_EXIST, nowhere);
+        server.stop();
+    });
+}
+
+#[test]
+fn what_a_group_may_not_read_is_noted_and_told() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        let group = br#"{"groupName":"g"}"#;
+        client.expect(response::SUCCESS, telling(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], &group[..]));
+        let ask = |client: &mut Client, more: &[(&str, &str)]| {
+            let fields = [&[("group", "g"), ("topic", "T")], more].concat();
+            let answer = client.expect(response::SUCCESS, asking(request::UPDATE_AND_GET_GROUP_FORBIDDEN, &fields));
+            bodies::decode::<Forbidden>(&answer.body).expect("what it may").readable
+        };
+        assert!(ask(&mut client, &[]));
+        assert!(!ask(&mut client, &[("readable", "false")]));
+        server.kill();
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        assert!(!ask(&mut client, &[]));
+        // A change of its configuration leaves it as it is.
+        client.expect(response::SUCCESS, telling(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], &group[..]));
+        let answer = client.expect(response::SUCCESS, asking(request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG, &[]));
+        let table: SubscriptionGroupTable = bodies::decode(&answer.body).expect("a table");
+        assert_eq!(table.forbidden_table["g"]["T"], 4);
+        assert!(ask(&mut client, &[("readable", "true")]));
+        let wrong = [("group", "nobody"), ("topic", "T"), ("readable", "false")];
+        let asked = asking(request::UPDATE_AND_GET_GROUP_FORBIDDEN, &wrong);
+        client.expect(response::SUBSCRIPTION_GROUP_NOT_EXIST, asked);
+        let wrong = [("group", "g"), ("topic", "a b"), ("readable", "false")];
+        client.expect(response::INVALID_PARAMETER, asking(request::UPDATE_AND_GET_GROUP_FORBIDDEN, &wrong));
+        server.stop();
     });
 }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::{Bytes, BytesMut};
 use engine::Counts;
 use protocol::bodies::{
-    self, BrokerStatsData, ConsumeStats, MessageQueue, OffsetWrapper, ResetOffsets, StatsItem, TopicOffset,
-    TopicStatsTable,
+    self, BrokerStatsData, ConsumeStats, MessageQueue, OffsetWrapper, ResetOffsets, StatsItem, TimeSpan, TimeSpans,
+    TopicOffset, TopicStatsTable,
 };
 use protocol::codes::response;
 use protocol::headers::QueryMessageAnswer;
@@ -40,6 +40,13 @@ pub enum Question {
         group: String,
         /// The topics.
         topics: Vec<String>,
+    },
+    /// From when to when is this topic, and where is this group in it (code 303)?
+    Spans {
+        /// The topic.
+        topic: String,
+        /// The group.
+        group: String,
     },
     /// Which groups have offsets in this topic (code 300)?
     GroupsOf {
@@ -138,6 +145,8 @@ pub enum Part {
     TopicsOf(BTreeSet<u32>),
     /// To `Progress`.
     Progress(Vec<QueueProgress>),
+    /// To `Spans`.
+    Spans(Vec<QueueTimes>),
     /// To `GroupsOf`.
     GroupsOf(BTreeSet<String>),
     /// To `Forget`: it is done.
@@ -170,6 +179,21 @@ pub struct QueueStats {
     pub max: u64,
     /// When its last message was stored, in ms; 0: never, or that message is gone.
     pub last_ms: u64,
+}
+
+/// When a queue's messages were stored, ms since 1970. 0: there is no such message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueTimes {
+    /// The queue.
+    pub queue: u32,
+    /// The first one.
+    pub first_ms: u64,
+    /// The last one.
+    pub last_ms: u64,
+    /// The last one that the group has consumed; the first one, if it has consumed none.
+    pub consumed_ms: u64,
+    /// The first one that it has not consumed.
+    pub next_ms: u64,
 }
 
 /// How far a group is in one queue.
@@ -284,6 +308,7 @@ impl Part {
             (Part::Topic(all), Part::Topic(more)) => all.extend(more),
             (Part::TopicsOf(all), Part::TopicsOf(more)) => all.extend(more),
             (Part::Progress(all), Part::Progress(more)) => all.extend(more),
+            (Part::Spans(all), Part::Spans(more)) => all.extend(more),
             (Part::GroupsOf(all), Part::GroupsOf(more)) => all.extend(more),
             (Part::Reset(Ok(all)), Part::Reset(Ok(more))) => all.extend(more),
             (Part::Reset(Err(_)), Part::Reset(_)) => {}
@@ -354,6 +379,11 @@ pub enum Goal {
         group: String,
         /// The topics, in the order that `QueueProgress` counts.
         topics: Vec<String>,
+    },
+    /// Code 303.
+    Spans {
+        /// The topic.
+        topic: String,
     },
     /// Code 300.
     GroupsOf {
@@ -464,6 +494,19 @@ pub fn consume_stats(broker: &str, topics: &[String], queues: &[QueueProgress], 
     let row = |progress: &QueueProgress| consume_row(broker, &topics[progress.topic], progress);
     let stats = ConsumeStats { consume_tps, offset_table: queues.iter().map(row).collect() };
     Answer::with_body(stats.encode())
+}
+
+/// The answer to code 303.
+pub fn time_spans(broker: &str, topic: &str, queues: &[QueueTimes], now_ms: u64) -> Answer {
+    let stamp = |at_ms: u64| if at_ms == 0 { -1 } else { signed(at_ms) };
+    let row = |times: &QueueTimes| TimeSpan {
+        consume_time_stamp: stamp(times.consumed_ms),
+        delay_time: if times.next_ms == 0 { 0 } else { signed(now_ms.saturating_sub(times.next_ms)) },
+        max_time_stamp: stamp(times.last_ms),
+        message_queue: message_queue(broker, topic, times.queue),
+        min_time_stamp: stamp(times.first_ms),
+    };
+    Answer::with_body(bodies::encode(&TimeSpans { consume_time_span_set: queues.iter().map(row).collect() }))
 }
 
 /// Offsets of a topic's queues, as 222 answers and 220 says them.

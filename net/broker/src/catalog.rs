@@ -247,6 +247,8 @@ pub struct Group {
     pub name: Arc<str>,
     /// As clients and admin tools see it.
     pub config: SubscriptionGroupConfig,
+    /// What it may not do, by topic: bits of `perm`, as code 353 set them.
+    pub forbidden: BTreeMap<String, i32>,
 }
 
 impl Group {
@@ -537,7 +539,7 @@ impl Topic {
 impl Group {
     /// As a fact.
     pub fn fact(&self) -> Fact {
-        (Group::key(&self.name), json(&self.config))
+        (Group::key(&self.name), json(&StoredGroup { config: self.config.clone(), forbidden: self.forbidden.clone() }))
     }
 
     /// The key of the fact of the group of this name.
@@ -547,12 +549,12 @@ impl Group {
 
     /// From the fact's value.
     pub fn from_fact(key: &[u8], value: &[u8]) -> Result<Group, FactError> {
-        let config: SubscriptionGroupConfig =
+        let StoredGroup { config, forbidden } =
             serde_json::from_slice(value).map_err(|error| FactError::of(key, &error))?;
         if Group::key(&config.group_name) != key {
             return Err(FactError::of(key, &"it names another group"));
         }
-        Ok(Group { name: config.group_name.as_str().into(), config })
+        Ok(Group { name: config.group_name.as_str().into(), config, forbidden })
     }
 }
 
@@ -615,6 +617,15 @@ impl std::fmt::Display for FactError {
 }
 
 impl std::error::Error for FactError {}
+
+/// A group as its fact holds it.
+#[derive(Serialize, Deserialize)]
+struct StoredGroup {
+    #[serde(flatten)]
+    config: SubscriptionGroupConfig,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    forbidden: BTreeMap<String, i32>,
+}
 
 /// A topic as its fact holds it.
 #[derive(Serialize, Deserialize)]
@@ -697,9 +708,12 @@ mod tests {
                 retry_max_times: 3,
                 ..SubscriptionGroupConfig::default()
             },
+            forbidden: BTreeMap::from([("T".to_owned(), 8)]),
         };
         let (key, value) = group.fact();
         assert_eq!(Group::from_fact(&key, &value).unwrap(), group);
+        let without = Group { forbidden: BTreeMap::new(), ..group.clone() };
+        assert_eq!(without.fact().1, json(&without.config), "as it always was");
         let counters = Counters { next_topic: 17, ..Counters::default() };
         assert_eq!(Counters::from_fact(&counters.fact().1).unwrap(), counters);
     }

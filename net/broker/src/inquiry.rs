@@ -8,7 +8,7 @@ use engine::partition::Partition;
 use engine::{KeySearch, LoadId};
 use protocol::message::StoredMessage;
 
-use crate::admin::{GroupProgress, Part, Question, QueueProgress, QueueStats, Reset, ResetTo, Tally};
+use crate::admin::{GroupProgress, Part, Question, QueueProgress, QueueStats, QueueTimes, Reset, ResetTo, Tally};
 use crate::catalog::{Catalog, OFFSET_KEY, Topic, offset_key, offset_value, split_offset_key};
 use crate::stats::Counted;
 
@@ -35,6 +35,7 @@ pub struct Inquiry {
     walked: (usize, u32),
     stats: Vec<QueueStats>,
     progress: Vec<QueueProgress>,
+    times: Vec<QueueTimes>,
     offsets: Vec<(u32, u64)>,
     /// Offsets of all groups that are still to be looked at, last first. `None`: not looked yet.
     commits: Option<Vec<Commit>>,
@@ -66,6 +67,7 @@ impl Inquiry {
             walked: (0, 0),
             stats: Vec::new(),
             progress: Vec::new(),
+            times: Vec::new(),
             offsets: Vec::new(),
             commits: None,
             groups: Vec::new(),
@@ -98,6 +100,10 @@ impl Inquiry {
             Question::Progress { group, topics } => {
                 here.progress(group, topics, &mut self.walked, &mut self.progress)?;
                 Part::Progress(std::mem::take(&mut self.progress))
+            }
+            Question::Spans { topic, group } => {
+                here.spans(topic, group, &mut self.walked.1, &mut self.times)?;
+                Part::Spans(std::mem::take(&mut self.times))
             }
             Question::GroupsOf { topic } => Part::GroupsOf(here.groups_of(topic)),
             Question::Reset(reset) => match here.reset(reset, &mut self.walked.1, &mut self.offsets)? {
@@ -159,6 +165,7 @@ impl Inquiry {
         match self.question {
             Question::Topic { .. } => Part::Topic(std::mem::take(&mut self.stats)),
             Question::Progress { .. } => Part::Progress(std::mem::take(&mut self.progress)),
+            Question::Spans { .. } => Part::Spans(std::mem::take(&mut self.times)),
             Question::Reset(_) => Part::Reset(Err("the broker is busy".to_owned())),
             Question::AllProgress => Part::AllProgress(std::mem::take(&mut self.groups)),
             _ => Part::Messages { found: std::mem::take(&mut self.found), is_partial: self.is_partial },
@@ -269,6 +276,36 @@ impl Here<'_> {
             (*index, *next) = (*index + 1, 0);
         }
         Ok(())
+    }
+
+    /// Goes on at a queue; `Err` if something must be read first.
+    fn spans(
+        &mut self,
+        topic: &str,
+        group: &str,
+        next: &mut u32,
+        all: &mut Vec<QueueTimes>,
+    ) -> Result<(), (usize, LoadId)> {
+        let Some(topic) = self.catalog.topic(topic) else { return Ok(()) };
+        self.each_queue(topic, topic.write_queues(), next, |partition, queue, stored_ms| {
+            let key = QueueKey { topic: topic.id, queue };
+            let span = partition.span(key);
+            let inside = |offset: u64| (span.min..span.max).contains(&offset).then_some(offset);
+            let committed = partition.fact(&offset_key(topic.id, queue, group)).and_then(offset_value).unwrap_or(0);
+            let first_ms = stored_ms(partition, key, inside(span.min))?;
+            let times = QueueTimes {
+                queue,
+                first_ms,
+                last_ms: stored_ms(partition, key, before(span.max).and_then(inside))?,
+                consumed_ms: match before(committed) {
+                    Some(offset) => stored_ms(partition, key, inside(offset))?,
+                    None => first_ms,
+                },
+                next_ms: stored_ms(partition, key, inside(committed.max(span.min)))?,
+            };
+            all.push(times);
+            Ok(())
+        })
     }
 
     /// Where a group's offsets are set to. Goes on at a queue; `Err` if something must be read first. Inside, `Err`

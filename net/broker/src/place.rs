@@ -97,6 +97,8 @@ pub fn place(header: &mut Header, catalog: &Catalog, partitions: u16, random: u6
         | request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG
         | request::GET_SUBSCRIPTIONGROUP_CONFIG
         | request::DELETE_SUBSCRIPTIONGROUP
+        | request::UPDATE_AND_GET_GROUP_FORBIDDEN
+        | request::QUERY_CONSUME_TIME_SPAN
         | request::GET_TOPIC_STATS_INFO
         | request::GET_CONSUME_STATS
         | request::GET_CONSUMER_CONNECTION_LIST

@@ -13,8 +13,10 @@ use protocol::bodies::BodyError;
 use protocol::codes::{request, response};
 use protocol::frame::FRAME_BYTES_MAX;
 use protocol::headers::{CloneGroupOffset, CorrectionOffset, ResetOffset, ViewStats};
-use protocol::headers::{ConsumerGroup, CreateTopic, DeleteGroup, FieldError, GetConsumeStats, GroupOf};
-use protocol::headers::{ProducerGroup, QueryMessage, SubscriptionOf, TopicOf, UnregisterClient};
+use protocol::headers::{
+    ConsumerGroup, CreateTopic, DeleteGroup, FieldError, GetConsumeStats, GroupForbidden, GroupOf,
+};
+use protocol::headers::{ProducerGroup, QueryMessage, SubscriptionOf, TimeSpanOf, TopicOf, UnregisterClient};
 
 use crate::admin::{Gatherings, Goal, Part, Question};
 use crate::answer::{Answer, BUSY};
@@ -281,6 +283,9 @@ impl Registrar {
             request::GET_SUBSCRIPTIONGROUP_CONFIG => {
                 self.group_config(GroupOf::parse(fields).map_err(wrong_field)?.group)
             }
+            request::UPDATE_AND_GET_GROUP_FORBIDDEN => {
+                self.group_forbidden(&GroupForbidden::parse(fields).map_err(wrong_field)?)
+            }
             request::DELETE_SUBSCRIPTIONGROUP => self.delete_group(&DeleteGroup::parse(fields).map_err(wrong_field)?),
             request::HEART_BEAT => self.heartbeat(request, now_ms),
             request::UNREGISTER_CLIENT => {
@@ -317,6 +322,7 @@ impl Registrar {
             request::GET_BROKER_RUNTIME_INFO => Ok(Outcome::Gather(Goal::Runtime, Question::Tally)),
             request::GET_TOPIC_STATS_INFO => self.topic_stats(TopicOf::parse(fields).map_err(wrong_field)?.topic),
             request::GET_CONSUME_STATS => self.consume_stats(&GetConsumeStats::parse(fields).map_err(wrong_field)?),
+            request::QUERY_CONSUME_TIME_SPAN => self.time_spans(&TimeSpanOf::parse(fields).map_err(wrong_field)?),
             request::INVOKE_BROKER_TO_RESET_OFFSET => {
                 self.reset_offset(&ResetOffset::parse(fields).map_err(wrong_field)?)
             }

@@ -1,5 +1,5 @@
 //! Topics, group configurations and settings: codes 17, 18, 215, 21, 305, 351, 200, 225, 201,
-//! 352, 207 and 25, and topics that are made
+//! 352, 353, 207 and 25, and topics that are made
 //! because a message or a group needs them.
 
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use protocol::bodies::{self, GroupConfigList, SubscriptionGroupConfig, SubscriptionGroupTable};
 use protocol::bodies::{TopicConfig, TopicConfigList, TopicConfigTable, TopicList};
 use protocol::codes::response;
-use protocol::headers::{CreateTopic, DeleteGroup};
-use protocol::names;
+use protocol::headers::{CreateTopic, DeleteGroup, GroupForbidden};
+use protocol::names::{self, perm};
 
 use super::{Outcome, Registrar, body_that_fits, system_error, wrong_body};
 use crate::admin::{Goal, Question};
@@ -21,6 +21,11 @@ use crate::topics;
 
 /// Longest JSON of a topic's or group's configuration, in bytes. 64 KiB; stock ones have 500.
 pub const CONFIG_BYTES_MAX: usize = 64 << 10;
+
+/// The bit of a group that may not read a topic: 1 << `PermName.INDEX_PERM_READ`.
+const FORBIDDEN_READ: i32 = perm::READ;
+/// Topics that one group may not read. 256: its fact stays as small as a configuration.
+const FORBIDDEN_TOPICS_MAX: usize = 256;
 
 /// What the broker allows as a whole is told to the NameServers with each topic.
 const BROKER_PERMISSION: &str = "brokerPermission";
@@ -280,7 +285,11 @@ impl Registrar {
                 .groups()
                 .map(|group| (group.name.to_string(), group.config.clone()))
                 .collect(),
-            ..SubscriptionGroupTable::default()
+            forbidden_table: catalog
+                .groups()
+                .filter(|group| !group.forbidden.is_empty())
+                .map(|group| (group.name.to_string(), group.forbidden.clone()))
+                .collect(),
         };
         body_that_fits(bodies::encode(&table))
     }
@@ -294,8 +303,40 @@ impl Registrar {
         body_that_fits(bodies::encode(&group.config))
     }
 
+    /// Code 353. As in RocketMQ it is noted and told, and no pull is refused for it: `consumeEnable` forbids consuming.
+    pub(super) fn group_forbidden(&mut self, header: &GroupForbidden<'_>) -> Result<Outcome, Answer> {
+        self.check_room()?;
+        let Some(old) = self.ledger.newest().group(header.group).cloned() else {
+            let remark = format!("No group in this broker. group: {}", header.group);
+            return Err(Answer::refusal(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+        };
+        let mut forbidden = old.forbidden.clone();
+        if let Some(readable) = header.readable {
+            names::check_topic(header.topic)
+                .map_err(|error| Answer::refusal(response::INVALID_PARAMETER, error.to_string()))?;
+            let bits = forbidden.get(header.topic).copied().unwrap_or(0);
+            match if readable { bits & !FORBIDDEN_READ } else { bits | FORBIDDEN_READ } {
+                0 => drop(forbidden.remove(header.topic)),
+                bits => drop(forbidden.insert(header.topic.to_owned(), bits)),
+            }
+        }
+        let is_forbidden = forbidden.get(header.topic).is_some_and(|bits| bits & FORBIDDEN_READ != 0);
+        if forbidden != old.forbidden {
+            if forbidden.len() > FORBIDDEN_TOPICS_MAX {
+                let remark = format!("a group has at most {FORBIDDEN_TOPICS_MAX} topics that it may not read");
+                return Err(Answer::refusal(response::INVALID_PARAMETER, remark));
+            }
+            self.ledger.set_group(Group { forbidden, ..Group::clone(&old) });
+        }
+        let (group, topic) = (header.group.to_owned(), header.topic.to_owned());
+        let body = bodies::encode(&bodies::Forbidden { group, readable: !is_forbidden, topic });
+        Ok(Outcome::Settled(Answer::with_body(body)))
+    }
+
     fn add_group(&mut self, config: SubscriptionGroupConfig) {
-        self.ledger.set_group(Group { name: config.group_name.as_str().into(), config });
+        let old = self.ledger.newest().group(&config.group_name);
+        let forbidden = old.map(|old| old.forbidden.clone()).unwrap_or_default();
+        self.ledger.set_group(Group { name: config.group_name.as_str().into(), config, forbidden });
     }
 
     fn check_groups_room(&self) -> Result<(), String> {

@@ -1,11 +1,12 @@
-//! Questions that only all cores together can answer: codes 12, 28, 202, 208, 222, 300, 308,
+//! Questions that only all cores together can answer: codes 12, 28, 202, 208, 222, 300, 303, 308,
 //! 314, 315, 317 and 343; and code 26.
 
 use std::collections::BTreeSet;
 
 use protocol::bodies::{self, GroupList, TopicList};
 use protocol::codes::response;
-use protocol::headers::{CloneGroupOffset, CorrectionOffset, GetConsumeStats, QueryMessage, ResetOffset, ViewStats};
+use protocol::headers::ViewStats;
+use protocol::headers::{CloneGroupOffset, CorrectionOffset, GetConsumeStats, QueryMessage, ResetOffset, TimeSpanOf};
 use protocol::ids::key_hash;
 use protocol::names;
 
@@ -64,6 +65,15 @@ impl Registrar {
         let is_consumed =
             |topic: &&str| catalog.topic(topic).is_some() && live.is_none_or(|live| live.topic(topic).is_some());
         topics.filter(is_consumed).map(str::to_owned).collect()
+    }
+
+    /// Code 303.
+    pub(super) fn time_spans(&self, header: &TimeSpanOf<'_>) -> Result<Outcome, Answer> {
+        if self.ledger.published().topic(header.topic).is_none() {
+            return Err(Answer::refusal(response::TOPIC_NOT_EXIST, format!("topic[{}] not exist", header.topic)));
+        }
+        let (topic, group) = (header.topic.to_owned(), header.group.to_owned());
+        Ok(Outcome::Gather(Goal::Spans { topic: topic.clone() }, Question::Spans { topic, group }))
     }
 
     pub(super) fn groups_of(&self, topic: &str) -> Result<Outcome, Answer> {
@@ -251,6 +261,10 @@ impl Registrar {
             }
             (Goal::ProgressRate { topics, queues }, Part::Stats(stats)) => {
                 admin::consume_stats(&self.settings.broker_name, &topics, &queues, admin::rate(&stats))
+            }
+            (Goal::Spans { topic }, Part::Spans(mut queues)) => {
+                queues.sort_by_key(|times| times.queue);
+                admin::time_spans(&self.settings.broker_name, &topic, &queues, now_ms)
             }
             (Goal::Stats { is_size, name }, Part::Stats(stats)) => match &stats[..] {
                 [Some(windows)] => admin::broker_stats(is_size, windows),

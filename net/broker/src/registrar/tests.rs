@@ -62,6 +62,7 @@ fn nothing(question: &Question) -> Part {
         Question::Topic { .. } => Part::Topic(Vec::new()),
         Question::TopicsOf { .. } => Part::TopicsOf(BTreeSet::new()),
         Question::Progress { .. } => Part::Progress(Vec::new()),
+        Question::Spans { .. } => Part::Spans(Vec::new()),
         Question::GroupsOf { .. } => Part::GroupsOf(BTreeSet::new()),
         Question::Forget { .. } => Part::Forgotten,
         Question::Reset(_) => Part::Reset(Ok(Vec::new())),

@@ -73,6 +73,16 @@ impl SubscriptionGroupConfig {
     }
 }
 
+/// What a group may not do in a topic: answer to UPDATE_AND_GET_GROUP_FORBIDDEN (353).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct Forbidden {
+    pub group: String,
+    pub readable: bool,
+    pub topic: String,
+}
+
 /// Groups to make or change at once: 225.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

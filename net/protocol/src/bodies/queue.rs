@@ -67,6 +67,30 @@ pub struct TopicOffset {
     pub min_offset: i64,
 }
 
+/// Answer to QUERY_CONSUME_TIME_SPAN (303).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the only field is the struct's sentence")]
+pub struct TimeSpans {
+    pub consume_time_span_set: Vec<TimeSpan>,
+}
+
+/// From when to when the messages of a queue are, and where a group is. Milliseconds since 1970; -1: there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TimeSpan {
+    /// When the last message was stored that the group has consumed; of one that has consumed none, the first message.
+    pub consume_time_stamp: i64,
+    /// How long ago the next message was stored that the group has not consumed, in milliseconds; 0: there is none.
+    pub delay_time: i64,
+    /// When the last message was stored.
+    pub max_time_stamp: i64,
+    /// The queue.
+    pub message_queue: MessageQueue,
+    /// When the first message was stored.
+    pub min_time_stamp: i64,
+}
+
 /// Answer to QUERY_CONSUME_QUEUE (321).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

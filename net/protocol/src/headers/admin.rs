@@ -100,6 +100,19 @@ headers! {
         is_force: bool = "isForce",
     }
 
+    /// QUERY_CONSUME_TIME_SPAN (303).
+    TimeSpanOf<'a> {
+        topic: &'a str = "topic",
+        group: &'a str = "group",
+    }
+
+    /// UPDATE_AND_GET_GROUP_FORBIDDEN (353). Without a word on reading it only asks.
+    GroupForbidden<'a> {
+        group: &'a str = "group",
+        topic: &'a str = "topic",
+        readable: Option<bool> = "readable",
+    }
+
     /// QUERY_CORRECTION_OFFSET (308). The groups left out are joined by `,`.
     CorrectionOffset<'a> {
         filter_groups: Option<&'a str> = "filterGroups",
