@@ -8,7 +8,7 @@ use protocol::bodies::{
     self, Assignments, BatchAck, BatchAcks, BitSet, QueryAssignment, RequestMode, RequestModes, SetRequestMode,
 };
 use protocol::codes::{request, response};
-use protocol::headers::{AckMessage, ChangeInvisibleTime, Notification, PopMessage};
+use protocol::headers::{AckMessage, ChangeInvisibleTime, Notification, PeekMessage, PopMessage};
 use protocol::{Command, StoredMessage};
 use tests::client::Client;
 use tests::server::Server;
@@ -789,6 +789,86 @@ fn what_comes_again_keeps_its_priority_if_it_is_to() {
         let one = PopMessage { max_msg_nums: 1, ..header("T", -1) };
         let first = got(&client.ask(pop_with(one)));
         assert_eq!((first[0].times, first[0].queue), (1, lent[0].queue));
+        server.stop();
+    });
+}
+
+fn peek(group: &str, topic: &str, queue: i32, count: i32) -> Command {
+    let mut command = Command::request(request::PEEK_MESSAGE);
+    PeekMessage { consumer_group: group, topic, queue_id: queue, max_msg_nums: count }.push(&mut command.header.fields);
+    command
+}
+
+#[test]
+fn what_is_peeked_at_stays() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 2));
+        let answer = client.expect(response::PULL_NOT_FOUND, peek(GROUP, "T", -1, 5));
+        assert_eq!((number(&answer, "restNum"), answer.body.len()), (0, 0));
+        for body in ["a", "b", "c"] {
+            client.expect(response::SUCCESS, send("T", 1, body.as_bytes()));
+        }
+        let seen = |client: &mut Client, queue: i32, count: i32| {
+            let answer = client.expect(response::SUCCESS, peek(GROUP, "T", queue, count));
+            let bodies =
+                messages(&answer).into_iter().map(|message| String::from_utf8_lossy(message.body).into_owned());
+            (bodies.collect::<Vec<_>>().concat(), number(&answer, "restNum"))
+        };
+        for _ in 0..2 {
+            assert_eq!(seen(&mut client, 1, 2), ("ab".to_owned(), 3));
+            assert_eq!(seen(&mut client, -1, 32), ("abc".to_owned(), 3));
+        }
+        client.expect(response::PULL_NOT_FOUND, peek(GROUP, "T", 0, 2));
+        let lent = got(&client.ask(pop_with(PopMessage { max_msg_nums: 1, ..header("T", 1) })));
+        assert_eq!(bodies_of(&lent), ["a"]);
+        assert_eq!(seen(&mut client, 1, 2), ("bc".to_owned(), 2), "what is on loan is not shown");
+        client.expect(response::TOPIC_NOT_EXIST, peek(GROUP, "U", -1, 2));
+        client.expect(response::INVALID_PARAMETER, peek(GROUP, "T", 2, 2));
+        client.expect(response::SUBSCRIPTION_GROUP_NOT_EXIST, peek("no group", "T", 1, 2));
+        client.expect(response::PULL_NOT_FOUND, peek(GROUP, "T", 1, -1));
+        server.stop();
+    });
+}
+
+#[test]
+fn who_asks_for_tags_is_told_of_them_alone() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let [mut client, mut producer] = [server.client(), server.client()];
+        producer.expect(response::SUCCESS, create_topic("T", 4));
+        let notice = |expression: &str, poll_time: i64| {
+            let mut command = Command::request(request::NOTIFICATION);
+            let header =
+                Notification { consumer_group: GROUP, topic: "T", queue_id: -1, poll_time, ..Default::default() };
+            header.push(&mut command.header.fields);
+            command.header.fields.push("expType", "TAG");
+            command.header.fields.push("exp", expression);
+            command
+        };
+        let tagged = |client: &mut Client, queue: i32, tag: &str| {
+            let text = properties(&[("TAGS", tag)]);
+            client.expect(response::SUCCESS, send_as(request::SEND_MESSAGE_V2, "T", queue, &text, b"x"));
+        };
+        let told = |answer: &Command| field(answer, "hasMsg") == "true";
+        assert!(!told(&client.expect(response::SUCCESS, notice("A", 0))));
+        // Two with filters of their own wait; each is told of its own.
+        let [a, b] = ["A || C", "B"].map(|expression| client.write(notice(expression, 60_000)));
+        tagged(&mut producer, 1, "D");
+        tagged(&mut producer, 2, "B");
+        assert!(told(&client.answer(b)));
+        tagged(&mut producer, 3, "C");
+        assert!(told(&client.answer(a)));
+        assert!(!told(&client.expect(response::SUCCESS, notice("A", 300))));
+        assert!(told(&client.expect(response::SUCCESS, notice("*", 0))));
+        client.expect(response::SUBSCRIPTION_PARSE_FAILED, notice("||", 0));
+        let mut wrong = notice("a =", 0);
+        wrong.header.fields.push("expType", "SQL92");
+        client.expect(response::SUBSCRIPTION_PARSE_FAILED, wrong);
+        // When many wait, nobody looks at them.
+        (0..64).for_each(|_| tagged(&mut producer, 0, "D"));
+        assert!(told(&client.expect(response::SUCCESS, notice("A", 0))));
         server.stop();
     });
 }

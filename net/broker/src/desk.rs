@@ -473,6 +473,7 @@ impl Desk {
             CONSUME_MESSAGE_DIRECTLY => self.consume_directly(call),
             QUERY_CONSUME_QUEUE => self.queue_entries(call),
             POP_MESSAGE => self.pop_request(call, now_ms),
+            PEEK_MESSAGE => self.peek_request(call, now_ms),
             ACK_MESSAGE => self.ack_request(call, now_ms),
             BATCH_ACK_MESSAGE => self.batch_ack(call, now_ms),
             CHANGE_MESSAGE_INVISIBLETIME => self.change_invisible(call, now_ms),

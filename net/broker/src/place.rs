@@ -54,7 +54,9 @@ pub fn place(header: &mut Header, catalog: &Catalog, partitions: u16, random: u6
             (Some(topic), Some(queue)) => place_queue(topic, queue, partitions),
             _ => Place::Here,
         },
-        request::POP_MESSAGE | request::NOTIFICATION => place_pop(header, catalog, partitions, random),
+        request::POP_MESSAGE | request::PEEK_MESSAGE | request::NOTIFICATION => {
+            place_pop(header, catalog, partitions, random)
+        }
         // Pops that ask all queues wait where the first one is.
         request::POLLING_INFO => place_pop(header, catalog, partitions, 0),
         // Its queues may lie anywhere.

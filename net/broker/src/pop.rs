@@ -1,4 +1,4 @@
-//! Pop consumption: POP_MESSAGE (200050) and NOTIFICATION (200054) (PROTOCOL 2.7, 4.12). The broker knows what each
+//! Pop consumption: POP_MESSAGE (200050), PEEK_MESSAGE (200052) and NOTIFICATION (200054) (PROTOCOL 2.7, 4.12). The broker knows what each
 //! group has on loan in each queue; clients need no queue of their own.
 //!
 //! A pop visits the cores that have queues of its topic, one after the other, until one of them gives it messages; if
@@ -8,18 +8,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::Span;
 use engine::error::AppendError;
 use engine::format::QueueKey;
 use engine::io::Pieces;
+use engine::partition::{Pull as Pulled, PullLimits};
+use protocol::bodies::SubscriptionData;
 use protocol::codes::response;
-use protocol::headers::{Notification, NotificationAnswer, PopAnswer, PopMessage};
+use protocol::headers::{Notification, NotificationAnswer, PeekMessage, PopAnswer, PopMessage};
 use protocol::names::{self, perm};
 
 use crate::answer::BUSY;
 use crate::attributes::{MESSAGE_TYPE, PRIORITY_FACTOR, PRIORITY_TYPE};
 use crate::call::{Call, ReplyTo};
-use crate::catalog::{Topic, offset_key};
+use crate::catalog::{Subscription, Topic, Wants, offset_key};
 use crate::config::Settings;
 use crate::consume::{PARK_MS_MAX, gather};
 use crate::desk::Desk;
@@ -42,6 +43,8 @@ use waiting::{LineKey, Watch};
 /// Longest time for which messages are lent, in ms. Three days, how long a stock broker's timers wait
 /// (`timerMaxDelaySec`); who wants more gets this.
 pub const INVISIBLE_MS_MAX: u64 = 259_200_000;
+/// So many messages of a queue a notification with a filter looks at; when more wait, at none.
+const NOTICE_MESSAGES_MAX: u64 = 64;
 /// A pop that comes so late after its own end is not served. Milliseconds.
 const LATE_MS: u64 = 500;
 /// How often a pop that was told of a message in vain is told again at once. Then it waits for the next one: what it may
@@ -91,8 +94,16 @@ pub enum Wish {
         /// Which messages.
         filter: Filter,
     },
-    /// To know whether there are some.
-    Notice,
+    /// To see the next ones; nothing is lent.
+    Look {
+        /// At most so many.
+        count: u32,
+    },
+    /// To know whether there are some. What it waits in has its filter.
+    Notice {
+        /// Only those with these tags, as the expression says; `None`: any.
+        tags: Option<Arc<str>>,
+    },
 }
 
 /// Where a pop goes.
@@ -148,8 +159,11 @@ impl Way {
 impl Pop {
     /// What it waits in.
     pub fn line(&self) -> LineKey {
-        let is_notice = matches!(self.wish, Wish::Notice);
-        LineKey { topic: self.topic.id, group: self.group.clone(), queue: self.queue, is_notice }
+        let (is_notice, tags) = match &self.wish {
+            Wish::Notice { tags } => (true, tags.clone()),
+            Wish::Messages { .. } | Wish::Look { .. } => (false, None),
+        };
+        LineKey { topic: self.topic.id, group: self.group.clone(), queue: self.queue, is_notice, tags }
     }
 
     /// Its topic and its retry topics, as far as there are any.
@@ -233,6 +247,27 @@ impl Desk {
         self.pop_again(pop, now_ms);
     }
 
+    /// PEEK_MESSAGE (200052).
+    pub(crate) fn peek_request(&mut self, call: &Call<'_>, now_ms: u64) {
+        let asked = match PeekMessage::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let common = Asked {
+            group: asked.consumer_group,
+            topic: asked.topic,
+            queue: asked.queue_id,
+            poll_ms: 0,
+            born_ms: None,
+            is_orderly: false,
+            attempt: None,
+        };
+        let Some(mut pop) = self.admit_pop(call, &common, now_ms) else { return };
+        let count = u32::try_from(asked.max_msg_nums).unwrap_or(0).min(self.settings.limits.pull_messages);
+        pop.wish = Wish::Look { count };
+        self.pop_again(pop, now_ms);
+    }
+
     /// NOTIFICATION (200054).
     pub(crate) fn notification(&mut self, call: &Call<'_>, now_ms: u64) {
         let asked = match Notification::parse(&call.header.fields) {
@@ -248,9 +283,14 @@ impl Desk {
             is_orderly: asked.order,
             attempt: asked.attempt_id,
         };
-        if let Some(pop) = self.admit_pop(call, &common, now_ms) {
-            self.pop_again(pop, now_ms);
+        let Some(mut pop) = self.admit_pop(call, &common, now_ms) else { return };
+        let (kind, text) = (asked.expression_type.unwrap_or(""), asked.expression.unwrap_or(""));
+        // As in RocketMQ: without a type there is no filter, and one that is not of tags lets everything through here.
+        if !kind.is_empty() && !text.is_empty() {
+            let Some(wants) = self.own_filter(&call.reply, asked.topic, kind, text) else { return };
+            pop.wish = Wish::Notice { tags: matches!(wants, Wants::Tags(_)).then(|| text.into()) };
         }
+        self.pop_again(pop, now_ms);
     }
 
     /// Checks that a group may pop from a topic. `None`: it is answered, or waits for its group.
@@ -266,7 +306,7 @@ impl Desk {
             group,
             topic,
             queue,
-            wish: Wish::Notice,
+            wish: Wish::Notice { tags: None },
             is_orderly: asked.is_orderly,
             attempt: asked.attempt.filter(|attempt| !attempt.is_empty()).map(Box::from),
             until_ms: if asked.poll_ms > 0 { until_ms } else { 0 },
@@ -386,9 +426,9 @@ impl Desk {
             return self.refuse_topic(&pop.reply, &pop.topic.name.clone());
         }
         let visit = match pop.wish {
-            Wish::Messages { .. } => self.visit(&mut pop, now_ms),
-            Wish::Notice if self.is_ready(&pop.topics(), pop.queue, &pop.group, pop.order(), now_ms) => Visit::Found,
-            Wish::Notice => Visit::Nothing,
+            Wish::Messages { .. } | Wish::Look { .. } => self.visit(&mut pop, now_ms),
+            Wish::Notice { .. } if self.is_ready(&pop.topics(), &pop.line(), pop.order(), now_ms) => Visit::Found,
+            Wish::Notice { .. } => Visit::Nothing,
         };
         match visit {
             Visit::Found => self.give_popped(&pop, now_ms),
@@ -412,7 +452,7 @@ impl Desk {
             return self.pop(pop, now_ms);
         }
         // It has been everywhere and comes to wait. What came here since is for it.
-        if pop.way.looks < LOOKS_MAX && self.is_ready(&pop.topics(), pop.queue, &pop.group, pop.order(), now_ms) {
+        if pop.way.looks < LOOKS_MAX && self.is_ready(&pop.topics(), &pop.line(), pop.order(), now_ms) {
             pop.way.looks += 1;
             return self.pop_again(pop, now_ms);
         }
@@ -458,7 +498,7 @@ impl Desk {
     pub(crate) fn watch(&mut self, watch: Watch, now_ms: u64) {
         let Watch { line, topics, is_orderly, home, may_look, .. } = &watch;
         let order = is_orderly.then_some(None);
-        if *may_look && self.is_ready(topics, line.queue, &line.group, order, now_ms) {
+        if *may_look && self.is_ready(topics, line, order, now_ms) {
             return self.outbox.send(*home, Mail::Stir { line: line.clone(), is_new: false });
         }
         self.waiting.watch(watch, now_ms);
@@ -488,8 +528,8 @@ impl Desk {
         for pop in expired {
             match pop.wish {
                 // It looks once more before it ends: to an attempt that popped meanwhile its loan is not closed.
-                Wish::Notice => self.pop_again(pop, now_ms),
-                Wish::Messages { .. } => self.answer_none(&pop, response::POLLING_TIMEOUT, now_ms),
+                Wish::Notice { .. } => self.pop_again(pop, now_ms),
+                Wish::Messages { .. } | Wish::Look { .. } => self.answer_none(&pop, response::POLLING_TIMEOUT, now_ms),
             }
         }
         while !self.replies.is_full()
@@ -526,10 +566,11 @@ impl Desk {
 
     /// Answers with what was found here.
     fn give_popped(&mut self, pop: &Pop, now_ms: u64) {
-        if let Wish::Notice = pop.wish {
-            return self.answer_notice(&pop.reply, true, false);
-        }
-        let Wish::Messages { invisible_ms, .. } = pop.wish else { return };
+        let invisible_ms = match pop.wish {
+            Wish::Notice { .. } => return self.answer_notice(&pop.reply, true, false),
+            Wish::Look { .. } => return self.show_popped(&pop.reply),
+            Wish::Messages { invisible_ms, .. } => invisible_ms,
+        };
         self.traffic.got_messages += self.popped.messages.len() as u64;
         self.traffic.pulls_found += 1;
         let header = self.replies.header(&pop.reply, response::SUCCESS);
@@ -554,10 +595,23 @@ impl Desk {
         }
     }
 
+    /// Answers with what was seen here.
+    fn show_popped(&mut self, reply: &ReplyTo) {
+        self.traffic.got_messages += self.popped.messages.len() as u64;
+        self.traffic.pulls_found += 1;
+        let header = self.replies.header(reply, response::SUCCESS);
+        header.remark.push_str("FOUND");
+        PopAnswer { rest: self.popped.rest.cast_signed(), ..PopAnswer::default() }.push(&mut header.fields);
+        self.replies.send(reply, gather(&self.popped.messages));
+        self.popped.messages.clear();
+    }
+
     /// Answers that there is nothing.
     fn answer_none(&mut self, pop: &Pop, code: i32, now_ms: u64) {
-        let Wish::Messages { invisible_ms, .. } = pop.wish else {
-            return self.answer_notice(&pop.reply, false, code == response::POLLING_FULL);
+        let (code, invisible_ms, now_ms) = match pop.wish {
+            Wish::Notice { .. } => return self.answer_notice(&pop.reply, false, code == response::POLLING_FULL),
+            Wish::Look { .. } => (response::PULL_NOT_FOUND, 0, 0),
+            Wish::Messages { invisible_ms, .. } => (code, invisible_ms, now_ms),
         };
         self.traffic.pulls_missed += 1;
         let header = self.replies.header(&pop.reply, code);
@@ -572,26 +626,57 @@ impl Desk {
         self.replies.send(reply, Pieces::new());
     }
 
-    /// Whether a pop would find something in this core's queues, but for its filter. `order`: of [`Pop::order`].
-    fn is_ready(&mut self, topics: &Topics, queue: Option<u32>, group: &str, order: Order<'_>, now_ms: u64) -> bool {
+    /// Whether a pop of this line would find something in this core's queues, but for its filter. A notification's
+    /// filter counts, in the topic that was asked for. `order`: of [`Pop::order`].
+    fn is_ready(&mut self, topics: &Topics, line: &LineKey, order: Order<'_>, now_ms: u64) -> bool {
+        let wants = line.tags.as_ref().map(|tags| wants_of(tags));
         topics.iter().enumerate().any(|(index, topic)| {
             let Some(topic) = topic else { return false };
-            let queues = match queue.filter(|_| index == 0) {
+            let queues = match line.queue.filter(|_| index == 0) {
                 Some(queue) => queue..queue + 1,
                 None => 0..topic.read_queues(),
             };
-            queues.into_iter().any(|queue| self.has_some(topic, queue, group, order, now_ms))
+            let wants = wants.as_ref().filter(|_| index == 0);
+            queues.into_iter().any(|queue| {
+                self.has_some(topic, queue, &line.group, order, now_ms)
+                    && wants.is_none_or(|wants| self.has_wanted(topic, queue, &line.group, wants))
+            })
         })
+    }
+
+    /// Whether a message that comes next in a queue has a tag that is wanted. When many wait, they are not looked at,
+    /// as in RocketMQ (`maxMessageFilterNumForNotification`): whoever is told in vain comes again.
+    fn has_wanted(&mut self, topic: &Topic, queue: u32, group: &str, wants: &Wants) -> bool {
+        let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else { return false };
+        let key = QueueKey { topic: topic.id, queue };
+        let next = self.next_of(local, key, group);
+        if self.partitions[local].span(key).max.saturating_sub(next) >= NOTICE_MESSAGES_MAX {
+            return true;
+        }
+        let limits = PullLimits { messages: 1, bytes: 1, scan: NOTICE_MESSAGES_MAX as u32 };
+        let (found, _) = self.partitions[local].pull(key, next, limits, &|tag_hash| wants.tag(tag_hash));
+        // What cannot be seen at once may be wanted.
+        !matches!(found, Pulled::NoMatch { .. } | Pulled::Empty)
+    }
+
+    /// The offset in a queue that a group is lent next.
+    fn next_of(&mut self, local: usize, key: QueueKey, group: &str) -> u64 {
+        let min = self.partitions[local].span(key).min;
+        let next = match self.accounts.find(key, group) {
+            Some(id) => self.accounts.get(id).map(|holder| holder.account.next()),
+            None => {
+                let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, group));
+                fact.and_then(Account::read).map(|account| account.next())
+            }
+        };
+        next.unwrap_or(min).max(min)
     }
 
     fn has_some(&mut self, topic: &Topic, queue: u32, group: &str, order: Order<'_>, now_ms: u64) -> bool {
         let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else { return false };
         let key = QueueKey { topic: topic.id, queue };
-        let Span { min, max } = self.partitions[local].span(key);
-        let Some(id) = self.accounts.find(key, group) else {
-            let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, group));
-            return fact.and_then(Account::read).map_or(min, |account| account.next()) < max;
-        };
+        let max = self.partitions[local].span(key).max;
+        let Some(id) = self.accounts.find(key, group) else { return self.next_of(local, key, group) < max };
         let has_room = self.accounts.has_room();
         let account = &self.accounts.get(id).expect("it was found just now").account;
         if let Some(attempt) = order {
@@ -604,6 +689,11 @@ impl Desk {
     fn core_of(&self, topic: &Topic, queue: u32) -> usize {
         usize::from(topic.partition_of(queue, self.settings.partitions)) % self.settings.cores
     }
+}
+
+/// What an expression of tags wants; it was looked at when it came.
+fn wants_of(tags: &str) -> Wants {
+    SubscriptionData::from_expression("", tags).map_or(Wants::All, |data| Subscription::of(&data).wants)
 }
 
 /// The cores that have queues of these topics, by bit; `queue` is one of the first topic.
@@ -689,7 +779,7 @@ mod tests {
             group: group.into(),
             topic: topic(1),
             queue,
-            wish: Wish::Notice,
+            wish: Wish::Notice { tags: None },
             is_orderly: false,
             attempt: None,
             until_ms,

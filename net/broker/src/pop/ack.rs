@@ -163,7 +163,7 @@ impl Desk {
         };
         let Some((topic, queue)) = self.topic_to_pop(call, asked.topic, asked.queue_id) else { return };
         let Some(group) = self.group_to_pop(call, asked.consumer_group) else { return };
-        let count = self.waiting.count_in(&LineKey { topic: topic.id, group, queue, is_notice: false });
+        let count = self.waiting.count_in(&LineKey { topic: topic.id, group, queue, is_notice: false, tags: None });
         let header = self.replies.header(&call.reply, response::SUCCESS);
         PollingInfoAnswer { polling_num: i32::try_from(count).unwrap_or(i32::MAX) }.push(&mut header.fields);
         self.replies.send(&call.reply, Pieces::new());

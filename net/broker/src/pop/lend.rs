@@ -104,7 +104,11 @@ impl Desk {
 
     /// Lends messages of one queue to a pop, as many as it still wants.
     fn visit_queue(&mut self, pop: &Pop, topic: &Arc<Topic>, queue: u32, now_ms: u64) -> Visit {
-        let Wish::Messages { count, invisible_ms, filter, .. } = &pop.wish else { return Visit::Nothing };
+        let (count, invisible_ms, filter) = match &pop.wish {
+            Wish::Messages { count, invisible_ms, filter, .. } => (count, invisible_ms, filter),
+            Wish::Look { count } => return self.look_at_queue(pop, topic, queue, *count),
+            Wish::Notice { .. } => return Visit::Nothing,
+        };
         let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else {
             return Visit::Nothing;
         };
@@ -225,6 +229,37 @@ impl Desk {
         self.accounts.lend(id, &self.popped.offsets, now_ms, now_ms + invisible_ms, kind);
         self.tell(pop, topic, queue, id, first, now_ms);
         Visit::Found
+    }
+
+    /// Shows what a queue has next for a group.
+    fn look_at_queue(&mut self, pop: &Pop, topic: &Topic, queue: u32, count: u32) -> Visit {
+        let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else {
+            return Visit::Nothing;
+        };
+        let key = QueueKey { topic: topic.id, queue };
+        let from = self.next_of(local, key, &pop.group);
+        let Span { max, .. } = self.partitions[local].span(key);
+        self.popped.rest += max.saturating_sub(from);
+        let bytes = (self.settings.limits.pull_bytes as usize).saturating_sub(self.popped.bytes);
+        let messages = (count as usize).saturating_sub(self.popped.messages.len());
+        if messages == 0 || bytes == 0 {
+            return Visit::Nothing;
+        }
+        let limits = PullLimits { messages: messages as u32, bytes: bytes as u32, scan: count };
+        match self.partitions[local].pull(key, from.min(max), limits, &|_| true).0 {
+            Pulled::Found { messages, .. } => {
+                self.popped.bytes += messages.iter().map(Bytes::len).sum::<usize>();
+                self.popped.messages.extend(messages);
+                Visit::Found
+            }
+            Pulled::Loading(load) => Visit::Loading(local, load),
+            Pulled::Opening => Visit::Opening,
+            Pulled::Empty | Pulled::NoMatch { .. } | Pulled::OutOfRange => Visit::Nothing,
+            Pulled::Damaged(position) => {
+                tracing::error!(?position, topic = &*topic.name, queue, "a stored message is damaged");
+                Visit::Nothing
+            }
+        }
     }
 
     /// Opens the account of a group in a queue: where it was, or where it begins. `Ok(None)`: there are too many.

@@ -31,6 +31,8 @@ pub struct LineKey {
     pub queue: Option<u32>,
     /// They only want to know of messages: what a pop takes does not concern them.
     pub is_notice: bool,
+    /// They want to know only of messages with these tags.
+    pub tags: Option<Arc<str>>,
 }
 
 impl LineKey {

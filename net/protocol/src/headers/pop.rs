@@ -31,6 +31,14 @@ headers! {
         order_count_info: Option<&'a str> = "orderCountInfo",
     }
 
+    /// PEEK_MESSAGE (200052).
+    PeekMessage<'a> {
+        consumer_group: &'a str = "consumerGroup",
+        topic: &'a str = "topic",
+        queue_id: i32 = "queueId",
+        max_msg_nums: i32 = "maxMsgNums",
+    }
+
     /// ACK_MESSAGE (200051).
     AckMessage<'a> {
         consumer_group: &'a str = "consumerGroup",
