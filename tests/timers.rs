@@ -10,7 +10,7 @@ use tests::client::Client;
 use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
-    asking, create_topic, edge, field, messages, now_ms, properties, pull, pull_waiting, send, send_as,
+    asking, create_topic, edge, field, messages, now_ms, properties, pull, pull_waiting, send, send_as, telling,
 };
 
 /// A wait that would be noticed.
@@ -89,14 +89,16 @@ fn times_out_of_range_and_handles_that_are_none_are_refused() {
             client.expect(response::SUCCESS, create_topic(topic, 4));
         }
         let far = (now_ms() + 90_000).to_string();
-        let delays: [&[(&str, &str)]; 7] = [
+        let delays: [&[(&str, &str)]; 8] = [
             &[("TIMER_DELAY_MS", "60001")],
             &[("TIMER_DELAY_SEC", "61")],
             &[("TIMER_DELAY_SEC", "9223372036854775807")],
             &[("TIMER_DELIVER_MS", &far)],
             &[("TIMER_DELAY_MS", "soon")],
             &[("TIMER_DELIVER_MS", "99999999999999999999")],
-            &[("TIMER_DELAY_MS", "1000"), ("TIMER_DEL_UNIQKEY", "T+A")],
+            // Who deletes another one says its time, which must be to come.
+            &[("TIMER_DELAY_MS", "60001"), ("TIMER_DEL_UNIQKEY", "A")],
+            &[("TIMER_DELAY_MS", "0"), ("TIMER_DEL_UNIQKEY", "A")],
         ];
         for pairs in delays {
             client.expect(response::MESSAGE_ILLEGAL, send_timer(0, pairs, b"x"));
@@ -187,6 +189,53 @@ fn what_is_recalled_never_comes_also_across_a_kill() {
             client.expect(response::SUCCESS, send("T", queue, b"last"));
             let answer = client.expect(response::SUCCESS, pull("T", queue, 3));
             assert_eq!(messages(&answer)[0].body, b"last");
+        }
+        server.stop();
+    });
+}
+
+#[test]
+fn a_message_deletes_another_one_that_waits() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        for topic in ["T", "U"] {
+            client.expect(response::SUCCESS, create_topic(topic, 4));
+        }
+        let due = (now_ms() + 5_000).to_string();
+        let timer = |queue: i32, unique: &str| {
+            send_timer(queue, &[("TIMER_DELIVER_MS", &due), ("UNIQ_KEY", unique)], unique.as_bytes())
+        };
+        for (queue, unique) in [(0, "A"), (1, "B"), (2, "C"), (3, "D")] {
+            client.expect(response::SUCCESS, timer(queue, unique));
+        }
+        let delete = |topic: &str, key: &str, due: &str| {
+            let text = properties(&[("TIMER_DELIVER_MS", due), ("TIMER_DEL_UNIQKEY", key), ("UNIQ_KEY", "own")]);
+            send_as(request::SEND_MESSAGE_V2, topic, 3, &text, b"0")
+        };
+        // It is answered alike whether there is one or not.
+        let other = (due.parse::<i64>().expect("a number") + 1).to_string();
+        for (topic, key, due) in [("T", "A", &due), ("T", "A", &due), ("T", "B", &other), ("U", "B", &due)] {
+            let answer = client.expect(response::SUCCESS, delete(topic, key, due));
+            assert_eq!((field(&answer, "msgId"), field(&answer, "queueOffset")), (key, "0"));
+        }
+        // With the topic in the key, as the setting says.
+        let setting = telling(request::UPDATE_BROKER_CONFIG, &[], &b"appendTopicForTimerDeleteKey=true"[..]);
+        client.expect(response::SUCCESS, setting);
+        for key in ["B", "U+B", "T+C"] {
+            client.expect(response::SUCCESS, delete("U", key, &due));
+        }
+        server.kill();
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        for (queue, unique) in [(1, "B"), (3, "D")] {
+            let answer = client.expect(response::SUCCESS, pull_waiting("T", queue, 0, LONG_MS));
+            assert_eq!(messages(&answer)[0].body, unique.as_bytes());
+        }
+        for queue in 0..4 {
+            let count = i64::from(queue % 2);
+            assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "T", queue), count, "{queue}");
+            assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "U", queue), 0);
         }
         server.stop();
     });

@@ -498,7 +498,7 @@ impl Desk {
         if let Err(cold) = self.loading.wait(local, load.0, cold, count_max) {
             let reply = match cold {
                 Cold::Pull(pull) => pull.reply,
-                Cold::Request(request) => request.reply,
+                Cold::Request(request) | Cold::Recall(request, _) => request.reply,
                 Cold::Pop(pop) => pop.reply,
                 Cold::Loan(loan) => return self.end_later(loan),
                 Cold::Half(_) => return,
@@ -518,6 +518,7 @@ impl Desk {
             match cold {
                 Cold::Pull(pull) if ok => self.woken.push(pull),
                 Cold::Request(request) if ok => self.serve_owned(*request, now_ms),
+                Cold::Recall(request, others) if ok => self.recall_of(*request, others, now_ms),
                 Cold::Pop(pop) if ok => self.pop(pop, now_ms),
                 Cold::Loan(loan) if ok => self.end_loan(loan, now_ms),
                 Cold::Pop(pop) => self.refuse_read(&pop.reply),
@@ -525,7 +526,7 @@ impl Desk {
                 Cold::Half(id) if ok => self.check_half(local, id, now_ms),
                 Cold::Half(_) => {}
                 Cold::Pull(Pull { reply, .. }) => self.refuse_read(&reply),
-                Cold::Request(request) => self.refuse_read(&request.reply),
+                Cold::Request(request) | Cold::Recall(request, _) => self.refuse_read(&request.reply),
                 Cold::Ask(mut ask) => {
                     if !ok {
                         ask.inquiry.skip();

@@ -151,6 +151,7 @@ pub const KEYS: &[Key] = &[
     switch("broker.separate_retry_queue", false, "Messages that were popped in vain come again in a queue of the number that they had (useSeparateRetryQueue). Off: in queue 0."),
     switch("broker.pop_retry_v2", false, "Messages that were popped in vain come again in `%RETRY%group+topic` instead of `%RETRY%group_topic` (enableRetryTopicV2)."),
     number("broker.timer_max_delay_ms", Milliseconds, 604_800_000, 1_000, 315_360_000_000, "Furthest that a timer message may be due (timerMaxDelaySec): 7 days. Beyond: code 13."),
+    switch("broker.timer_delete_topic", false, "TIMER_DEL_UNIQKEY names `topic+unique id` (appendTopicForTimerDeleteKey). Off: a unique id of the message's own topic."),
     switch("broker.recall_message", true, "Timer messages can be recalled (recallMessageEnable, which is off in a stock broker). Off: code 16."),
     switch("broker.mixed_message_type", false, "Topics may be made with `message.type` MIXED (enableMixedMessageType). Off: code 29."),
     switch("broker.reject_transaction", false, "Refuse half messages with code 16 (rejectTransactionMessage)."),

@@ -163,6 +163,8 @@ pub enum Cold {
     Pull(Pull),
     /// A request that looks at one message (codes 33, 36, 37 and 370): executed again.
     Request(Box<Request>),
+    /// A message that is recalled or deleted; so many other cores have not looked for it.
+    Recall(Box<Request>, usize),
     /// A half message whose producer is to be asked, by its id.
     Half(u64),
     /// A question that all cores are asked: goes on where it stopped.

@@ -84,6 +84,8 @@ struct Said<'a> {
     dispatch: Option<&'a str>,
     /// It claims to be an inner batch: those are made here.
     is_inner: bool,
+    /// It deletes a timer message: what it is found by.
+    deletes: Option<&'a str>,
     /// The queue that it should have, of those that a topic has; only of messages of no other type.
     priority: Option<u32>,
     /// It is delayed, a half message or one of an order.
@@ -117,6 +119,7 @@ impl<'a> Said<'a> {
                 name::TIMER_DELAY_SEC | name::TIMER_DELAY_MS | name::TIMER_DELIVER_MS => {
                     (said.has_type, said.is_timer) = (true, true);
                 }
+                name::TIMER_DEL_UNIQKEY => said.deletes = Some(value),
                 name::SHARDING_KEY => said.has_type = true,
                 name::PRIORITY => said.priority = value.parse::<i32>().ok().and_then(|value| value.try_into().ok()),
                 name::INNER_MULTI_DISPATCH => said.dispatch = Some(value),
@@ -167,6 +170,9 @@ impl Desk {
             return self.begin_dispatch(call, Admitted { send, said, target }, names, now_ms);
         }
 
+        if said.deletes.is_some() && said.is_timer && timer::deletes(&send, &said) {
+            return self.delete_timer(call, self.settings.cores - 1, now_ms);
+        }
         let mut text = std::mem::take(&mut self.text);
         text.clear();
         text.push_str(send.properties);

@@ -33,6 +33,7 @@ const fn number(min: u64, max: u64, get: fn(&Settings) -> u64, set: fn(&mut Sett
 /// What is in force once the change is answered. Ranges are those of the keys in `keys.rs`.
 #[rustfmt::skip]
 const KNOBS: &[(&str, Knob)] = &[
+    ("appendTopicForTimerDeleteKey", Knob::Switch(|at| &mut at.timer_delete_topic)),
     ("autoCreateSubscriptionGroup", Knob::Switch(|at| &mut at.auto_create_group)),
     ("autoCreateTopicEnable", Knob::Switch(|at| &mut at.auto_create_topic)),
     ("brokerPermission", number(0, 7, |at| at.permission as u64, |at, to| at.permission = to as i32)),

@@ -97,6 +97,8 @@ pub struct Settings {
     pub pop_retry_v2: bool,
     /// `broker.timer_max_delay_ms`.
     pub timer_max_delay_ms: u64,
+    /// `broker.timer_delete_topic`.
+    pub timer_delete_topic: bool,
     /// `broker.recall_message`.
     pub recall_message: bool,
     /// `broker.mixed_message_type`.
@@ -239,6 +241,7 @@ impl Config {
             separate_retry_queue: self.switch("broker.separate_retry_queue"),
             pop_retry_v2: self.switch("broker.pop_retry_v2"),
             timer_max_delay_ms: self.number("broker.timer_max_delay_ms"),
+            timer_delete_topic: self.switch("broker.timer_delete_topic"),
             recall_message: self.switch("broker.recall_message"),
             mixed_message_type: self.switch("broker.mixed_message_type"),
             reject_transaction: self.switch("broker.reject_transaction"),

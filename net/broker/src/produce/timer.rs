@@ -1,7 +1,7 @@
 //! Messages that are due at a time of their own, and recalling them: 370 (PROTOCOL 2.3.4, 4.10).
 
 use protocol::AnswerWriter;
-use protocol::codes::response;
+use protocol::codes::{request, response};
 use protocol::headers::{RecallMessage, SendMessage};
 use protocol::message;
 use protocol::names::{self, ext, perm};
@@ -11,9 +11,10 @@ use protocol::recall::RecallHandle;
 use engine::error::AppendError;
 use engine::io::Pieces;
 
-use super::{Until, set_real};
+use super::{Said, Until, is_half, set_real, write_place};
 use crate::answer::BUSY;
 use crate::call::{Call, Request};
+use crate::config::Settings;
 use crate::desk::Desk;
 use crate::mail::Mail;
 use crate::parked::Cold;
@@ -53,7 +54,51 @@ impl Wants {
     }
 }
 
+/// Whether a message with TIMER_DEL_UNIQKEY is one that deletes: not if it has a level, or has waited already.
+pub(super) fn deletes(send: &SendMessage<'_>, said: &Said<'_>) -> bool {
+    !is_half(send, said) && said.delay_level <= 0 && properties::get(send.properties, name::TIMER_OUT_MS).is_none()
+}
+
+/// What a message of this topic deletes, by its property. A stock broker that appends no topic looks in all of them.
+fn target_of<'a>(topic: &'a str, key: &'a str, has_topic: bool) -> Option<(&'a str, &'a str)> {
+    if has_topic { key.split_once('+') } else { Some((topic, key)) }
+}
+
+fn illegal(most_ms: u64) -> String {
+    format!(
+        "timer message illegal, the delay time should not be bigger than the max delay {most_ms}ms; or if set del msg, \
+         the delay time should be bigger than the current time"
+    )
+}
+
 impl Desk {
+    /// A send that deletes a timer message which waits: with TIMER_DEL_UNIQKEY, and the time of the other one. Nothing is
+    /// stored for it. As in RocketMQ, the answer does not tell whether there was one. So many other cores have not
+    /// looked for it.
+    pub(crate) fn delete_timer(&mut self, call: &Call<'_>, others: usize, now_ms: u64) {
+        let send = match SendMessage::parse(call.header.code, &call.header.fields) {
+            Ok(send) => send,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let most_ms = self.settings.timer_max_delay_ms;
+        let due_ms = Wants::read(send.properties, now_ms).at_ms.and_then(|due_ms| u64::try_from(due_ms).ok());
+        let Some(due_ms) = due_ms.filter(|due_ms| *due_ms > now_ms && due_ms - now_ms <= most_ms) else {
+            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, &illegal(most_ms));
+        };
+        let key = properties::get(send.properties, name::TIMER_DEL_UNIQKEY).unwrap_or("");
+        let target = target_of(send.topic, key, self.settings.timer_delete_topic);
+        let handle = target.map(|(topic, unique)| RecallHandle {
+            topic: topic.to_owned(),
+            broker_name: String::new(),
+            due_ms: Some(due_ms),
+            unique: unique.to_owned(),
+        });
+        match handle {
+            Some(handle) => self.withdraw_any(call, &handle, due_ms, others, now_ms),
+            None => self.withdraw(call, None, key, now_ms),
+        }
+    }
+
     /// When a timer message is due. Its properties become those of one that waits, or the code and the remark say
     /// why it cannot.
     pub(super) fn timer(
@@ -70,14 +115,8 @@ impl Desk {
             return Ok(Until::Now);
         }
         let most_ms = self.settings.timer_max_delay_ms;
-        let illegal = || {
-            let remark = format!(
-                "timer message illegal, the delay time should not be bigger than the max delay {most_ms}ms; or if set del msg, \
-                 the delay time should be bigger than the current time"
-            );
-            (response::MESSAGE_ILLEGAL, remark)
-        };
-        // Who wants a timer deleted recalls it.
+        let illegal = || (response::MESSAGE_ILLEGAL, illegal(most_ms));
+        // Only a message of its own deletes another one: not one that comes out of a transaction.
         if wants.deletes {
             return Err(illegal());
         }
@@ -111,7 +150,10 @@ impl Desk {
     pub(crate) fn recall_of(&mut self, request: Request, others: usize, now_ms: u64) {
         let Request { header, body, reply, peer, resumed, orderly } = &request;
         let call = Call { header, body, reply: *reply, peer: *peer, resumed: *resumed, orderly: *orderly };
-        self.recall(&call, others, now_ms);
+        match call.header.code {
+            request::RECALL_MESSAGE => self.recall(&call, others, now_ms),
+            _ => self.delete_timer(&call, others, now_ms),
+        }
     }
 
     /// RECALL_MESSAGE (370): a message that waits is never delivered. So many other cores have not looked for it.
@@ -125,6 +167,11 @@ impl Desk {
             Err((code, remark)) => return self.refuse(&call.reply, code, &remark),
         };
         let due_ms = handle.due_ms.expect("it was checked");
+        self.withdraw_any(call, &handle, due_ms, others, now_ms);
+    }
+
+    /// Looks for a message that waits, here and then on the other cores.
+    fn withdraw_any(&mut self, call: &Call<'_>, handle: &RecallHandle, due_ms: u64, others: usize, now_ms: u64) {
         let key = RecallHandle::key(&handle.topic, &handle.unique, due_ms);
         let is_it = |record: &[u8]| {
             message::describe(record).is_some_and(|found| {
@@ -139,10 +186,13 @@ impl Desk {
                 return self.refuse_append(&call.reply, AppendError::Opening);
             }
             match self.partitions[local].find_delayed(key, &is_it) {
-                Ok(Some(byte)) => return self.withdraw(call, local, byte, &handle.unique, now_ms),
+                Ok(Some(byte)) => return self.withdraw(call, Some((local, byte)), &handle.unique, now_ms),
                 Ok(None) => {}
-                Err(load) => return self.wait_for(local, load, Cold::Request(call.to_request())),
+                Err(load) => return self.wait_for(local, load, Cold::Recall(call.to_request(), others)),
             }
+        }
+        if others == 0 && call.header.code != request::RECALL_MESSAGE {
+            return self.withdraw(call, None, &handle.unique, now_ms);
         }
         if others == 0 {
             // As a stock broker, which never looks: so who recalls again, because an answer was lost, is told the same.
@@ -185,18 +235,29 @@ impl Desk {
         Ok(handle)
     }
 
-    /// Answers once it is durable that the message at this log byte is never delivered.
-    fn withdraw(&mut self, call: &Call<'_>, local: usize, byte: u64, unique: &str, now_ms: u64) {
+    /// Answers once it is durable that the message at this log byte is never delivered; at once, if there is none.
+    fn withdraw(&mut self, call: &Call<'_>, place: Option<(usize, u64)>, unique: &str, now_ms: u64) {
+        let Some((local, byte)) = place else {
+            if call.reply.oneway {
+                return;
+            }
+            let (reply, settings) = (&call.reply, &self.settings);
+            return self.replies.write(reply.connection, true, |out| write_deleted(out, call, unique, settings));
+        };
         if !self.promises.has_room() {
             return self.refuse_append(&call.reply, AppendError::Busy);
         }
         let mut says = Says::Nothing;
         if !call.reply.oneway {
             let mut frame = self.promises.buffer();
-            let mut answer = AnswerWriter::new(&mut frame, call.reply.serialize, call.reply.opaque);
-            answer.text("msgId", unique);
-            answer.text(ext::MSG_REGION, &self.settings.region);
-            answer.finish();
+            if call.header.code == request::RECALL_MESSAGE {
+                let mut answer = AnswerWriter::new(&mut frame, call.reply.serialize, call.reply.opaque);
+                answer.text("msgId", unique);
+                answer.text(ext::MSG_REGION, &self.settings.region);
+                answer.finish();
+            } else {
+                write_deleted(&mut frame, call, unique, &self.settings);
+            }
             says = Says::Frame(frame);
         }
         let promise = Promise::Answer { to: call.reply, messages: 0, bytes: 0, since_ms: now_ms, says };
@@ -209,9 +270,24 @@ impl Desk {
     }
 }
 
+/// The answer to a send that deleted another message, or found none: it has no place of its own.
+fn write_deleted(out: &mut Vec<u8>, call: &Call<'_>, unique: &str, settings: &Settings) {
+    let mut answer = AnswerWriter::new(out, call.reply.serialize, call.reply.opaque);
+    answer.text("msgId", unique);
+    write_place(&mut answer, 0, 0, Some(unique), settings);
+    answer.finish();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_deleted_stands_in_the_key() {
+        assert_eq!(target_of("T", "A+B", false), Some(("T", "A+B")));
+        assert_eq!(target_of("T", "U+B", true), Some(("U", "B")));
+        assert_eq!(target_of("T", "B", true), None);
+    }
 
     #[test]
     fn times_are_read_in_the_order_of_a_stock_broker() {
