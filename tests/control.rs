@@ -322,6 +322,7 @@ fn the_times_of_a_queue_and_of_a_group_in_it_are_told() {
         let server = Server::with_cores(home, cores, &[]);
         let mut client = server.client();
         client.expect(response::SUCCESS, create_topic("T", 2));
+        client.expect(response::SUCCESS, heartbeat("c", "g", &["T"]));
         let before_ms = now_ms();
         for body in [b"a", b"b", b"c"] {
             client.expect(response::SUCCESS, send("T", 1, body));
