@@ -558,8 +558,8 @@ mod tests {
     #[test]
     fn a_batch_has_these_bytes_and_every_flipped_bit_is_noticed() {
         let bytes = batch();
-        let golden = "524d514200010002000000a900000003000000000000000500000000000010000000000000000fa0\
-                      0000018bcfe568000000abcd000000000000000013c5d33a";
+        let golden = "524d514200020002000000a900000003000000000000000500000000000010000000000000000fa0\
+                      0000018bcfe568000000abcd0000000000000000793d21af";
         assert_eq!(hex(&bytes[..BATCH_HEADER_BYTES]), golden);
         let opened = Batch::open(&bytes).expect("intact");
         let records: Vec<_> = opened.records().map(|(at, header, payload)| (at, header.offset, payload)).collect();
@@ -572,6 +572,10 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(Batch::open(&bytes[..length]).is_err(), "cut at {length}");
         }
+        let mut old = bytes;
+        old[5] = 1;
+        old[BATCH_CRC_AT..BATCH_HEADER_BYTES].copy_from_slice(&0x13c5_d33a_u32.to_be_bytes());
+        assert_eq!(Batch::open(&old).expect("version 1 is read").records().count(), 3);
     }
 
     #[test]
