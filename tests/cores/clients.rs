@@ -846,15 +846,16 @@ impl World {
         }
     }
 
-    /// One more message in the first queue of the first topic. Returns its number, and that of the request.
-    pub fn send_small(&mut self) -> (usize, i32) {
-        let first = self.model.send(0, 0, &[100], None);
+    /// One more message in a queue of the first topic. Returns its number, and that of the request.
+    pub fn send_small(&mut self, queue: u32) -> (usize, i32) {
+        let first = self.model.send(0, queue, &[100], None);
         let mut text = String::new();
         let tag = TAGS[first % TAGS.len()];
         if !tag.is_empty() {
             protocol::properties::append(&mut text, "TAGS", tag);
         }
-        let send = words::send_as(request::SEND_MESSAGE_V2, "topic-0", 0, &text, &self.model.body(first));
+        let send =
+            words::send_as(request::SEND_MESSAGE_V2, "topic-0", queue.cast_signed(), &text, &self.model.body(first));
         (first, self.write(0, send, Asked::Send { ids: first..first + 1 }))
     }
 
@@ -873,7 +874,7 @@ impl World {
         let opaque = self.write(reader, pull, Asked::Pull { topic: 0, offset, tag: None, then });
         (0..100).for_each(|_| self.turn());
         let before_ms = self.now_ms();
-        let (_, sent) = self.send_small();
+        let (_, sent) = self.send_small(0);
         while self.clients[0].waiting.contains_key(&sent) || self.clients[reader].waiting.contains_key(&opaque) {
             self.turn();
             let took_ms = self.now_ms() - before_ms;

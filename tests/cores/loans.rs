@@ -48,14 +48,16 @@ pub struct Loans {
     /// Attempts that were asked for more than once.
     repeated: BTreeSet<String>,
     life: u32,
+    /// The group keeps the order: what follows a message that is left comes again with it, acknowledged or not.
+    is_orderly: bool,
     /// A life has ended, or a disk failed, between two steps: a message may be in two places.
     is_twofold: bool,
 }
 
 impl Loans {
     /// Of a group that keeps the order or not. `is_failing`: logs may close and be read again.
-    pub fn new(is_failing: bool) -> Loans {
-        Loans { is_twofold: is_failing, ..Loans::default() }
+    pub fn new(is_orderly: bool, is_failing: bool) -> Loans {
+        Loans { is_orderly, is_twofold: is_failing, ..Loans::default() }
     }
 
     /// One that was given.
@@ -91,9 +93,10 @@ impl Loans {
         };
         for other in self.by_id.get(&id).into_iter().flatten().map(|number| &self.given[*number]) {
             let is_same = other.source == given.source;
-            let is_over = other.life == self.life && other.is_acked && pop_ms >= other.pop_ms;
+            let is_first = self.is_first_left(other);
+            let is_over = is_first && other.life == self.life && other.is_acked && pop_ms >= other.pop_ms;
             assert!(!is_over || !is_same && self.is_twofold, "acknowledged, and given again: {other:?}, {given:?}");
-            let is_done = other.life < self.life && other.is_certain && is_same;
+            let is_done = is_first && other.life < self.life && other.is_certain && is_same;
             assert!(!is_done, "acknowledged durably, and given again: {other:?}, {given:?}");
             if is_same {
                 self.check_apart(other, &given);
@@ -127,6 +130,17 @@ impl Loans {
             let Some(id) = id_at(offset) else { continue };
             assert!(self.may_be_done(id), "{offset} with message {id} is left, and {offsets:?} were given");
         }
+    }
+
+    /// Whether nothing is left before a message on its loan, so that it does not come again with that.
+    fn is_first_left(&self, given: &Given) -> bool {
+        let before = |other: &Given| {
+            let of_loan = (other.life, other.pop_ms) == (given.life, given.pop_ms);
+            let (one, two) = (&other.source, &given.source);
+            of_loan && (&one.topic, one.queue) == (&two.topic, two.queue) && one.offset < two.offset
+        };
+        !self.is_orderly
+            || self.given.iter().filter(|other| before(other)).all(|other| other.is_acked || other.is_certain)
     }
 
     /// Two gifts that must not overlap.

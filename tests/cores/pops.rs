@@ -333,6 +333,8 @@ impl World {
     pub fn drain(&mut self, manner: Manner, found: &BTreeSet<usize>) {
         self.calm = true;
         self.clients.iter_mut().for_each(|client| client.held.clear());
+        // Much of it comes in vain once more, without a restart that makes everything new.
+        self.drain_once(manner, true);
         let mut quiet = 0;
         for _ in 0..ROUNDS_MAX {
             // Whatever anybody has is nobody's then.
@@ -342,7 +344,7 @@ impl World {
             while self.now_ms() < from_ms + 1_500 {
                 self.turn();
             }
-            quiet = if self.drain_once(manner) { 0 } else { quiet + 1 };
+            quiet = if self.drain_once(manner, false) { 0 } else { quiet + 1 };
             if quiet == 2 {
                 break;
             }
@@ -357,20 +359,22 @@ impl World {
         self.loans.check(&found, &dead);
     }
 
-    /// Whether there was something.
-    fn drain_once(&mut self, manner: Manner) -> bool {
+    /// Whether there was something. `forgets`: for a short time, and half of it is not acknowledged.
+    fn drain_once(&mut self, manner: Manner, forgets: bool) -> bool {
+        let invisible_ms = if forgets { INVISIBLE_MS[1] } else { LONG_MS.cast_unsigned() };
         let mut any = false;
         for topic in 0..TOPICS {
             loop {
-                let opaque = self.pop_as(manner, 0, topic, -1, (32, LONG_MS.cast_unsigned(), 0), None);
+                let opaque = self.pop_as(manner, 0, topic, -1, (32, invisible_ms, 0), None);
                 while self.clients[0].waiting.contains_key(&opaque) {
                     self.turn();
                 }
-                let held = std::mem::take(&mut self.clients[0].held);
+                let mut held = std::mem::take(&mut self.clients[0].held);
                 if held.is_empty() {
                     break;
                 }
                 any = true;
+                held.retain(|_| !forgets || self.random.chance(500));
                 self.ack_all(0, &held);
                 while !self.clients[0].waiting.is_empty() {
                     self.turn();
@@ -403,13 +407,17 @@ impl World {
 
     /// A message goes to a pop that waits for it, and that takes no longer than it must.
     pub fn be_prompt_to_poppers(&mut self, manner: Manner) {
+        self.expect(&words::create_topic("topic-0", QUEUES));
+        self.model.created(0);
+        // It may lie on another core than the pop waits on.
+        let queue = self.random.below(QUEUES.into()) as u32;
         let reader = self.clients.len() - 1;
         let opaque = self.pop_as(manner, reader, 0, -1, (32, LONG_MS.cast_unsigned(), 30_000), None);
         (0..100).for_each(|_| self.turn());
         let before_ms = self.now_ms();
-        let mut first = self.send_small().0;
+        let mut first = self.send_small(queue).0;
         while !manner.wants(first) {
-            first = self.send_small().0;
+            first = self.send_small(queue).0;
         }
         while !self.clients[reader].held.iter().any(|held| self.loans.of(held.number).id == first) {
             self.turn();

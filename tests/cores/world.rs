@@ -163,7 +163,10 @@ impl World {
         World {
             model: Model::new(topics.chain(retries)),
             manner: Manner::of(plan.seed),
-            loans: Loans::new(plan.faults != Faults::default() || plan.space.is_some()),
+            loans: Loans::new(
+                Manner::of(plan.seed) == Some(Manner::Orderly),
+                plan.faults != Faults::default() || plan.space.is_some(),
+            ),
             clients: (0..clients).map(|number| Client::new(number, &mut random)).collect(),
             calm: false,
             flush,
