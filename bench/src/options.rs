@@ -445,8 +445,12 @@ mod tests {
             for name in key.aliases.iter().chain([&key.name]) {
                 assert!(names.insert(*name), "{name} stands twice");
             }
-            let depth = if name.starts_with("iodepth_batch") { "iodepth=64\n" } else { "" };
-            job(&format!("{depth}{}", key.example)).unwrap_or_else(|error| panic!("{}: {error}", key.example));
+            let with = match name {
+                "iodepth_batch_complete" => "iodepth=64\n",
+                "filter" => "rw=consume\n",
+                _ => "",
+            };
+            job(&format!("{with}{}", key.example)).unwrap_or_else(|error| panic!("{}: {error}", key.example));
         }
     }
 

@@ -71,6 +71,32 @@ fn a_broker_is_loaded_in_every_way() {
 }
 
 #[test]
+fn what_needs_more_than_one_request_is_counted_once() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Running::start(&home.path().join("log")).unwrap();
+    let global = format!("[global]\nbroker={}\nruntime=60\nqueues=2\ngroup_reporting\nstonewall\n", server.address);
+    let jobs = run(
+        home.path(),
+        &format!(
+            "{global}[half]\ntopic=T\ntransaction\nnumjobs=2\niodepth=8\nnumber_ios=100\n\
+             [timer]\ntopic=Later\ndelay=1ms-5ms\nnumber_ios=50\niodepth=5\n\
+             [level]\ntopic=Later\ndelay_level=1\nnumber_ios=50\niodepth=5\n"
+        ),
+    );
+    let counts: Vec<_> = jobs.iter().map(|job| count(job, "write")).collect();
+    assert_eq!(counts, [200, 50, 50]);
+    // What was committed is there, in both queues, and pops take each of it once.
+    let pops = "rw=pop\nnumjobs=2\niodepth=2\nbatch=7\nruntime=2\n";
+    let jobs = run(home.path(), &format!("{global}[batch]\ntopic=T\n{pops}[nothing]\ntopic=T\n{pops}"));
+    assert_eq!((count(&jobs[0], "read"), count(&jobs[1], "read")), (200, 0));
+    let jobs = run(
+        home.path(),
+        &format!("{global}[more]\ntopic=U\nnumber_ios=40\n[each]\ntopic=U\n{pops}ack=each\n[nothing]\ntopic=U\n{pops}"),
+    );
+    assert_eq!((count(&jobs[1], "read"), count(&jobs[2], "read")), (40, 0));
+}
+
+#[test]
 fn the_engine_and_plain_files_are_loaded() {
     let home = tempfile::tempdir().unwrap();
     let jobs = run(
