@@ -361,25 +361,6 @@ fn acknowledgements_survive_kill_9_and_nothing_else_is_lost() {
             server.kill();
             server = Server::with_cores(home, cores, &[]);
             client = server.client();
-            // What an earlier life lent and nobody lent since can still be acknowledged: one by one, or together.
-            let late: Vec<&Got> = popped.iter().filter(|got| left.contains(&got.body)).take(2).collect();
-            client.expect(response::SUCCESS, ack(late[0]));
-            let words: Vec<i64> = late[1].handle.split(' ').map(|word| word.parse().unwrap_or(0)).collect();
-            let batch = BatchAck {
-                bits: BitSet::of([usize::try_from(late[1].offset - words[0]).unwrap()]),
-                consumer_group: GROUP.to_owned(),
-                pop_time: words[1],
-                queue_id: late[1].queue,
-                retry: "0".to_owned(),
-                start_offset: words[0],
-                topic: "T".to_owned(),
-                ..BatchAck::default()
-            };
-            let body = bodies::encode(&BatchAcks { acks: vec![batch], broker_name: "broker-a".to_owned() });
-            client.expect(response::SUCCESS, telling(request::BATCH_ACK_MESSAGE, &[], body));
-            late.iter().for_each(|got| assert!(left.remove(&got.body)));
-            // Other cores hear of it a little later.
-            wait_until_durable(&mut client);
         }
     });
 }

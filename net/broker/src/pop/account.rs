@@ -276,31 +276,6 @@ impl Account {
         Done::Now
     }
 
-    /// A message that an earlier life of the broker lent is acknowledged. It is done with, unless it was lent again since,
-    /// or `ranges_max` ranges are done with apart from one another.
-    pub fn ack_late(&mut self, offset: u64, ranges_max: usize) {
-        if offset < self.next {
-            return;
-        }
-        let place = self.ahead.partition_point(|range| range.end < offset);
-        let is_full = self.ahead.len() + self.out >= ranges_max;
-        match self.ahead.get_mut(place) {
-            Some(range) if range.contains(&offset) => {}
-            Some(range) if range.end == offset => {
-                range.end += 1;
-                let end = range.end;
-                if let Some(next) = self.ahead.get(place + 1).filter(|next| next.start == end).cloned() {
-                    self.ahead[place].end = next.end;
-                    self.ahead.remove(place + 1);
-                }
-            }
-            Some(range) if range.start == offset + 1 => range.start = offset,
-            _ if is_full => {}
-            _ => self.ahead.insert(place, offset..offset + 1),
-        }
-        self.advance(self.next);
-    }
-
     /// Several messages of a loan are acknowledged: those of which `is_acked` says so by their distance from the
     /// first. Returns how many.
     pub fn ack_some(&mut self, id: LoanId, is_acked: impl Fn(u64) -> bool) -> usize {
@@ -685,29 +660,6 @@ mod tests {
         assert_eq!((account.times(11), account.times(13), account.floor()), (3, 3, 13));
         assert_eq!(account.ack(id, 13), Done::Now);
         assert_eq!((account.floor(), account.is_quiet(0)), (15, true));
-    }
-
-    #[test]
-    fn what_an_earlier_life_lent_is_done_with_once_it_is_acknowledged() {
-        // 5 to 15, 19 to 22 and from 31 on were on loan when the broker died.
-        let value = [&5u64.to_be_bytes()[..], &[10, 4, 3, 9]].concat();
-        let mut account = Account::read(&value).unwrap();
-        for offset in [8, 7, 9, 14, 21, 7] {
-            account.ack_late(offset, 100);
-        }
-        assert_eq!(account.ahead, [7..10, 14..19, 21..31]);
-        for offset in [19, 20, 6, 5, 4] {
-            account.ack_late(offset, 100);
-        }
-        assert_eq!(account.next(), 10);
-        assert!(account.ahead.iter().eq([&(14..31)]), "{:?}", account.ahead);
-        // Lent again it is the new loan's; and ranges are bounded.
-        account.advance(12);
-        let id = account.lend(&[10, 11], 1_000, 2_000, Kind::Plain);
-        account.ack_late(10, 100);
-        assert_eq!((account.out(), account.ack(id, 10)), (2, Done::Now));
-        account.ack_late(40, 2);
-        assert!(account.ahead.iter().eq([&(14..31)]), "{:?}", account.ahead);
     }
 
     #[test]

@@ -12,14 +12,14 @@ use protocol::codes::response;
 use protocol::headers::{AckMessage, ChangeInvisibleTime, ChangeInvisibleTimeAnswer, PollingInfo, PollingInfoAnswer};
 use protocol::names;
 
-use super::account::{Account, Done, Kind, LOAN_MESSAGES_MAX, LoanId};
-use super::accounts::{AccountId, LoanOf};
+use super::account::{Account, Done, Kind, LoanId};
+use super::accounts::LoanOf;
 use super::handle::{Handle, REVIVE_ORDERLY};
 use super::waiting::LineKey;
 use super::{INVISIBLE_MS_MAX, illegal_queue};
 use crate::answer::BUSY;
 use crate::call::Call;
-use crate::catalog::{Topic, offset_key};
+use crate::catalog::Topic;
 use crate::desk::Desk;
 use crate::mail::Mail;
 
@@ -42,9 +42,7 @@ impl Desk {
             Ok(handle) => handle,
             Err(remark) => return self.refuse(&call.reply, response::SYSTEM_ERROR, &remark),
         };
-        if self.is_late(handle.loan) && handle.broker == self.settings.broker_name {
-            self.ack_late(asked.topic, key, asked.consumer_group, [offset].into_iter(), now_ms);
-        } else if !self.ack(key, asked.consumer_group, &handle, offset, now_ms) {
+        if !self.ack(key, asked.consumer_group, &handle, offset, now_ms) {
             let remark = format!(
                 "offset is illegal, key:{}@{}, old:{}, commit:{offset}, next:-1, {}",
                 asked.topic,
@@ -95,13 +93,6 @@ impl Desk {
                 continue;
             };
             let loan = LoanId { start, pop_ms };
-            if self.is_late(loan) {
-                let bits = (0..8 * ack.bits.0.len() as u64).filter(|bit| ack.bits.get(*bit));
-                let offsets = bits.take(LOAN_MESSAGES_MAX).filter_map(|bit| start.checked_add(bit));
-                let name = self.real_queue(&ack).map(|(topic, _)| topic.name.clone()).expect("its key is known");
-                self.ack_late(&name, key, &ack.consumer_group, offsets, now_ms);
-                continue;
-            }
             let Some(account) = self.accounts.find(key, &ack.consumer_group) else { continue };
             let before = self.accounts.get(account).map_or(0, |holder| holder.account.out());
             self.accounts.change(account, now_ms, |account| account.ack_some(loan, |bit| ack.bits.get(bit)));
@@ -167,38 +158,6 @@ impl Desk {
         let header = self.replies.header(&call.reply, response::SUCCESS);
         PollingInfoAnswer { polling_num: i32::try_from(count).unwrap_or(i32::MAX) }.push(&mut header.fields);
         self.replies.send(&call.reply, Pieces::new());
-    }
-
-    /// Whether an earlier life of the broker gave a loan, which nobody knows any more. One of before what could be out
-    /// then is none.
-    fn is_late(&self, loan: LoanId) -> bool {
-        let started_ms = self.settings.started_ms;
-        loan.pop_ms < started_ms && started_ms - loan.pop_ms <= INVISIBLE_MS_MAX
-    }
-
-    /// Messages that an earlier life lent are acknowledged: what was not lent again since is done with.
-    fn ack_late(&mut self, topic: &str, key: QueueKey, group: &str, offsets: impl Iterator<Item = u64>, now_ms: u64) {
-        let Some(id) = self.accounts.find(key, group).or_else(|| self.account_again(topic, key, group)) else { return };
-        let Some(local) = self.accounts.get(id).map(|holder| holder.local) else { return };
-        if !self.partitions[local].is_open() {
-            return;
-        }
-        let end = self.partitions[local].span(key).max;
-        let ranges_max = self.settings.limits.pop_unacked;
-        self.accounts.change(id, now_ms, |account| {
-            offsets.filter(|offset| *offset < end).for_each(|offset| account.ack_late(offset, ranges_max));
-        });
-    }
-
-    /// Opens the account of a group that has popped in an earlier life.
-    fn account_again(&mut self, topic: &str, key: QueueKey, group: &str) -> Option<AccountId> {
-        let topic = self.catalog.topic(topic).cloned()?;
-        let group = self.catalog.group(group)?.name.clone();
-        let local = self.local(topic.partition_of(key.queue, self.settings.partitions))?;
-        let partition = &self.partitions[local];
-        let fact = partition.fact(&offset_key(key.topic, key.queue, &group)).filter(|_| partition.is_open())?;
-        let account = Account::read(fact)?;
-        self.accounts.open(key.queue, &topic, &group, local, account)
     }
 
     /// Acknowledges a message. False: an orderly one was never lent.
