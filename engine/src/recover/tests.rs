@@ -389,6 +389,7 @@ fn what_is_no_segment_is_removed_kept_or_left_alone() {
     assert_eq!(found.live.len(), 1);
     let recovery = disk.ready().unwrap();
     assert_eq!(recovery.files().len(), 7);
+    assert!(recovery.is_direct());
     assert_eq!(recovery.segments().collect::<Vec<_>>(), [(0, SEGMENT)]);
     assert_eq!(recovery.handles(), [Handle(1), Handle(2)]);
 }
@@ -610,6 +611,14 @@ fn a_checkpoint_says_where_to_begin_and_what_must_be_there() {
 }
 
 #[test]
+fn a_batch_across_two_reads_is_found() {
+    let mut disk = Disk::new(1 << 20);
+    let told = [200_000, 100_000, 10].map(|payload| disk.batch(payload));
+    assert_eq!(disk.recover().unwrap().end.head, disk.head);
+    assert_eq!(disk.found, told);
+}
+
+#[test]
 fn reads_grow_and_stay_within_their_segment() {
     let mut disk = Disk::new(16 << 20);
     disk.batch(100);
@@ -623,6 +632,15 @@ fn reads_grow_and_stay_within_their_segment() {
     assert!(disk.reads().windows(2).all(|pair| pair[0].0 + pair[0].1 == pair[1].0), "no byte is read twice");
     let (at, length) = *disk.reads().last().unwrap();
     assert_eq!(at + length, 16 << 20);
+}
+
+#[test]
+fn a_window_drops_whole_blocks_and_no_more() {
+    let mut window = Window { from: BLOCK_BYTES, bytes: vec![1; 3 * BLOCK_BYTES as usize].into() };
+    for byte in [2 * BLOCK_BYTES + 900, 2 * BLOCK_BYTES] {
+        window.skip_to(byte);
+        assert_eq!((window.from, window.end()), (2 * BLOCK_BYTES, 4 * BLOCK_BYTES), "at {byte}");
+    }
 }
 
 #[test]
