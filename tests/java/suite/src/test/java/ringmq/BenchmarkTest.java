@@ -11,15 +11,26 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.regex.Pattern;
+import java.util.stream.Stream;
+import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageQueue;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import ringmq.rig.Node;
+import ringmq.rig.Rig;
 import ringmq.rig.Server;
 import ringmq.rig.Until;
 
 /** The benchmark programs of rocketmq-example, for some seconds: they speak RocketMQ's binary header instead of JSON. */
 class BenchmarkTest extends SharedServer {
     private static final Pattern PRODUCED = Pattern.compile("Send TPS: [1-9]\\d* .*Send Failed: 0 \\| Response Failed: 0");
+    private static final Pattern BATCHED = Pattern.compile("Send TPS: [1-9]\\d* \\| Send MPS: [1-9]\\d* .*Send Failed: 0 \\| Send Message Failed: 0");
+    private static final Pattern ENDED =
+        Pattern.compile("Send TPS: +[1-9]\\d* .*Send Failed: 0 \\| Check: \\d+ \\| UnexpectedCheck: 0 \\| DuplicatedCheck: 0");
+    private static final Pattern PUT_OFF = Pattern.compile("Send TPS: [1-9]\\d*, .*Send Failed: 0, Response Failed: 0");
+    // Never before its time.
+    private static final Pattern DUE = Pattern.compile("Consume TPS: [1-9]\\d*, Avg delayedDuration: +\\d+\\.\\d+, Max delayedDuration: \\d+");
     private static final Pattern CONSUMED = Pattern.compile("Consume TPS: [1-9]\\d* .*Consume Fail: 0");
 
     @TempDir
@@ -54,7 +65,43 @@ class BenchmarkTest extends SharedServer {
         }
     }
 
+    /** Side by side, on a server of their own, because the timers would come while other tests run. */
+    @Test
+    void batchesTransactionsAndTimers() throws Exception {
+        try (Node own = Rig.dev(); Clients its = new Clients(own.namesrv())) {
+            String topic = its.topic(4);
+            String timers = its.topic(4);
+            Path batched = dir.resolve("batch");
+            Path ended = dir.resolve("transaction");
+            Path putOff = dir.resolve("timer-producer");
+            Path due = dir.resolve("timer-consumer");
+            DefaultMQProducer producer = its.producer();
+            try (Server one = start(own, batched, "topic: ", "BatchProducer", "-t", topic, "-w", "2", "-s", "256", "-b", "16", "-ri", "1000");
+                Server two = start(own, ended, "", "TransactionProducer", "-t", topic, "-w", "2", "-s", "256", "-sr", "0.1", "-su", "0.1", "-ri", "1000");
+                Server three = start(own, putOff, "Start sending", "timer.TimerProducer", "-t", topic, "-tc", "2", "-st", "100", "-mt", "2000");
+                Server four = start(own, due, "Start receiving", "timer.TimerConsumer", "-t", timers)) {
+                // The timers of the one are due two minutes later: the other one gets some that are due sooner.
+                Until.holds(Clients.LATER, () -> "figures of all: " + Stream.of(batched, ended, putOff, due).map(BenchmarkTest::read).toList(), () -> {
+                    String dueMs = Long.toString(System.currentTimeMillis() + 200);
+                    Message message = new Message(timers, Clients.bytes("due"));
+                    message.putUserProperty("MY_RECORD_TIMER_DELIVER_MS", dueMs);
+                    message.setDeliverTimeMs(Long.parseLong(dueMs));
+                    producer.send(message);
+                    return BATCHED.matcher(read(batched)).find() && ENDED.matcher(read(ended)).find()
+                        && PUT_OFF.matcher(read(putOff)).find() && DUE.matcher(read(due)).find();
+                });
+            }
+            for (Path output : List.of(batched, ended, putOff)) {
+                assertFalse(read(output).matches("(?s).*(Failed|UnexpectedCheck|DuplicatedCheck): [1-9].*"), read(output));
+            }
+        }
+    }
+
     private Server start(Path output, String ready, String program, String... arguments) {
+        return start(node, output, ready, program, arguments);
+    }
+
+    private Server start(Node node, Path output, String ready, String program, String... arguments) {
         List<String> command = new ArrayList<>(List.of("java", "-Xmx256m", "-XX:+UseSerialGC", "-Duser.home=" + dir,
             "-cp", System.getProperty("java.class.path"), "org.apache.rocketmq.example.benchmark." + program, "-n", node.namesrv()));
         command.addAll(List.of(arguments));
