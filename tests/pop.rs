@@ -454,9 +454,9 @@ fn an_orderly_queue_gives_nothing_before_it_has_its_answers() {
         let popped = got(&client.ask(orderly(3, LONG_MS, Some("four"))));
         assert_eq!(bodies_of(&popped), ["e", "f", "g"]);
         client.expect(response::SUCCESS, ack(&popped[0]));
-        client.expect(response::SUCCESS, ack(&popped[2]));
-        let waiting = client.write(pop_with(PopMessage { order: true, poll_time: 60_000, ..header("T", -1) }));
+        let waiting = client.write(pop_with(PopMessage { order: true, poll_time: 20_000, ..header("T", -1) }));
         other.expect(response::SUCCESS, change(&popped[1], 50));
+        other.expect(response::SUCCESS, ack(&popped[2]));
         let answer = client.answer(waiting);
         let again = got(&answer);
         assert_eq!((bodies_of(&again), field(&answer, "orderCountInfo")), (vec!["f", "g"], "0 qo1%5 1;0 qo1%6 1"));

@@ -271,6 +271,9 @@ impl Account {
                 self.times.retain(|(lent, _)| *lent > last);
             }
             self.loans.remove(&id);
+        } else if loan.kind == Kind::Orderly {
+            // What is left may be over sooner than this one would have been.
+            loan.until_ms = loan.free_ms();
         }
         self.out -= 1;
         Done::Now
@@ -367,7 +370,8 @@ impl Account {
         for id in ids {
             let loan = self.loans.remove(&id).expect("it was there just now");
             self.out -= loan.left.count_ones() as usize;
-            back.extend(loan.rest(id));
+            // Not what a log has lost with its end.
+            back.extend(loan.rest(id).filter(|offset| *offset < self.next));
         }
         back.sort_unstable();
         let Some(first) = back.first().copied() else { return };
@@ -690,6 +694,14 @@ mod tests {
         assert_eq!((account.next(), account.stretch()), (5, 10));
         account.advance(15);
         assert_eq!(account.next(), 17, "what was done with before the end is done with");
+        // What follows a message that is left comes again with it, but not what is lost.
+        let mut account = Account::new(5);
+        account.advance(9);
+        let id = account.lend(&[5, 6, 7, 8], 1_000, 2_000, Kind::Orderly);
+        assert_eq!((account.ack(id, 6), account.ack(id, 8)), (Done::Now, Done::Now));
+        account.cut(7);
+        account.take_back(None);
+        assert_eq!((account.next(), account.stretch(), account.out()), (5, u64::MAX, 0));
     }
 
     #[test]

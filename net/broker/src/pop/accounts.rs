@@ -206,7 +206,26 @@ impl Accounts {
 
     /// A message is acknowledged, or safe elsewhere.
     pub fn ack(&mut self, of: LoanOf, offset: u64, now_ms: u64) -> Done {
-        self.change(of.account, now_ms, |account| account.ack(of.loan, offset)).unwrap_or(Done::Stale)
+        self.settle(of, now_ms, |account| account.ack(of.loan, offset)).unwrap_or(Done::Stale)
+    }
+
+    /// Several of a loan are: see [`Account::ack_some`].
+    pub fn ack_some(&mut self, of: LoanOf, now_ms: u64, is_acked: impl Fn(u64) -> bool) {
+        self.settle(of, now_ms, |account| account.ack_some(of.loan, is_acked));
+    }
+
+    /// What is left of an orderly loan may be over sooner than what is acknowledged would have been.
+    fn settle<T>(&mut self, of: LoanOf, now_ms: u64, ack: impl FnOnce(&mut Account) -> T) -> Option<T> {
+        let until_ms = |account: &Account| account.loan(of.loan).map(|loan| loan.until_ms);
+        let (before, outcome, after) = self.change(of.account, now_ms, |account| {
+            let before = until_ms(account);
+            let outcome = ack(account);
+            (before, outcome, until_ms(account))
+        })?;
+        if let Some(until_ms) = after.filter(|_| after != before) {
+            self.remind(of, until_ms);
+        }
+        Some(outcome)
     }
 
     /// The next loan whose time is over.
@@ -318,6 +337,21 @@ mod tests {
         let one = open(&mut accounts, 0, "g");
         let two = open(&mut accounts, 1, "g");
         (accounts, one, two)
+    }
+
+    #[test]
+    fn an_orderly_loan_is_over_when_what_is_left_of_it_is() {
+        let (mut accounts, one, _) = accounts();
+        let loan = accounts.lend(one, &[1, 2, 3], 10, 5_000, Kind::Orderly).unwrap();
+        let of = LoanOf { account: one, loan };
+        assert_eq!(accounts.ack(of, 1, 20), Done::Now);
+        accounts.change(one, 20, |account| account.extend(loan, 2, 20, 3_000, Kind::Plain)).unwrap().unwrap();
+        assert_eq!(accounts.take_due(4_999), None, "the third one has longer");
+        accounts.ack_some(of, 30, |distance| distance == 2);
+        assert_eq!(
+            (accounts.take_due(2_999), accounts.take_due(3_000), accounts.take_due(9_000)),
+            (None, Some(of), None)
+        );
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Desk {
             let loan = LoanId { start, pop_ms };
             let Some(account) = self.accounts.find(key, &ack.consumer_group) else { continue };
             let before = self.accounts.get(account).map_or(0, |holder| holder.account.out());
-            self.accounts.change(account, now_ms, |account| account.ack_some(loan, |bit| ack.bits.get(bit)));
+            self.accounts.ack_some(LoanOf { account, loan }, now_ms, |bit| ack.bits.get(bit));
             self.after_ack(key, &ack.consumer_group, before, ack.revive_queue_id == REVIVE_ORDERLY, now_ms);
         }
     }
