@@ -352,8 +352,8 @@ impl Aligned {
 /// kernel, and get each page of them new and empty: a fifth of what a core does while it reads an old log.
 struct Spares(Vec<NonNull<u8>>);
 
-/// Reads of such sizes, the largest of which all get, share their memory; smaller pieces the allocator keeps itself.
-const SPARE_BYTES: RangeInclusive<usize> = 64 << 10..=LOAD_BYTES as usize + BLOCK;
+/// Reads of such sizes share their memory: each gets as much as the largest, no more than twice what it needs.
+const SPARE_BYTES: RangeInclusive<usize> = LOAD_BYTES as usize / 2..=LOAD_BYTES as usize + BLOCK;
 /// So many wait for their next use: 16 MiB a thread.
 const SPARES_MAX: usize = 64;
 
@@ -560,11 +560,11 @@ mod tests {
         let places: Vec<_> = many.iter_mut().map(Aligned::as_mut_ptr).collect();
         many.drain(..SPARES_MAX);
         // Whatever its size, and whoever gives it back.
-        let mut again: Vec<Aligned> = (0..SPARES_MAX).map(|index| Aligned::uninit(load / 4 + index * 1024)).collect();
+        let mut again: Vec<Aligned> = (0..SPARES_MAX).map(|index| Aligned::uninit(load / 2 + index * 1024)).collect();
         assert!(again.iter_mut().all(|memory| places[..SPARES_MAX].contains(&memory.as_mut_ptr())));
         assert!(again.iter().all(|memory| memory.capacity() >= load));
         std::thread::spawn(move || drop(again)).join().unwrap();
-        assert!(Aligned::uninit(load / 4 - BLOCK).capacity() < load / 4, "small ones are as large as was asked");
+        assert!(Aligned::uninit(load / 2 - BLOCK).capacity() < load / 2, "small ones are as large as was asked");
         drop(many);
         SPARES.with_borrow(|spares| assert_eq!(spares.0.len(), SPARES_MAX, "and no more"));
     }

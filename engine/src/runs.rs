@@ -345,12 +345,9 @@ impl Runs {
             let index = self.list.partition_point(|run| run.from < below).checked_sub(1);
             let Some(index) = index else { return Ok(()) };
             let from = self.list[index].from;
-            match self.keys(index, search) {
-                Ok(found) => {
-                    let room = search.count - search.found.len();
-                    let older = found.into_iter().rev().filter(|byte| *byte < below);
-                    search.found.extend(older.take(room));
-                }
+            let room = search.count - search.found.len();
+            match self.keys(index, search, below, room) {
+                Ok(found) => search.found.extend(found),
                 Err(Miss::Damaged(_)) => search.is_partial = true,
                 Err(Miss::Loading(load)) => return Err(load),
             }
@@ -359,8 +356,9 @@ impl Runs {
         Ok(())
     }
 
-    /// Log bytes of messages of one run with a key, oldest first.
-    fn keys(&mut self, index: usize, search: &KeySearch) -> Result<Vec<u64>, Miss> {
+    /// Log bytes below `below` of messages of one run with a key, newest first and no more than `room`: all blocks of a
+    /// key that every message has would never be in memory together.
+    fn keys(&mut self, index: usize, search: &KeySearch, below: u64, room: usize) -> Result<Vec<u64>, Miss> {
         let head = self.head(index)?;
         let mut found = Vec::new();
         let header = &head.header;
@@ -371,11 +369,15 @@ impl Runs {
         // The first block that may have it is the last that begins below it.
         let first = fences.partition_point(|fence| *fence < search.hash).saturating_sub(1);
         let blocks = fences.partition_point(|fence| *fence <= search.hash);
-        for number in first..blocks {
+        for number in (first..blocks).rev() {
             let block = self.block(index, header.keys_at + number as u32, 1)?;
             let count = (header.keys as usize - number * Key::PER_BLOCK).min(Key::PER_BLOCK);
-            let keys = (0..count).map(|at| Key::at(&block, at));
-            found.extend(keys.filter(|key| key.0 == search.hash).map(|key| key.1));
+            let keys = (0..count).rev().map(|at| Key::at(&block, at));
+            let older = keys.filter(|key| key.0 == search.hash && key.1 < below).map(|key| key.1);
+            found.extend(older.take(room - found.len()));
+            if found.len() == room {
+                break;
+            }
         }
         Ok(found)
     }

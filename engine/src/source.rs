@@ -165,6 +165,10 @@ impl Source {
         match (std::mem::replace(&mut self.doing, Doing::Nothing), outcome) {
             (Doing::Opening, Ok(Outcome::Opened(handle))) => self.handle = Some(handle),
             (Doing::Opening, Err(Fault(libc::ENOENT))) => return Err(self.damaged(0, "the file is missing")),
+            // A disk that says which block it lost.
+            (Doing::Header | Doing::Queues(_) | Doing::Entries(_) | Doing::Keys(_), Err(Fault(libc::EIO))) => {
+                return Err(self.damaged(0, "it cannot be read"));
+            }
             (_, Err(fault)) => return Err(Trouble::Fault(fault)),
             (Doing::Header, Ok(Outcome::Read(block))) => {
                 let Place { from, to, bytes } = self.place;

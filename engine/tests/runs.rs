@@ -3,7 +3,7 @@
 //! read from it afterwards.
 
 use engine::buffer::Region;
-use engine::format::{BLOCK_BYTES, QueueKey};
+use engine::format::{BLOCK_BYTES, Position, QueueKey, RECORD_HEADER_BYTES};
 use engine::io::{Io, Op, OpenHow, Outcome, Tag};
 use engine::limits::LogConfig;
 use engine::message::{Description, Draft, Keys, Stamp};
@@ -106,8 +106,13 @@ impl World {
     }
 
     /// Numbers of all messages of a queue from an offset on; `Err` at the offset where something is damaged.
-    fn read(&mut self, queue: u32, mut offset: u64) -> Result<Vec<u64>, u64> {
-        let limits = PullLimits { messages: 32, bytes: 1 << 20, scan: 100 };
+    fn read(&mut self, queue: u32, offset: u64) -> Result<Vec<u64>, u64> {
+        self.read_by(32, queue, offset)
+    }
+
+    /// As [`read`](World::read), so many at a time.
+    fn read_by(&mut self, messages: u32, queue: u32, mut offset: u64) -> Result<Vec<u64>, u64> {
+        let limits = PullLimits { messages, bytes: 1 << 20, scan: 100 };
         let mut found = Vec::new();
         loop {
             match self.partition.pull(QueueKey { topic: 1, queue }, offset, limits, &|_| true).0 {
@@ -269,6 +274,44 @@ fn a_run_whose_log_is_damaged_too_is_told_and_in_nobody_s_way() {
     world.send(17_500, 2000);
     world.until(|world| world.partition.stats().upkeep.0 > 1);
     assert_eq!((world.partition.stats().damaged_runs, world.closed), (1, 0));
+}
+
+/// A message that is read from disk has a sum of its own; what stands before it only has that of its batch, which a
+/// reader does not see.
+#[test]
+fn a_wrong_header_before_a_message_leads_no_reader_astray() {
+    let mut world = some_runs();
+    let pull = |world: &mut World, limits| loop {
+        match world.partition.pull(QueueKey { topic: 1, queue: 1 }, 33, limits, &|_| true).0 {
+            Pull::Found { messages, .. } => return messages[0].clone(),
+            Pull::Loading(load) => world.until(|world| world.loaded.contains_key(&load)),
+            other => panic!("{other:?}"),
+        }
+    };
+    let message = pull(&mut world, PullLimits { messages: 1, bytes: 1 << 20, scan: 1 });
+    assert_eq!(number_of(&message), 100);
+    let position = Position(u64::from_be_bytes(message[8..16].try_into().unwrap()));
+    let header = position.byte() - RECORD_HEADER_BYTES as u64;
+    let wanted: Vec<u64> = (0..1500).filter(|number| number % 3 == 1).collect();
+    for byte in (8..9).chain(20..32) {
+        world = world.again(|disk| disk.flip("00000000000000000000", header + byte));
+        for messages in [1, 32] {
+            match world.read_by(messages, 1, 0) {
+                Ok(all) => assert_eq!(all, wanted, "byte {byte} of the header, by {messages}"),
+                Err(offset) => assert_eq!(offset, 33, "it may be told to be damaged"),
+            }
+        }
+        // Back to what it was.
+        world = world.again(|disk| disk.flip("00000000000000000000", header + byte));
+    }
+}
+
+#[test]
+fn a_key_that_all_have_is_found_newest_first_and_no_further_than_asked() {
+    let mut world = some_runs().again(|_| {});
+    for count in [1, 7, 300, 1500, 2000] {
+        assert_eq!(world.find_newest(KEY, count), (count.min(1500), false));
+    }
 }
 
 #[test]

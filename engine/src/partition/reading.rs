@@ -101,6 +101,8 @@ impl Partition {
         let mut messages = Vec::with_capacity(limits.messages.min(PULL_CAPACITY) as usize);
         let mut bytes = 0;
         let (mut next, mut used) = (offset, None);
+        // Where the message that was used last was seen first.
+        let mut used_at = offset;
         // Offsets that what is given takes, and the last of it.
         let (mut taken, mut given) = (0, None);
         // Some that were read do not match: what lies behind them is an answer, or a queue whose messages do not
@@ -145,7 +147,7 @@ impl Partition {
                 match fetch(self.log.tail(), &self.loads, entry.byte, entry.length) {
                     Fetched::Here(message) => {
                         let Some(is_match) = matches.map_or(Some(true), |matches| matches(&message)) else { break };
-                        used = Some(entry.byte);
+                        (used, used_at) = (Some(entry.byte), next);
                         if !is_match {
                             passed = true;
                         } else {
@@ -170,16 +172,18 @@ impl Partition {
             }
             next += 1;
         }
-        if let Some(last) = used.and_then(|byte| self.header(byte)).map(|header| header.offsets())
-            && next < last.end
-        {
+        let end = used.and_then(|byte| self.header(byte)).map_or(0, |header| header.offsets().end);
+        // What is read from disk has a sum for the payload alone: a header is believed if the index says the same.
+        let is_its = (next + 1..=span.max).contains(&end)
+            && self.entry(key, end - 1).is_ok_and(|entry| entry.is_some_and(|entry| Some(entry.byte) == used));
+        if is_its {
             // Its other offsets were not looked at.
-            let all = u64::from(taken) + last.end - next;
+            let all = u64::from(taken) + end - next;
             if given == used && messages.len() > 1 && all > u64::from(limits.messages) {
                 messages.pop();
-                next = last.start;
+                next = used_at;
             } else {
-                next = last.end;
+                next = end;
             }
         }
         if let Some(cursor) = cursor {
