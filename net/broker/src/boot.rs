@@ -50,6 +50,9 @@ const CHUNKS_PER_LOG: usize = 16;
 const CHUNK_BYTES_MIN: usize = 64 << 10;
 /// A full mailbox is looked at again so soon; there is no event for room in it.
 const MAILBOX_PAUSE: Duration = Duration::from_millis(1);
+/// NameServers are asked for a route no longer than this: a stock client that is not answered within a second or two closes
+/// its connection, and what else waits on it is lost to it.
+const ROUTE_PATIENCE: Duration = Duration::from_millis(700);
 /// How often a start that takes long says how far it is.
 const PATIENCE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the NameServer's connections have for their last answers.
@@ -105,7 +108,7 @@ async fn serve(
                 interval: Duration::from_millis(config.number("broker.register_interval_ms")),
                 timeout: Duration::from_millis(config.number("broker.register_timeout_ms")),
             };
-            broker.find_routes(pace.timeout);
+            broker.find_routes(pace.timeout.min(ROUTE_PATIENCE));
             broker.post.send(0, Mail::Serve).await;
             let registered = registration.insert(Registration::start(&broker.settings, pace, &broker.catalogs));
             tokio::select! {

@@ -234,7 +234,9 @@ impl Desk {
             return self.refuse_topic(&call.reply, asked.topic);
         };
         // A group that is named like a light queue needs no configuration.
-        let is_light = self.settings.has_light_queues() && names::is_lmq(asked.consumer_group);
+        let is_light = self.settings.has_light_queues()
+            && names::is_lmq(asked.consumer_group)
+            && names::check_group(asked.consumer_group).is_ok();
         if !is_light && self.catalog.group(asked.consumer_group).is_none() {
             let remark = format!("subscription group not exist, {}", asked.consumer_group);
             return self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);

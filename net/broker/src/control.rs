@@ -102,20 +102,23 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// From these NameServers, each of which may take so long to answer.
+    /// From these NameServers, which together may take so long to answer.
     pub fn new(settings: &Settings, patience: Duration) -> Routes {
         let client = |server: &String| Client::new(server, ClientLimits::default());
         Routes { clients: settings.namesrv.iter().map(client).collect(), patience }
     }
 
     /// A topic's queues on all brokers that may be read, as the first NameServer tells that knows it. `None`: no
-    /// NameServer answers.
+    /// NameServer answers in time.
     pub async fn queues(&self, topic: &str) -> Option<Vec<MessageQueue>> {
         let mut found = None;
+        let until = Instant::now() + self.patience;
         for client in &self.clients {
             let mut command = Command::request(request::GET_ROUTEINFO_BY_TOPIC);
             GetRoute { topic, accept_standard_json_only: true }.push(&mut command.header.fields);
-            let Ok(answer) = client.call(command, self.patience).await else { continue };
+            let Ok(answer) = client.call(command, until.saturating_duration_since(Instant::now())).await else {
+                continue;
+            };
             match answer.header.code {
                 response::SUCCESS => match bodies::decode::<TopicRouteData>(&answer.body) {
                     Ok(route) => return Some(queues_of(topic, &route)),

@@ -128,7 +128,7 @@ pub fn place(header: &mut Header, catalog: &Catalog, partitions: u16, random: u6
 /// Whether the fast port serves this code. Everything but pulls and pops (PROTOCOL 1.5).
 pub fn is_served_fast(code: i32) -> bool {
     use request::*;
-    !matches!(code, PULL_MESSAGE | LITE_PULL_MESSAGE | POP_MESSAGE | NOTIFICATION | POLLING_INFO)
+    !matches!(code, PULL_MESSAGE | LITE_PULL_MESSAGE | PEEK_MESSAGE | POP_MESSAGE | NOTIFICATION | POLLING_INFO)
 }
 
 /// Whether this is a send, whose answers carry the broker's region also when they refuse.

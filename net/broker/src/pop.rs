@@ -45,6 +45,8 @@ use waiting::{LineKey, Watch};
 pub const INVISIBLE_MS_MAX: u64 = 259_200_000;
 /// So many messages of a queue a notification with a filter looks at; when more wait, at none.
 const NOTICE_MESSAGES_MAX: u64 = 64;
+/// Longest text of tags that a notification is filtered by; with a longer one everything is told.
+const NOTICE_TAGS_BYTES_MAX: usize = 1 << 10;
 /// A pop that comes so late after its own end is not served. Milliseconds.
 const LATE_MS: u64 = 500;
 /// How often a pop that was told of a message in vain is told again at once. Then it waits for the next one: what it may
@@ -288,7 +290,9 @@ impl Desk {
         // As in RocketMQ: without a type there is no filter, and one that is not of tags lets everything through here.
         if !kind.is_empty() && !text.is_empty() {
             let Some(wants) = self.own_filter(&call.reply, asked.topic, kind, text) else { return };
-            pop.wish = Wish::Notice { tags: matches!(wants, Wants::Tags(_)).then(|| text.into()) };
+            // A long text would be looked through at every message: who wants that much is told of everything.
+            let is_filter = matches!(wants, Wants::Tags(_)) && text.len() <= NOTICE_TAGS_BYTES_MAX;
+            pop.wish = Wish::Notice { tags: is_filter.then(|| text.into()) };
         }
         self.pop_again(pop, now_ms);
     }
@@ -649,6 +653,11 @@ impl Desk {
     fn has_wanted(&mut self, topic: &Topic, queue: u32, group: &str, wants: &Wants) -> bool {
         let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else { return false };
         let key = QueueKey { topic: topic.id, queue };
+        let account = self.accounts.find(key, group).and_then(|id| self.accounts.get(id));
+        if account.is_some_and(|holder| holder.account.has_orderly()) {
+            // What is lent and comes again lies before the next one, and was wanted.
+            return true;
+        }
         let next = self.next_of(local, key, group);
         if self.partitions[local].span(key).max.saturating_sub(next) >= NOTICE_MESSAGES_MAX {
             return true;

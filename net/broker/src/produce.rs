@@ -2,6 +2,7 @@
 //! 3.7, 4.1, 4.9).
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use engine::Ticket;
 use engine::error::AppendError;
@@ -160,7 +161,7 @@ struct Target {
 impl Desk {
     /// SEND_MESSAGE (10), SEND_MESSAGE_V2 (310).
     pub(crate) fn send(&mut self, call: &Call<'_>, now_ms: u64) {
-        let Some(Admitted { send, mut said, target }) = self.admit(call) else { return };
+        let Some((Admitted { send, mut said, target }, _)) = self.admit(call) else { return };
         if send.topic.starts_with(names::RETRY_PREFIX) && self.is_retry_over(call, &send, now_ms) {
             return;
         }
@@ -227,7 +228,7 @@ impl Desk {
 
     /// SEND_BATCH_MESSAGE (320): separate records in one batch of the log, all or nothing; or one that holds them.
     pub(crate) fn send_batch(&mut self, call: &Call<'_>, now_ms: u64) {
-        let Some(Admitted { send, said, target }) = self.admit(call) else { return };
+        let Some((Admitted { send, said, target }, topic)) = self.admit(call) else { return };
         let entries: Vec<BatchEntry<'_>> = match self.entries(call.body) {
             Ok(entries) => entries,
             Err(remark) => return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, &remark),
@@ -243,7 +244,7 @@ impl Desk {
         if entries.iter().any(|entry| entry.body.is_empty()) {
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, "a message of the batch has no body");
         }
-        if self.catalog.topic(send.topic).is_some_and(|topic| topic.keeps_batches()) && said.unique.is_some() {
+        if topic.keeps_batches() && said.unique.is_some() {
             let count = entries.len();
             return self.send_inner(call, Admitted { send, said, target }, count, now_ms);
         }
@@ -277,7 +278,7 @@ impl Desk {
 
     /// Reads a send and checks it (PROTOCOL 4.1). `None`: it is answered, or waits for its topic.
     #[inline(always)]
-    fn admit<'a>(&mut self, call: &Call<'a>) -> Option<Admitted<'a>> {
+    fn admit<'a>(&mut self, call: &Call<'a>) -> Option<(Admitted<'a>, Arc<Topic>)> {
         let send = match SendMessage::parse(call.header.code, &call.header.fields) {
             Ok(send) => send,
             Err(error) => {
@@ -289,7 +290,7 @@ impl Desk {
         let said = Said::read(send.topic, send.properties);
         let target = self.target(call, &send, &said, &topic)?;
         match self.check_message(call, &send, &topic, &said) {
-            Ok(()) => Some(Admitted { send, said, target }),
+            Ok(()) => Some((Admitted { send, said, target }, topic)),
             Err((code, remark)) => {
                 self.refuse(&call.reply, code, &remark);
                 None
@@ -311,7 +312,7 @@ impl Desk {
 
     /// The topic of a send, once the checks of PROTOCOL 4.1, items 4 to 7, are passed. `None`: the
     /// request is answered, or waits for its topic.
-    fn topic_to_send(&mut self, call: &Call<'_>, send: &SendMessage<'_>) -> Option<std::sync::Arc<Topic>> {
+    fn topic_to_send(&mut self, call: &Call<'_>, send: &SendMessage<'_>) -> Option<Arc<Topic>> {
         if let Some(topic) = self.catalog.topic(send.topic) {
             let closed = (!perm::writeable(self.settings.permission) && topic.is_ordered())
                 .then(|| format!("the broker[{}] sending message is forbidden", self.settings.broker_ip1));

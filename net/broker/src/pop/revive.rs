@@ -181,7 +181,8 @@ impl Desk {
     pub(crate) fn put_revival(&mut self, mut revival: Box<Revival>, now_ms: u64) {
         let queue = revival.queue;
         let found = self.catalog.topic(&revival.topic).cloned();
-        let Some(topic) = found.filter(|topic| queue == 0 || queue < topic.queues()) else {
+        let Some(topic) = found.filter(|topic| queue == 0 || queue < topic.read_queues().min(topic.write_queues()))
+        else {
             if revival.is_fresh {
                 return self.tell_revived(revival.receipt, false);
             }

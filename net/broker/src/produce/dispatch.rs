@@ -102,10 +102,12 @@ impl Desk {
             let remark = "a message for light queues (INNER_MULTI_DISPATCH) can neither wait nor be of a transaction";
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, remark);
         }
-        let light = match light_queues(names) {
+        let mut light = match light_queues(names) {
             Ok(light) => light,
             Err(remark) => return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, &remark),
         };
+        // What is sent to a light queue goes there anyway.
+        light.retain(|light| light.name != send.topic);
         let mut text = send.properties.to_owned();
         properties::remove(&mut text, name::INNER_MULTI_QUEUE_OFFSET);
         if said.unique.is_none() {
@@ -137,6 +139,10 @@ impl Desk {
         if let Some(index) = dispatch.light.iter().position(is_missing) {
             let reply = dispatch.reply;
             if index < dispatch.ensured {
+                if self.catalog.light_queues_count() < self.settings.limits.light_queues {
+                    // It could not be made just now.
+                    return self.refuse(&reply, response::SYSTEM_BUSY, BUSY);
+                }
                 let remark = "[LMQ_CONSUME_QUEUE_NUM_EXCEEDED]lmq consume queue num exceeded.";
                 return self.refuse(&reply, response::LMQ_QUOTA_EXCEEDED, remark);
             }

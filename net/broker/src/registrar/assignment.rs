@@ -30,6 +30,14 @@ impl Registrar {
             Ok(asked) => asked.topic,
             Err(error) => return wanted.push(Order::Answer(request.reply, wrong_body(error))),
         };
+        if names::check_topic(&topic).is_err() {
+            // No NameServer knows such a name, and none is asked with a text of any length.
+            let answer = match self.query_assignment(&request.body) {
+                Ok(Outcome::Now(answer)) | Err(answer) => answer,
+                Ok(_) => unreachable!("nobody else is asked"),
+            };
+            return wanted.push(Order::Answer(request.reply, answer));
+        }
         if self.routing >= ROUTES_MAX {
             let busy = Answer::refusal(response::SYSTEM_BUSY, BUSY);
             return wanted.push(Order::Answer(request.reply, busy));
