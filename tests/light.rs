@@ -13,7 +13,7 @@ use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
     asking, commit, committed, create_topic, edge, messages, number, properties, pull, pull_all, pull_waiting, send,
-    send_as, telling,
+    send_as, telling, wait_until_durable,
 };
 
 const ON: [&str; 4] = ["--set", "broker.lmq=true", "--set", "broker.multi_dispatch=true"];
@@ -81,6 +81,8 @@ fn a_message_is_in_all_its_queues_once_it_is_answered() {
         assert!(table.topic_config_table.contains_key("T"));
         assert!(!table.topic_config_table.keys().any(|name| name.starts_with("%LMQ%")));
         client.expect(response::INVALID_PARAMETER, create_topic("%LMQ%d", 4));
+        // An offset is answered before it is durable, as everywhere.
+        wait_until_durable(&mut client);
         server.kill();
         let server = Server::with_cores(home, cores, &ON);
         look(&mut server.client());
