@@ -1,0 +1,291 @@
+//! Goal: nothing that is not acknowledged is lost, nothing that is acknowledged durably comes again, and no message is
+//! on two loans. Method: random loans, acknowledgements, changes, retries, restarts and resets against a model that knows
+//! the state of every offset. Repeat: the seed in the message.
+
+use super::*;
+use crate::desk::Random;
+use std::collections::BTreeSet;
+
+fn written(account: &Account) -> Vec<u8> {
+    let mut value = Vec::new();
+    account.write(&mut value);
+    value
+}
+
+#[derive(Default)]
+struct Model {
+    account: Account,
+    /// Handles that were given out, also stale ones, with the messages of each.
+    handles: Vec<(LoanId, Vec<u64>)>,
+    /// What is on loan, and under which handle.
+    out: std::collections::BTreeMap<u64, LoanId>,
+    done: BTreeSet<u64>,
+    max: u64,
+    now_ms: u64,
+}
+
+impl Model {
+    fn lend(&mut self, random: &mut Random, kind: Kind) {
+        let mut offsets = Vec::new();
+        let count = 1 + random.draw() % 32;
+        while (offsets.len() as u64) < count && self.account.next() < self.max {
+            let until = self.account.next() + self.account.stretch().min(self.max - self.account.next()).min(7);
+            for offset in self.account.next()..until {
+                // Some are unwanted.
+                if !random.draw().is_multiple_of(4) && (offsets.len() as u64) < count {
+                    offsets.push(offset);
+                } else {
+                    self.done.insert(offset);
+                }
+            }
+            self.account.advance(until);
+        }
+        if offsets.is_empty() {
+            return;
+        }
+        for offset in &offsets {
+            assert!(!self.done.contains(offset), "{offset} was acknowledged and is lent");
+            assert!(!self.out.contains_key(offset), "{offset} is lent twice");
+        }
+        let id = self.account.lend(&offsets, self.now_ms, self.now_ms + 100, kind);
+        self.out.extend(offsets.iter().map(|offset| (*offset, id)));
+        self.handles.push((id, offsets));
+    }
+
+    fn handle(&self, random: &mut Random) -> Option<(LoanId, u64)> {
+        let recent = self.handles.len().min(40);
+        if recent == 0 {
+            return None;
+        }
+        let (id, offsets) = &self.handles[self.handles.len() - 1 - (random.draw() as usize % recent)];
+        Some((*id, offsets[random.draw() as usize % offsets.len()]))
+    }
+
+    fn ack(&mut self, id: LoanId, offset: u64) {
+        let is_out = self.out.get(&offset) == Some(&id);
+        assert_eq!(self.account.ack(id, offset) == Done::Now, is_out, "{offset} of {id:?}");
+        if is_out {
+            self.out.remove(&offset);
+            self.done.insert(offset);
+        }
+    }
+
+    fn check(&self) {
+        assert_eq!(self.account.out(), self.out.len());
+        let read = Account::read(&written(&self.account)).expect("what is written is read");
+        let floor = self.out.keys().next().map_or(self.account.next(), |first| *first.min(&self.account.next()));
+        assert_eq!((read.floor(), self.account.floor()), (floor, floor));
+        let mut at = read;
+        for offset in floor..self.max.max(self.account.next()) {
+            let is_done = offset < at.next();
+            if !is_done {
+                assert!(at.stretch() > 0);
+            }
+            assert_eq!(is_done, self.done.contains(&offset), "{offset}");
+            at.advance(offset + 1);
+        }
+    }
+
+    fn restart(&mut self) {
+        self.account = Account::read(&written(&self.account)).unwrap();
+        self.out.clear();
+    }
+}
+
+#[test]
+fn a_random_life_loses_nothing() {
+    for seed in 0..400 {
+        let random = &mut Random(seed);
+        let mut model = Model { account: Account::new(3), ..Model::default() };
+        model.done.extend(0..3);
+        println!("seed {seed}");
+        for _ in 0..300 {
+            model.now_ms += random.draw() % 3;
+            match random.draw() % 16 {
+                0..4 => model.max += random.draw() % 40,
+                4..8 => model.lend(random, Kind::Plain),
+                8..12 => {
+                    if let Some((id, offset)) = model.handle(random) {
+                        model.ack(id, offset);
+                    }
+                }
+                12 => {
+                    if let Some((id, _)) = model.handle(random) {
+                        let acked: Vec<u64> = (0..64).map(|_| random.draw() % 2).collect();
+                        let is_acked = |distance: u64| acked.get(distance as usize) == Some(&1);
+                        let count = model.account.ack_some(id, is_acked);
+                        let before = model.out.len();
+                        let done = model.out.extract_if(.., |offset, of| *of == id && is_acked(offset - id.start));
+                        model.done.extend(done.map(|(offset, _)| offset));
+                        assert_eq!(before - model.out.len(), count);
+                    }
+                }
+                13 => {
+                    if let Some((id, offset)) = model.handle(random) {
+                        let is_out = model.out.get(&offset) == Some(&id);
+                        let now_ms = model.now_ms;
+                        let new = model.account.extend(id, offset, now_ms, now_ms + 50, Kind::Suspended);
+                        assert_eq!(new.is_some(), is_out, "a stale handle changes nothing");
+                        if let Some(new) = new {
+                            model.out.insert(offset, new);
+                            model.handles.push((new, vec![offset]));
+                        }
+                    }
+                }
+                14 if random.draw().is_multiple_of(8) => model.restart(),
+                15 if random.draw().is_multiple_of(32) => {
+                    let floor = random.draw() % (model.max + 1);
+                    if floor != model.account.floor() {
+                        model.account.reset(floor);
+                        model.done = (0..floor).collect();
+                        model.out.clear();
+                    }
+                }
+                _ => {
+                    // A loan is over: what is left moves, or fails to.
+                    let Some((id, _)) = model.handle(random) else { continue };
+                    let mut moving = Vec::new();
+                    model.account.begin_move(id, &mut moving);
+                    let expected: Vec<u64> =
+                        model.out.iter().filter(|(_, of)| **of == id).map(|(offset, _)| *offset).collect();
+                    assert_eq!(moving, expected);
+                    let mut again = Vec::new();
+                    model.account.begin_move(id, &mut again);
+                    assert!(again.is_empty(), "nothing moves twice");
+                    for offset in moving {
+                        if random.draw().is_multiple_of(4) {
+                            assert!(model.account.move_again(id, offset, model.now_ms + 1));
+                        } else {
+                            model.ack(id, offset);
+                        }
+                    }
+                }
+            }
+            model.check();
+        }
+        // In the end everything is lent and acknowledged.
+        model.restart();
+        while model.account.next() < model.max {
+            model.lend(random, Kind::Plain);
+        }
+        for (offset, id) in model.out.clone() {
+            model.ack(id, offset);
+        }
+        assert!((0..model.max).all(|offset| model.done.contains(&offset)), "seed {seed}");
+        assert_eq!((written(&model.account).len(), model.account.loans()), (8, 0));
+    }
+}
+
+#[test]
+fn an_orderly_queue_waits_and_goes_on_from_the_first_that_is_left() {
+    let mut account = Account::new(10);
+    account.advance(15);
+    let id = account.lend(&[10, 11, 12, 13, 14], 1_000, 2_000, Kind::Orderly);
+    account.take_back(Some("a"));
+    assert_eq!((account.next(), account.out()), (10, 0));
+    account.advance(15);
+    let id = LoanId { pop_ms: 1_001, ..id };
+    assert_eq!(account.lend(&[10, 11, 12, 13, 14], 1_001, 2_000, Kind::Orderly), id);
+    assert_eq!(account.blocked_until_ms(None, 1_500), 2_000);
+    assert_eq!(account.blocked_until_ms(Some("b"), 1_999), 2_000);
+    assert_eq!((account.blocked_until_ms(Some("a"), 1_500), account.blocked_until_ms(None, 2_000)), (0, 0));
+    assert_eq!((account.ack(id, 10), account.ack(id, 12)), (Done::Now, Done::Now));
+    assert_eq!([11, 12, 15].map(|offset| account.orderly(offset)), [Some(id), Some(id), None]);
+    assert_eq!(account.ack(id, 12), Done::Stale, "a second time");
+    // Given back early, one by one: the last one decides.
+    for (offset, until_ms, free_ms) in [(11, 1_600, 2_000), (13, 1_700, 2_000), (14, 1_650, 1_700)] {
+        assert_eq!(account.extend(id, offset, 1_550, until_ms, Kind::Orderly), Some(id));
+        assert_eq!(account.blocked_until_ms(None, 1_550), free_ms);
+    }
+    // What was acknowledged behind the first that is left comes after it once more.
+    account.take_back(None);
+    assert_eq!((account.next(), account.stretch(), account.out()), (11, u64::MAX, 0));
+    assert_eq!([10, 11, 12, 14].map(|offset| account.times(offset)), [0, 2, 2, 2]);
+    assert_eq!(written(&account), 11u64.to_be_bytes());
+    // One is wanted by nobody any more, and is between them.
+    account.advance(15);
+    let id = account.lend(&[11, 13, 14], 1_700, 9_000, Kind::Orderly);
+    assert_eq!(account.ack_some(id, |distance| distance != 0), 2);
+    assert_eq!((account.floor(), account.out()), (11, 1));
+    assert_eq!(written(&account), [&11u64.to_be_bytes()[..], &[1, 3]].concat());
+    account.take_back(None);
+    assert_eq!((account.next(), account.stretch(), account.out()), (11, 1, 0));
+    assert_eq!(written(&account), [&11u64.to_be_bytes()[..], &[1, 1]].concat());
+    account.advance(12);
+    assert_eq!((account.next(), account.stretch()), (13, u64::MAX));
+    account.advance(15);
+    let id = account.lend(&[11, 13, 14], 1_800, 9_000, Kind::Orderly);
+    assert_eq!(account.ack_some(id, |distance| distance != 2), 2);
+    assert_eq!((account.times(11), account.times(13), account.floor()), (3, 3, 13));
+    assert_eq!(account.ack(id, 13), Done::Now);
+    assert_eq!((account.floor(), account.is_quiet(0)), (15, true));
+}
+
+#[test]
+fn how_often_messages_were_lent_in_vain_is_known_of_a_few() {
+    let mut account = Account::new(0);
+    for round in 0..100 {
+        // Retention takes what nobody acknowledges.
+        let offsets: Vec<u64> = (round * 32..round * 32 + 32).collect();
+        account.advance(round * 32);
+        account.advance(round * 32 + 32);
+        account.lend(&offsets, round, round + 1, Kind::Orderly);
+        assert!(!account.is_quiet(round) && account.is_quiet(round + 1));
+        account.take_back(None);
+        assert!(account.times.len() <= TIMES_MAX, "{}", account.times.len());
+    }
+}
+
+#[test]
+fn a_queue_that_lost_its_end_keeps_what_is_left_on_loan() {
+    let mut account = Account::read(&[&5u64.to_be_bytes()[..], &[10, 4, 3, 9]].concat()).unwrap();
+    account.advance(10);
+    let id = account.lend(&[5, 8, 9], 1_000, 2_000, Kind::Plain);
+    account.cut(9);
+    assert_eq!((account.next(), account.floor(), account.out(), account.stretch()), (9, 5, 2, u64::MAX));
+    assert_eq!((account.ack(id, 9), account.ack(id, 8)), (Done::Stale, Done::Now));
+    let mut account = Account::read(&[&5u64.to_be_bytes()[..], &[10, 4, 3, 9]].concat()).unwrap();
+    account.cut(17);
+    assert_eq!((account.next(), account.stretch()), (5, 10));
+    account.advance(15);
+    assert_eq!(account.next(), 17, "what was done with before the end is done with");
+    // What follows a message that is left comes again with it, but not what is lost.
+    let mut account = Account::new(5);
+    account.advance(9);
+    let id = account.lend(&[5, 6, 7, 8], 1_000, 2_000, Kind::Orderly);
+    assert_eq!((account.ack(id, 6), account.ack(id, 8)), (Done::Now, Done::Now));
+    account.cut(7);
+    account.take_back(None);
+    assert_eq!((account.next(), account.stretch(), account.out()), (5, u64::MAX, 0));
+}
+
+#[test]
+fn who_asks_again_in_the_same_attempt_is_no_further_try() {
+    let mut account = Account::new(7);
+    account.advance(8);
+    let mut seen = Vec::new();
+    for (pop_ms, attempt) in (1_000..).zip([None, Some("a"), Some("a"), Some("b"), Some("b"), None, None]) {
+        account.take_back(attempt);
+        account.advance(8);
+        account.lend(&[7], pop_ms, 9_000, Kind::Orderly);
+        seen.push(account.times(7));
+    }
+    assert_eq!(seen, [0, 1, 1, 2, 2, 3, 4]);
+}
+
+#[test]
+fn damaged_values_are_refused_and_a_plain_offset_is_one() {
+    let mut account = Account::new(5);
+    account.advance(400);
+    let id = account.lend(&[5, 7, 300], 1, 2, Kind::Plain);
+    account.ack(id, 7);
+    let value = written(&account);
+    assert_eq!(value, [&5u64.to_be_bytes()[..], &[1, 0xa6, 2, 1, 99]].concat());
+    assert!(Account::read(&value[..7]).is_none() && Account::read(&value[..value.len() - 1]).is_none());
+    assert!(Account::read(&[0xff; 40]).is_none());
+    assert_eq!(Account::read(&5u64.to_be_bytes()).unwrap().next(), 5);
+    account.reset(5);
+    assert_eq!(account.out(), 2, "where it is already");
+    account.reset(6);
+    assert_eq!((account.out(), account.next(), written(&account).len()), (0, 6, 8));
+}
