@@ -1,0 +1,244 @@
+//! Method: real partitions over the simulated kernel, which is driven until nothing is wanted.
+
+use std::sync::Arc;
+
+use engine::buffer::Region;
+use engine::io::{Io, Tag};
+use engine::limits::LogConfig;
+use engine::message::{Draft, Stamp};
+use engine::partition::Effect;
+use engine::sim::Sim;
+use protocol::ids::key_hash;
+use protocol::message::{self, PHYSICAL_OFFSET_AT, QUEUE_OFFSET_AT};
+
+use super::*;
+use crate::admin::Traffic;
+use crate::catalog::TopicConfig;
+use crate::produce::describe;
+
+const PARTITIONS: u16 = 2;
+
+struct World {
+    sim: Sim,
+    partitions: Vec<Partition>,
+    catalog: Catalog,
+    loaded: Vec<(usize, LoadId, bool)>,
+}
+
+fn partition(number: u16, memory: &Arc<Region>) -> Partition {
+    let config = LogConfig::new(format!("/data/{number}"), number, Arc::clone(memory), describe);
+    Partition::new(config).unwrap()
+}
+
+impl World {
+    /// Two partitions, and topics `T` (4 queues, so both partitions) and `U` (1).
+    fn new(sim: Sim) -> World {
+        let memory = Region::new(64, 1 << 20).unwrap();
+        let mut catalog = Catalog::new(3);
+        for (id, name, queues) in [(1, "T", 4), (2, "U", 1)] {
+            let config = TopicConfig::new(name, queues, 6);
+            catalog.set_topic(Arc::new(Topic { id, name: name.into(), first_partition: 1, config }));
+        }
+        let partitions = (0..PARTITIONS).map(|number| partition(number, &memory)).collect();
+        let mut world = World { sim, partitions, catalog, loaded: Vec::new() };
+        world.drive();
+        assert!(world.partitions.iter().all(Partition::is_open));
+        world
+    }
+
+    /// Lets everything happen that is under way.
+    fn drive(&mut self) {
+        let (mut effects, mut done, mut idle) = (Vec::new(), Vec::new(), 0);
+        while idle < 3 {
+            let now_ms = self.sim.now_ms();
+            let mut busy = self.sim.flying() > 0;
+            for (index, partition) in self.partitions.iter_mut().enumerate() {
+                partition.on_turn(now_ms);
+                partition.effects(&mut effects);
+                for effect in effects.drain(..) {
+                    busy = true;
+                    match effect {
+                        Effect::Io { local, op } => self.sim.submit(Tag((index as u64) << 40 | local), op).unwrap(),
+                        Effect::Loaded(load, outcome) => self.loaded.push((index, load, outcome.is_ok())),
+                        Effect::Closed(reason) => panic!("{reason}"),
+                        _ => {}
+                    }
+                }
+            }
+            self.sim.drive(None, &mut done);
+            for done in done.drain(..) {
+                let partition = &mut self.partitions[(done.tag.0 >> 40) as usize];
+                partition.on_done(done.tag.0 & ((1 << 40) - 1), done.outcome, self.sim.now_ms());
+            }
+            idle = if busy { 0 } else { idle + 1 };
+            self.sim.advance(10);
+        }
+    }
+
+    /// Stores a message with a key; it is durable and visible afterwards.
+    fn store(&mut self, topic: &str, queue: u32, key: &str, body: &[u8]) -> u64 {
+        let found = Arc::clone(self.catalog.topic(topic).unwrap());
+        let host = "127.0.0.1:10911".parse().unwrap();
+        let properties = format!("KEYS\u{1}{key}\u{2}");
+        let message = StoredMessage {
+            queue_id: queue as i32,
+            flag: 0,
+            queue_offset: 0,
+            physical_offset: 0,
+            sys_flag: 0,
+            born_timestamp: 1,
+            born_host: host,
+            store_timestamp: 0,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body,
+            topic,
+            properties: &properties,
+        };
+        let draft = Draft {
+            queue: QueueKey { topic: found.id, queue },
+            length: message.encoded_len(),
+            offsets: 1,
+            tag_hash: 0,
+            keys: &[key_hash(topic, key)],
+            stamp: Stamp {
+                queue_offset_at: QUEUE_OFFSET_AT,
+                position_at: PHYSICAL_OFFSET_AT,
+                store_time_at: message::store_timestamp_at(0),
+            },
+            fill: &mut |out| message.encode(out),
+        };
+        let now_ms = self.sim.now_ms();
+        let partition = &mut self.partitions[usize::from(found.partition_of(queue, PARTITIONS))];
+        partition.append(&mut [draft], None, now_ms, &mut Vec::new()).unwrap();
+        self.drive();
+        now_ms
+    }
+
+    fn commit(&mut self, topic: &str, queue: u32, group: &str, offset: u64) {
+        let topic = self.catalog.topic(topic).unwrap();
+        let partition = &mut self.partitions[usize::from(topic.partition_of(queue, PARTITIONS))];
+        assert!(partition.note(&offset_key(topic.id, queue, group), &offset.to_be_bytes()));
+    }
+
+    fn answer(&mut self, inquiry: &mut Inquiry) -> Result<Part, (usize, LoadId)> {
+        let traffic = Traffic { put_messages: 3, ..Traffic::default() };
+        let tally = Tally { traffic, ..Tally::default() };
+        inquiry.answer(&mut self.partitions, PARTITIONS, &self.catalog, tally, self.sim.now_ms())
+    }
+
+    fn ask(&mut self, question: Question) -> Part {
+        self.answer(&mut Inquiry::new(question)).expect("everything is in memory")
+    }
+}
+
+fn group(name: &str) -> String {
+    name.to_owned()
+}
+
+#[test]
+fn queues_and_groups_are_told_from_every_partition() {
+    let mut world = World::new(Sim::new(1));
+    world.store("T", 0, "k", b"a");
+    let first_ms = world.store("T", 0, "k", b"b");
+    let last_ms = world.store("T", 3, "k", b"c");
+    let topic = || "T".to_owned();
+
+    let Part::Topic(mut queues) = world.ask(Question::Topic { topic: topic() }) else { panic!() };
+    queues.sort_by_key(|stats| stats.queue);
+    let row = |queue, max, last_ms| QueueStats { queue, min: 0, max, last_ms };
+    assert_eq!(queues, [row(0, 2, first_ms), row(1, 0, 0), row(2, 0, 0), row(3, 1, last_ms)]);
+    assert_eq!(world.ask(Question::Topic { topic: "none".to_owned() }), Part::Topic(Vec::new()));
+
+    world.commit("T", 0, "g", 2);
+    world.commit("T", 3, "g", 0);
+    world.commit("U", 0, "g2", 0);
+    let question = Question::Progress { group: group("g"), topics: vec!["U".to_owned(), topic()] };
+    let Part::Progress(mut queues) = world.ask(question) else { panic!() };
+    queues.sort_by_key(|progress| (progress.topic, progress.queue));
+    let row = |topic, queue, broker, consumer, last_ms| QueueProgress { topic, queue, broker, consumer, last_ms };
+    let wanted = [row(0, 0, 0, 0, 0), row(1, 0, 2, 2, first_ms), row(1, 1, 0, 0, 0)];
+    assert_eq!(queues, [&wanted[..], &[row(1, 2, 0, 0, 0), row(1, 3, 1, 0, 0)]].concat());
+
+    let topics = |world: &mut World, name| world.ask(Question::TopicsOf { group: group(name) });
+    assert_eq!(topics(&mut world, "g"), Part::TopicsOf([1].into()));
+    assert_eq!(topics(&mut world, "g2"), Part::TopicsOf([2].into()));
+    let groups = |world: &mut World, topic: &str| world.ask(Question::GroupsOf { topic: topic.to_owned() });
+    assert_eq!(groups(&mut world, "T"), Part::GroupsOf([group("g")].into()));
+    assert_eq!(groups(&mut world, "U"), Part::GroupsOf([group("g2")].into()));
+
+    assert_eq!(world.ask(Question::Forget { group: group("g") }), Part::Forgotten);
+    assert_eq!(topics(&mut world, "g"), Part::TopicsOf(BTreeSet::new()));
+    assert_eq!(topics(&mut world, "g2"), Part::TopicsOf([2].into()), "only the very group is forgotten");
+    world.drive();
+    let mut world = World::new(world.sim.kill());
+    assert_eq!(topics(&mut world, "g"), Part::TopicsOf(BTreeSet::new()));
+
+    let Part::Tally(tally) = world.ask(Question::Tally) else { panic!() };
+    assert_eq!(tally.traffic.put_messages, 3);
+    assert!(tally.logs.batches >= 2, "each log announced itself");
+    assert!(tally.log_max > tally.log_min && tally.unflushed <= tally.log_max);
+    assert!(tally.disk.is_some_and(|(total, available)| available <= total));
+}
+
+#[test]
+fn messages_are_found_by_key_also_on_the_disk() {
+    let mut world = World::new(Sim::new(2));
+    let times: Vec<u64> = (0..6).map(|number: u8| world.store("T", number.into(), "k", &[number])).collect();
+    world.store("T", 0, "other", b"x");
+    world.store("U", 0, "k", b"x");
+    let question = |begin_ms, end_ms, count| Question::Messages { key: key_hash("T", "k"), begin_ms, end_ms, count };
+    let bodies = |part: Part, partial: bool| {
+        let Part::Messages { found: messages, is_partial } = part else { panic!() };
+        assert_eq!(is_partial, partial, "it says so exactly if a message may be missing");
+        let body = |(at_ms, message): &(u64, Bytes)| (*at_ms, StoredMessage::decode(message).unwrap().body[0]);
+        let mut bodies: Vec<_> = messages.iter().map(body).collect();
+        bodies.sort_unstable();
+        bodies.into_iter().map(|(_, body)| body).collect::<Vec<u8>>()
+    };
+    // Begin, end, count of each partition, what is found. Even numbers lie in one, odd in the other.
+    let rows = [
+        (0, u64::MAX, 32, vec![0, 1, 2, 3, 4, 5]),
+        (0, u64::MAX, 1, vec![4, 5]),
+        (times[1], times[3], 32, vec![1, 2, 3]),
+        (times[1], times[3], 1, vec![2, 3]),
+        (times[5] + 1, u64::MAX, 32, vec![]),
+        (0, u64::MAX, 0, vec![]),
+    ];
+    for (begin_ms, end_ms, count, wanted) in &rows {
+        let part = world.ask(question(*begin_ms, *end_ms, *count));
+        assert_eq!(bodies(part, false), *wanted, "{begin_ms} {end_ms} {count}");
+    }
+    // After a restart everything must be read first.
+    let mut world = World::new(world.sim.kill());
+    for (begin_ms, end_ms, count, wanted) in &rows {
+        let mut inquiry = Inquiry::new(question(*begin_ms, *end_ms, *count));
+        let part = loop {
+            match world.answer(&mut inquiry) {
+                Ok(part) => break part,
+                Err((index, load)) => {
+                    world.drive();
+                    let loaded = std::mem::take(&mut world.loaded);
+                    assert!(loaded.contains(&(index, load, true)), "{load:?} is waited for");
+                }
+            }
+        };
+        assert_eq!(bodies(part, false), *wanted, "cold: {begin_ms} {end_ms} {count}");
+    }
+    // A read that fails costs its message, and no more.
+    let mut world = World::new(world.sim.kill());
+    let mut inquiry = Inquiry::new(question(0, u64::MAX, 32));
+    let mut reads = 0;
+    let part = loop {
+        match world.answer(&mut inquiry) {
+            Ok(part) => break part,
+            Err(_) => {
+                reads += 1;
+                inquiry.skip();
+            }
+        }
+    };
+    assert!(reads > 0, "a store that was just opened has nothing in memory");
+    assert_eq!(bodies(part, true).len(), 6 - reads);
+}
