@@ -173,9 +173,9 @@ impl Partition {
             next += 1;
         }
         let end = used.and_then(|byte| self.header(byte)).map_or(0, |header| header.offsets().end);
-        // What is read from disk has a sum for the payload alone: a header is believed if the index says the same.
+        // What is read from disk has a sum for the payload alone: a header is not believed if the index says otherwise.
         let is_its = (next + 1..=span.max).contains(&end)
-            && self.entry(key, end - 1).is_ok_and(|entry| entry.is_some_and(|entry| Some(entry.byte) == used));
+            && self.entry(key, end - 1).map_or(true, |entry| entry.is_some_and(|entry| Some(entry.byte) == used));
         if is_its {
             // Its other offsets were not looked at.
             let all = u64::from(taken) + end - next;

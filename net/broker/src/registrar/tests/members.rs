@@ -314,10 +314,20 @@ fn who_rebalances_at_the_broker_gets_queues_of_all_brokers() {
     assert_eq!(assigned(&mut world), Some(vec![queue("broker-a", -1), queue("broker-b", -1)]));
     // A number of them waits, no more.
     world.orders.clear();
-    let body = bodies::encode(&QueryAssignment::default());
+    let body = bodies::encode(&QueryAssignment { topic: "T".to_owned(), ..QueryAssignment::default() });
     let asked: Vec<i32> =
         (0..=ROUTES_MAX).map(|_| world.send(1, request::QUERY_ASSIGNMENT, &[], body.clone())).collect();
+    // What cannot be a topic is asked of nobody, however long it is, and waits for nothing.
+    let illegal = [String::new(), "a b".to_owned(), "x".repeat(300), "\u{8}".repeat(100_000)].map(|topic| {
+        let asked = QueryAssignment { topic, ..QueryAssignment::default() };
+        world.send(1, request::QUERY_ASSIGNMENT, &[], bodies::encode(&asked))
+    });
     world.run();
+    for opaque in illegal {
+        let answer = &world.answers[&opaque];
+        let found: Assignments = bodies::decode(&answer.body).expect("no refusal");
+        assert_eq!((answer.code, found.message_queue_assignments), (0, None));
+    }
     let codes: Vec<i32> = asked.iter().map(|opaque| world.answers[opaque].code).collect();
     assert_eq!(codes.iter().filter(|code| **code == 0).count(), ROUTES_MAX);
     assert_eq!(codes[ROUTES_MAX], response::SYSTEM_BUSY);
