@@ -322,7 +322,7 @@ fn unknown_requests_are_refused_and_one_way_ones_never_answered() {
             assert_eq!(client.read().header.opaque, opaque);
         }
         // Codes beyond 16 bits travel in JSON only.
-        server.client().expect(response::REQUEST_CODE_NOT_SUPPORTED, asking(200_052, &[]));
+        server.client().expect(response::REQUEST_CODE_NOT_SUPPORTED, asking(200_056, &[]));
     });
 }
 

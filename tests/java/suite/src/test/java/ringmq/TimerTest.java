@@ -17,7 +17,6 @@ import org.junit.jupiter.api.Test;
 /** Messages with a time of their own come when it has come; those that are recalled do not. */
 class TimerTest extends SharedServer {
     private static final int MESSAGE_ILLEGAL = 13;
-    private static final int ILLEGAL_OPERATION = 604;
     /** How late a message may be where other tests run beside this one. */
     private static final long LATE_MS = 5_000;
 
@@ -68,8 +67,8 @@ class TimerTest extends SharedServer {
                 left.add("timer-" + i);
             }
         }
-        MQBrokerException twice = assertThrows(MQBrokerException.class, () -> producer.recallMessage(topic, handles.get(0)));
-        assertEquals(ILLEGAL_OPERATION, twice.getResponseCode());
+        // Who lost the answer may ask again, as of a stock broker.
+        assertNotNull(producer.recallMessage(topic, handles.get(0)));
         // One that is due a second later shows that the others would have come.
         Message last = new Message(topic, Clients.bytes("last"));
         last.setDeliverTimeMs(dueMs + 1_000);
