@@ -27,8 +27,9 @@ pub const INFLIGHT_BATCHES: std::ops::RangeInclusive<u32> = 1..=32;
 /// Bytes at which a batch closes in normal operation: 64 KiB to 4 MiB.
 pub const BATCH_BYTES_WANTED: std::ops::RangeInclusive<u32> = 64 << 10..=4 << 20;
 
-/// Most keys of one message that are indexed: its unique key and this many others less one.
-pub const KEYS_MAX: usize = 16;
+/// Most keys of one message that are indexed: its unique key and this many others less one. 1,024: a message of a trace names
+/// the keys of all messages that it tells of, a hundred and more.
+pub const KEYS_MAX: usize = 1024;
 
 /// Most messages that wait for their time in one partition: 4 Mi, some 160 bytes each.
 pub const TIMERS_MAX: usize = 4 << 20;

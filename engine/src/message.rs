@@ -2,6 +2,7 @@
 
 use crate::format::{Position, QueueKey};
 use crate::limits::{KEYS_MAX, RECORD_OFFSETS_MAX};
+use smallvec::SmallVec;
 
 /// Where in a message the engine stamps what it decides: byte positions of big-endian 64-bit fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,30 +26,34 @@ impl Stamp {
     }
 }
 
-/// Hashes of the keys by which a message can be found. At most [`KEYS_MAX`]; more are left out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Keys {
-    count: u8,
-    hashes: [u64; KEYS_MAX],
-}
+/// Hashes of the keys by which a message can be found. At most [`KEYS_MAX`]; more are left out. As many as usual have
+/// no memory of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keys(SmallVec<[u64; KEYS_USUAL]>);
+
+/// A message has its unique key and a few others; one of a trace has those of all messages that it tells of.
+const KEYS_USUAL: usize = 8;
 
 impl Keys {
     /// Adds a hash. Returns false, and leaves it out, when there are [`KEYS_MAX`] already.
+    #[inline]
     pub fn push(&mut self, hash: u64) -> bool {
-        let Some(slot) = self.hashes.get_mut(usize::from(self.count)) else { return false };
-        *slot = hash;
-        self.count += 1;
-        true
+        let has_room = self.0.len() < KEYS_MAX;
+        if has_room {
+            self.0.push(hash);
+        }
+        has_room
     }
 
     /// The hashes.
+    #[inline]
     pub fn as_slice(&self) -> &[u64] {
-        &self.hashes[..usize::from(self.count)]
+        &self.0
     }
 }
 
 /// What the engine needs to know of a stored message, read from its bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
     /// What a consumer's tag filter is compared with; 0 without a tag.
     pub tag_hash: i64,

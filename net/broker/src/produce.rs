@@ -710,5 +710,8 @@ mod tests {
             let said = Said::read("T", &text);
             assert_eq!(said.keys, collect(message::key_hashes("T", &text)), "{text}");
         }
+        // A message of a trace has the keys of all that it tells of.
+        let text = format!("KEYS\u{1}{many}\u{2}UNIQ_KEY\u{1}u\u{2}");
+        assert_eq!(Said::read("T", &text).keys.as_slice().len(), 41);
     }
 }
