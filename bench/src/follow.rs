@@ -2,11 +2,11 @@
 //! acknowledgement. It is one request with what it needs: its slot is free, and its latency over, when all is answered.
 
 use crate::options::{Ack, Job, Load};
-use protocol::bodies::{BatchAck, BatchAcks, BitSet};
+use protocol::bodies::{self, BatchAck, BatchAcks, BitSet};
 use protocol::codes::request;
 use protocol::headers::{AckMessage, EndTransaction, PopAnswer, SendAnswer};
 use protocol::ids::OffsetId;
-use protocol::names::sys_flag;
+use protocol::names::{self, sys_flag};
 use protocol::{Header, frame};
 
 /// Who lent a message. Brokers do not look at it: the connection says who they are.
@@ -93,7 +93,8 @@ impl Follow {
                 });
                 continue;
             }
-            let retry = format!("%RETRY%{}_{}", self.group, self.topic);
+            let mut retry = String::new();
+            names::pop_retry_topic(&mut retry, &self.group, &self.topic, kind == "2");
             for offset in offsets {
                 let extra_info = format!(
                     "{first} {} {} {} {kind} {BROKER_NAME} {queue} {offset}",
@@ -113,8 +114,7 @@ impl Follow {
             }
         }
         if !acks.is_empty() {
-            let body = serde_json::to_vec(&BatchAcks { acks, broker_name: BROKER_NAME.to_owned() });
-            let body = body.map_err(|error| error.to_string())?;
+            let body = bodies::encode(&BatchAcks { acks, broker_name: BROKER_NAME.to_owned() });
             self.begin(request::BATCH_ACK_MESSAGE);
             self.header.encode_frame(out, body.len());
             out.extend_from_slice(&body);

@@ -18,7 +18,7 @@ use protocol::names;
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
 use super::{Admitted, Identity, Piece, collect, is_half};
-use crate::answer::BUSY;
+use crate::answer::{BUSY, PROPERTIES_TOO_LONG};
 use crate::call::{Call, ReplyTo};
 use crate::desk::Desk;
 use crate::mail::{Mail, Make};
@@ -196,7 +196,7 @@ impl Desk {
         let mut text = dispatch.properties.clone();
         properties::append(&mut text, name::INNER_MULTI_QUEUE_OFFSET, &dispatch.offsets());
         if text.len() > PROPERTIES_BYTES_MAX {
-            return self.refuse(&reply, response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)");
+            return self.refuse(&reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
         }
         let has_room = own.is_some() || self.travelling + body.len() <= TRAVELLING_BYTES_MAX;
         if !self.promises.has_room() || !has_room {

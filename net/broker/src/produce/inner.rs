@@ -9,6 +9,7 @@ use protocol::names::sys_flag;
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
 use super::{Admitted, Identity, Piece, Until};
+use crate::answer::PROPERTIES_TOO_LONG;
 use crate::call::Call;
 use crate::desk::Desk;
 
@@ -33,7 +34,7 @@ impl Desk {
         properties::set(&mut text, name::INNER_BASE, &base.to_string());
         if text.len() > PROPERTIES_BYTES_MAX {
             self.text = text;
-            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, "too many properties (over 32 KiB)");
+            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
         }
         let message = StoredMessage {
             queue_id: target.queue.cast_signed(),
