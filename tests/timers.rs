@@ -1,20 +1,31 @@
 //! Goal: timer messages come when they are due, to the millisecond, and never once they are recalled. Method: raw
 //! frames to the real binary, with one core and with two, and `kill -9` in between.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use protocol::Command;
 use protocol::codes::{request, response};
+use protocol::names::pull_flag;
 use protocol::recall::RecallHandle;
 use tests::client::Client;
 use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
-    asking, create_topic, edge, field, messages, now_ms, properties, pull, pull_waiting, send, send_as, telling,
+    asking, create_topic, edge, field, messages, now_ms, properties, pull, pull_header, pull_waiting, pull_with, send,
+    send_as, send_batch, telling,
 };
 
 /// A wait that would be noticed.
 const LONG_MS: i64 = 25_000;
+/// How many wait together.
+const MANY: u64 = 1_000_000;
+/// What one that waits may cost in memory, as `engine::timers` says, and what its allocator adds.
+const WAITING_BYTES: u64 = 200;
+/// Memory that grows for other reasons: what is read of the log, a checkpoint being written.
+const OTHER_BYTES: u64 = 192 << 20;
+/// Requests under way.
+const WINDOW: u64 = 512;
 /// How late a message may come where other tests want the CPU, too.
 const LATE_MS: u64 = 5_000;
 /// The remark when there was nothing to recall.
@@ -193,6 +204,90 @@ fn what_is_recalled_never_comes_also_across_a_kill() {
         }
         server.stop();
     });
+}
+
+/// When the one with this number is due: within ten seconds, in no order.
+fn due_of(began_ms: u64, number: u64) -> u64 {
+    began_ms + 30_000 + number * 7919 % 10_000
+}
+
+#[test]
+fn a_million_wait_in_bounded_memory_and_each_comes_once_in_its_time_also_across_a_kill() {
+    let home = tempfile::tempdir().expect("a directory for temporary files");
+    let large = ["log.segment_bytes=128MiB", "log.prepare_bytes=128MiB", "limits.pull_messages=1024"];
+    let more = large.map(|setting| ["--set", setting]).concat();
+    let server = Server::with_cores(home.path(), "1", &more);
+    let mut client = server.client();
+    client.expect(response::SUCCESS, create_topic("T", 4));
+    // Memory that it takes in any case, in use once: the newest stretch of the log, buffers.
+    let bodies: [&[u8]; 16] = [&[7; 64 << 10]; 16];
+    for _ in 0..80 {
+        client.expect(response::SUCCESS, send_batch("T", 0, &bodies));
+    }
+    let first = edge(&mut client, request::GET_MAX_OFFSET, "T", 0);
+    let before = server.resident_bytes();
+
+    let began_ms = now_ms().cast_unsigned();
+    let mut under_way = VecDeque::new();
+    let take = |client: &mut Client, under_way: &mut VecDeque<i32>| {
+        let answer = client.answer(under_way.pop_front().expect("one is under way"));
+        assert_eq!(answer.header.code, response::SUCCESS, "{answer:?}");
+    };
+    for number in 0..MANY {
+        let due = due_of(began_ms, number).to_string();
+        let text = [("TIMER_DELIVER_MS", &*due), ("UNIQ_KEY", &number.to_string())];
+        let body = number.to_be_bytes();
+        under_way.push_back(client.write(send_timer(number as i32 % 4, &text, &body)));
+        if under_way.len() as u64 == WINDOW {
+            take(&mut client, &mut under_way);
+        }
+    }
+    while !under_way.is_empty() {
+        take(&mut client, &mut under_way);
+    }
+    let most = before + MANY * WAITING_BYTES + OTHER_BYTES;
+    let grown = server.resident_bytes();
+    println!("{MANY} sent in {} ms; resident {before} bytes, then {grown}", now_ms().cast_unsigned() - began_ms);
+    assert!(grown < most, "{grown} bytes, of {before}");
+
+    server.kill();
+    let server = Server::with_cores(home.path(), "1", &more);
+    let mut client = server.client();
+    let again = server.resident_bytes();
+    println!("resident after a start {again}");
+    assert!(again < most, "{again} bytes after a start, of {before}");
+
+    let mut came = vec![false; MANY as usize];
+    let mut next = [first, 0, 0, 0];
+    let mut latest_ms = 0;
+    while came.iter().any(|came| !came) {
+        for (queue, next) in next.iter_mut().enumerate() {
+            let mut header = pull_header("T", queue as i32, *next);
+            header.max_msg_nums = 1024;
+            header.sys_flag |= pull_flag::SUSPEND;
+            header.suspend_timeout_ms = LONG_MS;
+            if came.iter().skip(queue).step_by(4).all(|came| *came) {
+                continue;
+            }
+            let answer = client.expect(response::SUCCESS, pull_with(request::PULL_MESSAGE, header));
+            for message in messages(&answer) {
+                assert_eq!(message.queue_offset, *next);
+                *next += 1;
+                let number = u64::from_be_bytes(message.body.try_into().expect("a number"));
+                assert_eq!(number % 4, queue as u64);
+                let late_ms = message.store_timestamp.cast_unsigned().checked_sub(due_of(began_ms, number));
+                latest_ms = latest_ms.max(late_ms.expect("not before its time"));
+                let came = &mut came[number as usize];
+                assert!(!*came, "{number} came twice");
+                *came = true;
+            }
+        }
+    }
+    println!("the latest came {latest_ms} ms late; resident {} at the end", server.resident_bytes());
+    for (queue, next) in next.iter().enumerate() {
+        assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "T", queue as i32), *next, "and nothing else");
+    }
+    server.stop();
 }
 
 #[test]

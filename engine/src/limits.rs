@@ -59,6 +59,9 @@ pub const LOAD_BYTES: u32 = 256 << 10;
 /// in step. [`LOADS_MAX`] reads are kept even if they are of larger messages.
 pub const LOADED_BYTES_MAX: u64 = 32 << 20;
 
+/// Most bytes of delayed messages that are kept in memory because they are soon due, in one partition: 64 MiB.
+pub const DUE_BYTES_MAX: u64 = 64 << 20;
+
 /// Most bytes read ahead of one who reads along the log: 2 MiB.
 pub const AHEAD_BYTES_MAX: u64 = 2 << 20;
 

@@ -14,9 +14,9 @@ use crate::loads::{LoadId, Missing};
 use crate::log::Ticket;
 use crate::message::Draft;
 use crate::timers::Timer;
+use ahead::{Ahead, Due, Group};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Delayed messages delivered in one turn.
 const DELIVERIES_MAX: usize = 1024;
@@ -24,12 +24,6 @@ const DELIVERIES_MAX: usize = 1024;
 const DELIVERY_BYTES: usize = 1 << 20;
 /// Deliveries for which the log has no room go on after this long. Milliseconds.
 const DELIVER_AGAIN_MS: u64 = 10;
-/// Messages that are no longer in memory are read this long before they are due, at least. Milliseconds.
-const AHEAD_MS: u64 = 500;
-/// As many are looked at together: those that lie near each other are read at once.
-const AHEAD_TIMERS: usize = 1024;
-/// How near. What lies between two costs less to read than another read. Bytes.
-const NEAR_BYTES: u64 = 16 << 10;
 /// Bytes written again before it is waited until they are written: what one cold read brings. A single message
 /// may be longer.
 const ROLL_BYTES: usize = LOAD_BYTES as usize;
@@ -43,10 +37,8 @@ const NAMESAKES_MAX: usize = 64;
 pub(super) struct Delivery {
     /// Log bytes of messages that are due, and being read.
     awaited: BTreeMap<u64, LoadId>,
-    /// The place in the order of time up to which messages were read ahead.
-    ahead: (u64, u64),
-    /// Parts of the log that are to be read ahead.
-    reads: VecDeque<Range<u64>>,
+    /// Those that are soon due.
+    pub(super) ahead: Ahead,
     /// It cannot go on before.
     again_ms: u64,
     /// What was due then was looked at; and more of it could have been delivered.
@@ -147,19 +139,25 @@ impl Partition {
         if timer.byte >= self.log.written() || self.delivery.awaited.contains_key(&timer.byte) {
             return Delivered::Later;
         }
-        let message = match self.bring(timer, true) {
-            Recalled::Here(message) => message,
-            Recalled::Loading(load) => {
-                self.delivery.awaited.insert(timer.byte, load);
-                return Delivered::Later;
-            }
-            Recalled::Lost => return Delivered::Over(0),
+        let message = match self.delivery.ahead.take(timer.byte) {
+            Due::Here(message) => message,
+            Due::Coming => return Delivered::Later,
+            Due::Unknown => match self.bring(timer, true) {
+                Recalled::Here(message) => message,
+                Recalled::Loading(load) => {
+                    self.delivery.awaited.insert(timer.byte, load);
+                    return Delivered::Later;
+                }
+                Recalled::Lost => return Delivered::Over(0),
+            },
         };
         let Some(description) = (self.config.describe)(&message) else {
             self.give_up(timer, "cannot be read");
             return Delivered::Over(0);
         };
         if self.reserve(message.len(), 2, now_ms).is_err() {
+            // It is asked for again at once, and must not be read again for that.
+            self.delivery.ahead.give_back(timer.byte, message);
             return Delivered::NoRoom;
         }
         let mut draft = Draft {
@@ -186,40 +184,45 @@ impl Partition {
         let behind = if delivery.again_ms > delivery.upto_ms { (0, 0) } else { (delivery.upto_ms, u64::MAX) };
         let next = timers.after(behind).next();
         let deadline = next.map_or(u64::MAX, |timer| timer.due_ms.max(delivery.again_ms));
-        let ahead = timers.after(delivery.ahead).next().filter(|_| delivery.reads.is_empty());
-        ahead.map_or(deadline, |timer| deadline.min(timer.due_ms.saturating_sub(AHEAD_MS)))
+        deadline.min(delivery.ahead.deadline_ms(timers))
     }
 
     /// Reads what is soon due and no longer in memory: not one by one when it is due.
     fn look_ahead(&mut self, now_ms: u64) {
-        let (timers, delivery) = (&self.derived.timers, &mut self.delivery);
-        let soon = timers.after(delivery.ahead).next().is_some_and(|timer| timer.due_ms <= now_ms + AHEAD_MS);
-        if delivery.reads.is_empty() && soon {
-            let until_ms = now_ms + 2 * AHEAD_MS;
-            let next = timers.after(delivery.ahead).take_while(|timer| timer.due_ms <= until_ms).take(AHEAD_TIMERS);
-            delivery.due.extend(next);
-            delivery.ahead = delivery.due.last().expect("one is soon due").place();
-            let warm = self.log.tail().floor();
-            delivery.due.retain(|timer| timer.byte < warm);
-            delivery.due.sort_unstable_by_key(|timer| timer.byte);
-            for timer in delivery.due.drain(..) {
-                let (from, to) = (timer.byte - RECORD_HEADER_BYTES as u64, timer.byte + u64::from(timer.length));
-                match delivery.reads.back_mut() {
-                    Some(read) if from <= read.end + NEAR_BYTES && to - read.start <= LOAD_BYTES.into() => {
-                        read.end = to;
-                    }
-                    _ => delivery.reads.push_back(from..to),
-                }
-            }
-        }
-        while self.loads.has_room_ahead()
-            && let Some(read) = self.delivery.reads.pop_front()
+        let tail = self.log.tail();
+        let here = |byte, length: u32| tail.slice(byte, length as usize);
+        // An empty tail has no floor.
+        let floor = tail.floor().min(self.log.written());
+        self.delivery.ahead.choose(&self.derived.timers, floor, here, now_ms);
+        while if self.delivery.ahead.is_late(now_ms) { self.loads.has_room() } else { self.loads.has_room_ahead() }
+            && let Some(group) = self.delivery.ahead.next_group()
         {
-            if let Some(Missing::From(from)) = self.loads.missing(read.start, (read.end - read.start) as usize) {
-                // What it does not bring is read when it is due.
-                self.start_load(from, read.end);
-            }
+            self.read_group(group);
         }
+    }
+
+    /// Keeps messages until they are due, once all of them are here.
+    fn read_group(&mut self, group: Group) {
+        let (Some((first, _)), Some((last, length))) = (group.first(), group.last()) else { return };
+        let (from, to) = (first - RECORD_HEADER_BYTES as u64, last + u64::from(*length));
+        let load = match self.loads.missing(from, (to - from) as usize) {
+            Some(Missing::From(from)) => self.start_load(from, to).map(|(load, _)| load),
+            Some(Missing::Coming(load)) => Some(load),
+            None => None,
+        };
+        match load {
+            Some(load) => self.delivery.ahead.await_load(load, group),
+            None => self.keep_group(group),
+        }
+    }
+
+    /// Keeps those that are here. What is damaged or missing is found to be so when it is due.
+    fn keep_group(&mut self, group: Group) {
+        let (tail, loads) = (self.log.tail(), &self.loads);
+        self.delivery.ahead.keep(group, |byte, length| match fetch(tail, loads, byte, length) {
+            Fetched::Here(message) => Some(message),
+            Fetched::Elsewhere | Fetched::Damaged => None,
+        });
     }
 
     /// Writes what waits below log byte `below` again, so that its segment can go: a slice at a time, and the
@@ -288,6 +291,7 @@ impl Partition {
         let mark = self.log.record(Kind::Delivered, timer.queue, timer.byte, 0, |_, _| {});
         self.delivering.push_back((mark, timer.byte));
         self.derived.forget(timer.byte);
+        self.delivery.ahead.forget(timer.byte);
         mark
     }
 
@@ -321,6 +325,9 @@ impl Partition {
     /// A read is back, perhaps of delayed messages. Those that cannot be read are tried again later, and nothing
     /// else waits for them.
     pub(super) fn on_recalled(&mut self, load: LoadId, is_here: bool, now_ms: u64) {
+        while let Some(group) = self.delivery.ahead.came(load) {
+            if is_here { self.read_group(group) } else { self.keep_group(group) }
+        }
         let rolling = self.rolling.take_if(|rolling| *rolling == load);
         let awaited = self.delivery.awaited.extract_if(.., |_, awaited| *awaited == load);
         let came: Vec<u64> = awaited.map(|(byte, _)| byte).collect();
@@ -344,5 +351,6 @@ impl Partition {
     }
 }
 
+mod ahead;
 #[cfg(test)]
 mod tests;
