@@ -966,7 +966,7 @@ impl World {
         value.resize(8 + self.random.below(most) as usize, 7);
         let value = (!self.random.chance(200)).then_some(value);
         let ticket = Ticket(self.tickets);
-        let result = self.partition.put(&fact_key(b'p', key), value.as_deref(), Some(ticket), self.sim.now_ms());
+        let result = self.partition.put(&[(&fact_key(b'p', key), value.as_deref())], Some(ticket), self.sim.now_ms());
         if let Err(error) = result {
             return self.refused(error);
         }

@@ -13,8 +13,21 @@ const DELETED: u32 = u32::MAX;
 const ENTRY_HEADER_BYTES: usize = 2 + 4;
 const _: () = assert!(FACT_BYTES_MAX < DELETED as usize, "a length is never taken for the mark");
 
+/// Facts take so much before none is noted any more.
+const NOTED_BYTES_MAX: usize = FACTS_BYTES_MAX / 8 * 7;
+
 /// Bytes a live fact costs beside its key and value: nodes and lengths, roughly.
 const OVERHEAD_BYTES: usize = 64;
+
+/// What a live fact takes.
+fn bytes(key: &[u8], value: &[u8]) -> usize {
+    key.len() + value.len() + OVERHEAD_BYTES
+}
+
+/// Whether a fact may be as large as this one.
+fn fits(key: &[u8], value: &[u8]) -> bool {
+    key.len() <= usize::from(u16::MAX) && key.len() + value.len() + ENTRY_HEADER_BYTES <= FACT_BYTES_MAX
+}
 
 /// All live facts of a partition.
 #[derive(Debug, Default)]
@@ -26,23 +39,34 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Whether a fact of this size may be added.
-    pub fn has_room(&self, key: &[u8], value: &[u8]) -> bool {
-        let bytes = key.len() + value.len();
-        key.len() <= usize::from(u16::MAX)
-            && bytes + ENTRY_HEADER_BYTES <= FACT_BYTES_MAX
-            && self.bytes + bytes + OVERHEAD_BYTES <= FACTS_BYTES_MAX
+    /// Whether these changes may be made together. What makes room, or needs none, always may.
+    pub fn has_room(&self, changes: &[(&[u8], Option<&[u8]>)]) -> bool {
+        let fits = changes.iter().all(|(key, value)| fits(key, value.unwrap_or_default()));
+        let (mut gone, mut come) = (0, 0);
+        for (key, value) in changes {
+            gone += self.live.get(*key).map_or(0, |old| bytes(key, old));
+            come += value.map_or(0, |value| bytes(key, value));
+        }
+        fits && (come <= gone || self.bytes + come - gone <= FACTS_BYTES_MAX)
+    }
+
+    /// As [`has_room`](Facts::has_room), for one that is noted. There are many of those, which must not take the room
+    /// of what is put.
+    pub fn has_room_to_note(&self, key: &[u8], value: &[u8]) -> bool {
+        let gone = self.live.get(key).map_or(0, |old| bytes(key, old));
+        let come = bytes(key, value);
+        fits(key, value) && (come <= gone || self.bytes + come - gone <= NOTED_BYTES_MAX)
     }
 
     /// Changes the state in memory; `None` deletes.
     pub fn set(&mut self, key: &[u8], value: Option<&[u8]>) {
         let old = match value {
             Some(value) => {
-                self.bytes += key.len() + value.len() + OVERHEAD_BYTES;
+                self.bytes += bytes(key, value);
                 match self.live.get_mut(key) {
                     Some(slot) if slot.len() == value.len() => {
                         slot.copy_from_slice(value);
-                        self.bytes -= key.len() + value.len() + OVERHEAD_BYTES;
+                        self.bytes -= bytes(key, value);
                         return;
                     }
                     _ => self.live.insert(key.into(), value.into()),
@@ -54,7 +78,7 @@ impl Facts {
             }
         };
         if let Some(old) = old {
-            self.bytes -= key.len() + old.len() + OVERHEAD_BYTES;
+            self.bytes -= bytes(key, &old);
         }
     }
 
@@ -166,6 +190,30 @@ mod tests {
         for length in 0..payload.len() {
             assert!(decode(&payload[..length]).count() < 3, "cut at {length}");
         }
+    }
+
+    #[test]
+    fn a_full_table_takes_what_makes_room() {
+        let mut facts = Facts::default();
+        let value = vec![0; FACT_BYTES_MAX / 2];
+        let mut number = 0u32;
+        while facts.has_room_to_note(&number.to_be_bytes(), &value) {
+            facts.note(&number.to_be_bytes(), &value);
+            number += 1;
+        }
+        assert!(facts.bytes <= NOTED_BYTES_MAX && facts.bytes + 2 * value.len() > NOTED_BYTES_MAX);
+        assert!(facts.has_room_to_note(&[0; 4], &value[1..]), "it shrinks");
+        assert!(!facts.has_room_to_note(&[0; 4], &[&value[..], &value].concat()));
+        // There is room for what is put, until that is used as well.
+        while facts.has_room(&[(&number.to_be_bytes(), Some(&value))]) {
+            facts.set(&number.to_be_bytes(), Some(&value));
+            number += 1;
+        }
+        assert!(facts.bytes <= FACTS_BYTES_MAX && facts.bytes + 2 * value.len() > FACTS_BYTES_MAX);
+        let (old, new): (&[u8], &[u8]) = (&[0; 4], b"new");
+        assert!(facts.has_room(&[(old, None)]) && facts.has_room(&[(new, Some(&value)), (old, None)]));
+        assert!(!facts.has_room(&[(new, Some(&value)), (b"another", Some(&value)), (old, None)]));
+        assert!(!facts.has_room(&[(old, Some(&vec![0; FACT_BYTES_MAX]))]), "larger than any may be");
     }
 
     #[test]

@@ -298,28 +298,33 @@ impl Partition {
         Ok(stored)
     }
 
-    /// Changes a fact; `None` deletes it. It is readable at once and durable when the ticket comes back.
-    /// Keys start with a byte that is not zero.
+    /// Changes facts together; `None` deletes one. They are readable at once; when the ticket comes back all of them are
+    /// durable, or, after a failure, all or none. Keys start with a byte that is not zero.
     pub fn put(
         &mut self,
-        key: &[u8],
-        value: Option<&[u8]>,
+        changes: &[(&[u8], Option<&[u8]>)],
         ticket: Option<Ticket>,
         now_ms: u64,
     ) -> Result<(), AppendError> {
-        assert!(key.first().is_some_and(|first| *first != OWN_PREFIX), "keys that start with zero are the engine's");
+        let is_ours = |key: &[u8]| key.first().is_none_or(|first| *first == OWN_PREFIX);
+        assert!(!changes.iter().any(|(key, _)| is_ours(key)), "keys that start with zero are the engine's");
         self.check_open()?;
-        if !self.derived.facts.has_room(key, value.unwrap_or_default()) {
-            let bytes = (key.len() + value.map_or(0, <[u8]>::len)) as u64;
-            return Err(AppendError::TooLarge { bytes, bytes_max: FACT_BYTES_MAX as u64 });
+        if !self.derived.facts.has_room(changes) {
+            let bytes = changes.iter().map(|(key, value)| key.len() + value.map_or(0, <[u8]>::len)).sum::<usize>();
+            return Err(AppendError::TooLarge { bytes: bytes as u64, bytes_max: FACT_BYTES_MAX as u64 });
         }
-        let mut payload = Vec::new();
-        facts::encode(&mut payload, key, value);
-        self.write_facts(&payload, now_ms)?;
-        self.derived.facts.set(key, value);
-        if let Some(ticket) = ticket {
-            self.log.promise().tickets.push(ticket);
+        // One batch of the log, in records that recovery reads one by one.
+        let mut payloads = vec![Vec::new()];
+        for (key, value) in changes {
+            if payloads.last().is_some_and(|last| last.len() >= FACTS_RECORD_BYTES) {
+                payloads.push(Vec::new());
+            }
+            facts::encode(payloads.last_mut().expect("there is one"), key, *value);
         }
+        self.reserve(payloads.iter().map(Vec::len).sum(), payloads.len() as u32, now_ms)?;
+        payloads.iter().for_each(|payload| _ = self.record_facts(payload));
+        changes.iter().for_each(|(key, value)| self.derived.facts.set(key, *value));
+        self.log.promise().tickets.extend(ticket);
         Ok(())
     }
 
@@ -327,8 +332,7 @@ impl Partition {
     /// [`shut`](Partition::shut). Returns false when there is no room for it.
     pub fn note(&mut self, key: &[u8], value: &[u8]) -> bool {
         assert!(key.first().is_some_and(|first| *first != OWN_PREFIX), "keys that start with zero are the engine's");
-        let room = self.derived.facts.get(key).is_some_and(|old| old.len() == value.len())
-            || self.derived.facts.has_room(key, value);
+        let room = self.derived.facts.has_room_to_note(key, value);
         if room {
             self.derived.facts.note(key, value);
         }
@@ -635,8 +639,13 @@ impl Partition {
 
     fn write_facts(&mut self, payload: &[u8], now_ms: u64) -> Result<u64, AppendError> {
         self.reserve(payload.len(), 1, now_ms)?;
+        Ok(self.record_facts(payload))
+    }
+
+    /// Puts facts into the batch that was reserved.
+    fn record_facts(&mut self, payload: &[u8]) -> u64 {
         let nobody = QueueKey { topic: 0, queue: 0 };
-        Ok(self.log.record(Kind::Facts, nobody, 0, payload.len(), |_, out| out.copy_from_slice(payload)))
+        self.log.record(Kind::Facts, nobody, 0, payload.len(), |_, out| out.copy_from_slice(payload))
     }
 
     /// Makes true what a batch promised.

@@ -214,7 +214,8 @@ impl World {
         let bytes_max = if self.calm { usize::MAX } else { 1 + self.random.below(40_000) as usize };
         let Some(bytes) = self.sim.borrow_mut().take(socket, bytes_max) else {
             let client = &self.clients[index];
-            let excused = !self.calm || client.rude || client.waiting.is_empty();
+            // One that took nothing for half a minute learns late that it was hung up on for that.
+            let excused = !self.calm || client.rude || client.slow || client.waiting.is_empty();
             assert!(excused, "client {index} was hung up on, and waits for {:?}", client.waiting);
             return self.lose(index);
         };
@@ -659,7 +660,8 @@ impl World {
             Asked::Create { topic } => self.model.unsettle(topic),
             Asked::Delete { topic } if is_good => self.deleted(topic),
             // It stays in doubt.
-            Asked::Delete { .. } | Asked::Any => {}
+            Asked::Delete { topic } => self.model.not_deleted(topic),
+            Asked::Any => {}
             Asked::Itself => {
                 self.clients[index].answers.insert(answer.header.opaque, answer);
             }

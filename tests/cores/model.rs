@@ -26,6 +26,8 @@ pub struct Topic {
     pub disturbed: bool,
     /// `None`: not known.
     pub exists: Option<bool>,
+    /// Its last deletion was refused: what is stored from now on is not lost with it, whatever became of it.
+    pub refused: bool,
     /// What is known of it is durable.
     certain: bool,
 }
@@ -81,6 +83,8 @@ pub struct Sent {
     /// Which topic of its name it belongs to, if that is `sure`.
     life: u32,
     sure: bool,
+    /// It was sent after its topic's deletion was refused, and no other one was asked for.
+    vouched: bool,
     /// The earliest moment of its delivery, for delayed ones. Of a half message the end of time, until it is asked
     /// to commit it.
     pub due_ms: Option<u64>,
@@ -135,7 +139,15 @@ pub struct Model {
 impl Model {
     /// Topics of these names, none of which is there yet.
     pub fn new(names: impl IntoIterator<Item = String>) -> Model {
-        let topic = |name| Topic { name, life: 0, doubtful: false, disturbed: false, exists: None, certain: false };
+        let topic = |name| Topic {
+            name,
+            life: 0,
+            doubtful: false,
+            disturbed: false,
+            exists: None,
+            refused: false,
+            certain: false,
+        };
         Model {
             topics: names.into_iter().map(topic).collect(),
             sent: Vec::new(),
@@ -231,6 +243,7 @@ impl Model {
             batch: self.batches,
             life,
             sure: !doubtful,
+            vouched: self.topics[topic].refused,
             due_ms,
             half: None,
             recalling: false,
@@ -387,8 +400,10 @@ impl Model {
         }
         self.topics[topic].disturbed = self.is_sending(topic);
         self.topics[topic].doubtful = true;
+        self.topics[topic].refused = false;
         self.topics[topic].exists = None;
         for sent in self.sent.iter_mut().filter(|sent| sent.topic == topic) {
+            sent.vouched = false;
             // What was not answered and not seen may come into the next topic of this name.
             sent.sure &= sent.state != State::Unknown || sent.place.is_some();
         }
@@ -408,6 +423,11 @@ impl Model {
         (entry.doubtful, entry.certain) = (false, false);
         entry.exists = (!sending && !entry.disturbed).then_some(false);
         self.forget_slots(topic, true);
+    }
+
+    /// A topic's deletion was refused: whether it is deleted is not known, but nobody can send to it while that is so.
+    pub fn not_deleted(&mut self, topic: usize) {
+        self.topics[topic].refused = true;
     }
 
     fn forget_slots(&mut self, topic: usize, known: bool) {
@@ -544,6 +564,12 @@ impl Model {
         retired: &dyn Fn(Position) -> bool,
         due_ms: Option<u64>,
     ) {
+        for (id, sent) in self.sent.iter().enumerate().filter(|(_, sent)| sent.topic == topic && sent.vouched) {
+            let stays = sent.place.is_some_and(|place| !retired(place.position)) && !sent.gone;
+            let is_there = found.contains(&id) || sent.due_ms.is_some() || sent.state != State::Promised;
+            assert!(is_there || !stays || lossy && !sent.certain, "message {id} is lost with its topic: {sent:?}");
+        }
+        self.topics[topic].refused = false;
         if self.topics[topic].doubtful {
             let life = self.topics[topic].life;
             let older = |sent: &Sent| sent.topic == topic && sent.sure && sent.life == life && !sent.gone;

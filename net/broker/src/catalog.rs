@@ -4,7 +4,7 @@
 //! changes: the registrar makes the next one, which shares what stayed the same, and publishes it.
 //! Here is also the one home of the facts (DESIGN 5) that topics and groups are stored as.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -28,6 +28,7 @@ pub struct Catalog {
     subscriptions: Arc<Table<Subscriptions>>,
     modes: Arc<BTreeMap<ModeKey, SetRequestMode>>,
     light_queues: usize,
+    doubtful: Arc<[u32]>,
     /// Version of the topics, as NameServers see it.
     pub topics_version: DataVersion,
     /// Version of the group configurations, as admin tools see it.
@@ -45,6 +46,7 @@ impl Catalog {
             subscriptions: Arc::new(Table::new(seed ^ 2)),
             modes: Arc::default(),
             light_queues: 0,
+            doubtful: Arc::default(),
             topics_version: DataVersion::default(),
             groups_version: DataVersion::default(),
             changes: Arc::default(),
@@ -76,13 +78,29 @@ impl Catalog {
 
     /// The ids of the topics that `old` has and this one has not. Cost: what differs, not what there is,
     /// if one catalog was made from the other.
-    pub fn topics_gone_since(&self, old: &Catalog) -> Vec<u32> {
+    pub fn topics_gone_since(&self, old: &Catalog) -> BTreeSet<u32> {
         let is_gone = |topic: &&Arc<Topic>| self.topic(&topic.name).is_none_or(|now| now.id != topic.id);
         let changed = old.topics.shards.iter().enumerate().filter(|(index, shard)| {
             let now = &self.topics.shards[*index];
             !Arc::ptr_eq(now, shard)
         });
         changed.flat_map(|(_, shard)| shard.iter()).filter(is_gone).map(|topic| topic.id).collect()
+    }
+
+    /// These topics, too, are in doubt: whether they are deleted, the log has to tell.
+    pub fn doubt(&mut self, ids: impl Iterator<Item = u32>) {
+        self.doubtful = self.doubtful.iter().copied().chain(ids).collect();
+    }
+
+    /// No topic is in doubt any more.
+    pub fn be_certain(&mut self) {
+        self.doubtful = Arc::default();
+    }
+
+    /// Whether a topic takes no message because it may be deleted already.
+    #[inline]
+    pub fn is_doubtful(&self, id: u32) -> bool {
+        !self.doubtful.is_empty() && self.doubtful.contains(&id)
     }
 
     /// All group configurations, in no order.

@@ -27,6 +27,7 @@ use crate::config::Settings;
 use crate::consume::{Compiled, Resets};
 use crate::errands::Said;
 use crate::inquiry::Inquiry;
+use crate::ledger::Facts;
 use crate::mail::{Mail, Mailboxes, Outbox};
 use crate::parked::{Ask, Cold, Loading, Parked, Pull};
 use crate::place::{Place, is_send, is_served_fast, place};
@@ -616,6 +617,9 @@ impl Desk {
                 self.registrar(now_ms, |registrar, orders| {
                     registrar.on_durable(change, outcome.is_ok(), now_ms, orders);
                 });
+                if outcome.is_err() {
+                    self.resolve_doubt(now_ms);
+                }
             }
             (Promise::Revival(receipt), outcome) => {
                 let receipt = Receipt::clone(receipt);
@@ -648,9 +652,12 @@ impl Desk {
 
     fn opened(&mut self, local: usize, now_ms: u64) {
         self.retain_known_topics(local);
-        // A partition that was recovered after a failure opens again; the registrar stays.
-        if self.partition_at(local) != 0 || self.registrar.is_some() {
+        if self.partition_at(local) != 0 {
             return;
+        }
+        if self.registrar.is_some() {
+            // It was recovered after a failure, and opens again.
+            return self.resolve_doubt(now_ms);
         }
         match Registrar::recover(Arc::clone(&self.settings), self.seed, self.partitions[local].facts(b"")) {
             Ok(registrar) => {
@@ -748,7 +755,7 @@ impl Desk {
     fn fulfil(&mut self, order: Order, now_ms: u64) {
         match order {
             Order::Answer(to, answer) => self.replies.answer(&to, answer),
-            Order::Put { key, value, change } => self.put_fact(&key, value.as_deref(), change, now_ms),
+            Order::Put { facts, change } => self.put_facts(&facts, change, now_ms),
             Order::Publish { catalog, change } => self.publish(catalog, change),
             Order::Push { connection, frame } => self.replies.frame(connection, &frame, false),
             Order::Resume { core, mail } => self.outbox.send(core, mail),
@@ -763,13 +770,29 @@ impl Desk {
         }
     }
 
-    fn put_fact(&mut self, key: &[u8], value: Option<&[u8]>, change: u64, now_ms: u64) {
+    fn put_facts(&mut self, facts: &Facts, change: u64, now_ms: u64) {
         let ticket = self.promises.open(Promise::Change(change));
         let local = self.local(0).expect("the registrar is where partition 0 is");
         self.touched = true;
-        if let Err(error) = self.partitions[local].put(key, value, Some(ticket), now_ms) {
+        let changes: Vec<_> = facts.iter().map(|(key, value)| (key.as_slice(), value.as_deref())).collect();
+        if let Err(error) = self.partitions[local].put(&changes, Some(ticket), now_ms) {
             // Told in the next turn: never from within an order.
             self.refused.push((ticket, error));
+        }
+    }
+
+    /// Tells the registrar what the log has of changes that failed, once the log can be asked.
+    fn resolve_doubt(&mut self, now_ms: u64) {
+        let Some(registrar) = &self.registrar else { return };
+        let local = self.local(0).expect("the registrar is where partition 0 is");
+        let partition = &self.partitions[local];
+        if !partition.is_open() {
+            return;
+        }
+        let facts: Vec<_> =
+            registrar.doubt().map(|key| (key.to_vec(), partition.fact(key).map(<[u8]>::to_vec))).collect();
+        if !facts.is_empty() {
+            self.registrar(now_ms, |registrar, orders| registrar.on_certain(&facts, now_ms, orders));
         }
     }
 }

@@ -473,7 +473,7 @@ impl Here<'_> {
             let keys = partition.facts(OFFSET_KEY).map(|(key, _)| key).filter(is_of_group);
             let keys: Vec<Vec<u8>> = keys.map(<[u8]>::to_vec).collect();
             for key in keys {
-                if partition.put(&key, None, None, now_ms).is_err() {
+                if partition.put(&[(&key, None)], None, now_ms).is_err() {
                     break;
                 }
             }

@@ -2,11 +2,13 @@
 //!
 //! A change is accepted into the newest catalog at once, so that the next request builds on it.
 //! What was accepted while one change is under way becomes the next one. A change goes this way:
-//! its facts are put in partition 0; once all are durable its catalog is published; once every
-//! core holds that, those who wait are told. A change without facts (subscriptions) skips the disk.
+//! its facts are put in partition 0, all or none of them; once they are durable its catalog is published;
+//! once every core holds that, those who wait are told. A change without facts (subscriptions) skips the disk.
 //!
-//! If a fact cannot be made durable, nobody is told that it was: all that was accepted and not yet
-//! published is dropped, and those who wait are told so.
+//! If its facts cannot be made durable, nobody is told that they were: all that was accepted and not yet
+//! published is dropped, and those who wait are told so. But a failed log may have them, and a start would find them
+//! there. So they are in doubt until the log is read again; what it says then counts. A topic whose end is in doubt
+//! takes no message: it might be lost with it. Those who wait are told once all cores know that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use protocol::names;
 
 use crate::answer::Answer;
 use crate::call::ReplyTo;
-use crate::catalog::{COUNTERS_KEY, Catalog, Counters, DataVersion, Fact, FactError, GROUP_KEY, Group, Subscriptions};
+use crate::catalog::{COUNTERS_KEY, Catalog, Counters, DataVersion, FactError, GROUP_KEY, Group, Subscriptions};
 use crate::catalog::{MODE_KEY, TOPIC_KEY, Topic, mode_fact, mode_from_fact};
 use crate::config::{Changes, KNOBS_KEY};
 use crate::mail::Mail;
@@ -58,8 +60,11 @@ pub struct Ledger {
     next_topic: u32,
     changes: u64,
     underway: Option<Change>,
+    /// Keys of facts that may be in the log otherwise than `newest` has them.
+    doubt: BTreeSet<Vec<u8>>,
     /// What the next change is made of.
-    facts: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    facts: Facts,
+    facts_bytes: usize,
     topics_changed: bool,
     groups_changed: bool,
     subscriptions_changed: bool,
@@ -73,52 +78,83 @@ pub struct Ledger {
 struct Change {
     number: u64,
     catalog: Catalog,
-    /// Facts that are not yet durable. At 0 the catalog is with the cores.
-    puts: usize,
-    failed: bool,
+    stage: Stage,
     register: bool,
     then: Vec<Then>,
     notify: BTreeSet<Arc<str>>,
 }
 
+/// How far a change is.
+#[derive(Debug)]
+enum Stage {
+    /// These facts are being written.
+    Written(Facts),
+    /// Its catalog is with the cores.
+    Published,
+    /// It failed; the catalog that the cores get is the old one, with what is in doubt.
+    Dropped,
+}
+
+/// Facts by key; `None` deletes one.
+pub type Facts = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// Facts that wait beyond which no more is accepted: they go into one batch of the log. Bytes.
+const FACTS_BYTES_MAX: usize = 2 << 20;
+
 impl Ledger {
     /// From the facts of partition 0, those of other keys left out. `seed`: of the hash tables.
     pub fn recover<'a>(seed: u64, facts: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<Ledger, FactError> {
-        let mut catalog = Catalog::new(seed);
-        let mut counters = Counters::default();
-        let mut next_topic = 0;
-        for (key, value) in facts {
-            if key.starts_with(TOPIC_KEY) {
-                let topic = Topic::from_fact(key, value)?;
-                next_topic = next_topic.max(topic.id + 1);
-                catalog.set_topic(Arc::new(topic));
-            } else if key.starts_with(GROUP_KEY) {
-                catalog.set_group(Arc::new(Group::from_fact(key, value)?));
-            } else if key.starts_with(MODE_KEY) {
-                catalog.set_mode(mode_from_fact(key, value)?);
-            } else if key == COUNTERS_KEY {
-                counters = Counters::from_fact(value)?;
-            } else if key == KNOBS_KEY {
-                let changes = Changes::from_fact(value).map_err(|error| FactError::of(KNOBS_KEY, &error))?;
-                catalog.changes = Arc::new(changes);
-            }
-        }
-        catalog.topics_version = counters.topics;
-        catalog.groups_version = counters.groups;
-        Ok(Ledger {
+        let catalog = Catalog::new(seed);
+        let mut ledger = Ledger {
             published: catalog.clone(),
             newest: catalog,
-            next_topic: counters.next_topic.max(next_topic),
+            next_topic: 0,
             changes: 0,
             underway: None,
-            facts: BTreeMap::new(),
+            doubt: BTreeSet::new(),
+            facts: Facts::new(),
+            facts_bytes: 0,
             topics_changed: false,
             groups_changed: false,
             subscriptions_changed: false,
             others_changed: false,
             then: Vec::new(),
             notify: BTreeSet::new(),
-        })
+        };
+        for (key, value) in facts {
+            ledger.adopt(key, Some(value))?;
+        }
+        ledger.published = ledger.newest.clone();
+        Ok(ledger)
+    }
+
+    /// Takes into the newest catalog what partition 0 says; keys that mean nothing here are left out.
+    fn adopt(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), FactError> {
+        let name = |prefix: &[u8]| String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+        match value {
+            Some(value) if key.starts_with(TOPIC_KEY) => {
+                let topic = Topic::from_fact(key, value)?;
+                self.next_topic = self.next_topic.max(topic.id + 1);
+                self.newest.set_topic(Arc::new(topic));
+            }
+            Some(value) if key.starts_with(GROUP_KEY) => self.newest.set_group(Arc::new(Group::from_fact(key, value)?)),
+            Some(value) if key.starts_with(MODE_KEY) => self.newest.set_mode(mode_from_fact(key, value)?),
+            Some(value) if key == COUNTERS_KEY => {
+                let counters = Counters::from_fact(value)?;
+                self.next_topic = self.next_topic.max(counters.next_topic);
+                self.newest.topics_version = counters.topics;
+                self.newest.groups_version = counters.groups;
+            }
+            Some(value) if key == KNOBS_KEY => {
+                let changes = Changes::from_fact(value).map_err(|error| FactError::of(KNOBS_KEY, &error))?;
+                self.newest.changes = Arc::new(changes);
+            }
+            None if key.starts_with(TOPIC_KEY) => self.newest.remove_topic(&name(TOPIC_KEY)),
+            None if key.starts_with(GROUP_KEY) => self.newest.remove_group(&name(GROUP_KEY)),
+            // Modes, settings and counters are never deleted: what is not there was never made durable.
+            Some(_) | None => {}
+        }
+        Ok(())
     }
 
     /// What every core holds.
@@ -132,8 +168,13 @@ impl Ledger {
     }
 
     /// How many wait for a change.
-    pub fn waiting(&self) -> usize {
+    fn waiting(&self) -> usize {
         self.then.len() + self.underway.as_ref().map_or(0, |change| change.then.len())
+    }
+
+    /// Whether one more change may be accepted.
+    pub fn has_room(&self) -> bool {
+        self.waiting() < WAITING_MAX && self.facts_bytes < FACTS_BYTES_MAX
     }
 
     /// An id that no topic ever had.
@@ -143,10 +184,15 @@ impl Ledger {
         id
     }
 
+    fn change(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.facts_bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+        self.facts.insert(key, value);
+    }
+
     /// Accepts a topic, new or changed.
     pub fn set_topic(&mut self, topic: Topic) {
         let (key, value) = topic.fact();
-        self.facts.insert(key, Some(value));
+        self.change(key, Some(value));
         // Nobody is told of light queues, of which there may be very many.
         let is_told = !names::is_lmq(&topic.name);
         self.newest.set_topic(Arc::new(topic));
@@ -156,7 +202,7 @@ impl Ledger {
 
     /// Accepts that a topic is deleted.
     pub fn remove_topic(&mut self, name: &str) {
-        self.facts.insert(Topic::key(name), None);
+        self.change(Topic::key(name), None);
         self.newest.remove_topic(name);
         self.topics_changed = true;
     }
@@ -164,14 +210,14 @@ impl Ledger {
     /// Accepts a group's configuration, new or changed.
     pub fn set_group(&mut self, group: Group) {
         let (key, value) = group.fact();
-        self.facts.insert(key, Some(value));
+        self.change(key, Some(value));
         self.newest.set_group(Arc::new(group));
         self.groups_changed = true;
     }
 
     /// Accepts that a group's configuration is deleted.
     pub fn remove_group(&mut self, name: &str) {
-        self.facts.insert(Group::key(name), None);
+        self.change(Group::key(name), None);
         self.newest.remove_group(name);
         self.groups_changed = true;
     }
@@ -179,7 +225,7 @@ impl Ledger {
     /// Accepts how a group gets messages of a topic.
     pub fn set_mode(&mut self, mode: SetRequestMode) {
         let (key, value) = mode_fact(&mode);
-        self.facts.insert(key, Some(value));
+        self.change(key, Some(value));
         self.newest.set_mode(mode);
         self.others_changed = true;
     }
@@ -198,7 +244,7 @@ impl Ledger {
 
     /// Accepts other settings. `register`: NameServers are to know.
     pub fn set_changes(&mut self, changes: Changes, register: bool) {
-        self.facts.insert(KNOBS_KEY.to_vec(), Some(changes.fact()));
+        self.change(KNOBS_KEY.to_vec(), Some(changes.fact()));
         self.newest.changes = Arc::new(changes);
         self.others_changed = true;
         self.topics_changed |= register;
@@ -233,95 +279,115 @@ impl Ledger {
         if self.underway.is_some() || !self.is_touched() {
             return;
         }
-        self.changes += 1;
-        let number = self.changes;
-        let facts = std::mem::take(&mut self.facts);
+        let mut facts = std::mem::take(&mut self.facts);
+        self.facts_bytes = 0;
         let register = std::mem::take(&mut self.topics_changed);
         let groups = std::mem::take(&mut self.groups_changed);
         self.subscriptions_changed = false;
         self.others_changed = false;
         bump(&mut self.newest.topics_version, register, now_ms);
         bump(&mut self.newest.groups_version, groups, now_ms);
-        let mut puts = 0;
-        if !facts.is_empty() {
-            // The counters go first: a topic that is found on disk never has an id they do not know.
-            let (key, value) = self.counters();
-            let first = std::iter::once((key, Some(value)));
-            for (key, value) in first.chain(facts) {
-                wanted.push(Order::Put { key, value, change: number });
-                puts += 1;
-            }
-        }
         let change = Change {
-            number,
+            number: self.number(),
             catalog: self.newest.clone(),
-            puts,
-            failed: false,
+            stage: Stage::Published,
             register,
             then: std::mem::take(&mut self.then),
             notify: std::mem::take(&mut self.notify),
         };
-        publish_if_durable(&change, wanted);
-        self.underway = Some(change);
+        let change = self.underway.insert(change);
+        if facts.is_empty() {
+            return change.publish(wanted);
+        }
+        // A topic that is found on disk never has an id that the counters do not know.
+        let counters = Counters {
+            next_topic: self.next_topic,
+            topics: self.newest.topics_version,
+            groups: self.newest.groups_version,
+        };
+        let (key, value) = counters.fact();
+        facts.insert(key, Some(value));
+        change.stage = Stage::Written(facts.clone());
+        wanted.push(Order::Put { facts, change: change.number });
     }
 
-    /// One fact of a change is durable, or cannot be. Gives the change back if it failed, with all
-    /// that was built upon it; `newest` is then what is published.
-    pub fn on_durable(&mut self, number: u64, ok: bool, wanted: &mut Vec<Order>) -> Option<Over> {
+    /// The facts of a change are durable, or it is not known that they are. Returns whether all that was accepted and is not
+    /// published was dropped for that: what members said is to be accepted again.
+    pub fn on_durable(&mut self, number: u64, ok: bool, wanted: &mut Vec<Order>) -> bool {
         let change = self.underway.as_mut().filter(|change| change.number == number);
-        let change = change.expect("a fact comes back while its change is under way");
-        assert!(change.puts > 0, "a change has more facts than it put");
-        change.puts -= 1;
-        change.failed |= !ok;
-        if change.puts > 0 {
-            return None;
+        let change = change.expect("facts come back while their change is under way");
+        let Stage::Written(facts) = std::mem::replace(&mut change.stage, Stage::Published) else {
+            unreachable!("a change writes its facts once")
+        };
+        if ok {
+            change.publish(wanted);
+            return false;
         }
-        if !change.failed {
-            publish_if_durable(change, wanted);
-            return None;
-        }
-        let mut over = Over { ok: false, register: false, ..Over::default() };
-        over.then.append(&mut change.then);
-        over.then.append(&mut self.then);
-        over.notify.append(&mut change.notify);
-        over.notify.append(&mut self.notify);
-        self.underway = None;
+        self.newest = self.published.clone();
+        // By another id, too: then it was deleted and made again.
+        let ends = |topic: &Topic, value: &Option<Vec<u8>>| {
+            let now = value.as_ref().and_then(|value| Topic::from_fact(&Topic::key(&topic.name), value).ok());
+            now.is_none_or(|now| now.id != topic.id)
+        };
+        let topics = facts.iter().filter_map(|(key, value)| {
+            let name = std::str::from_utf8(key.strip_prefix(TOPIC_KEY)?).ok()?;
+            self.published.topic(name).filter(|topic| ends(topic, value)).map(|topic| topic.id)
+        });
+        self.newest.doubt(topics);
+        self.doubt.extend(facts.into_keys());
+        (change.stage, change.register) = (Stage::Dropped, false);
+        change.catalog = self.newest.clone();
+        change.then.append(&mut self.then);
+        change.notify.append(&mut self.notify);
+        change.publish(wanted);
         self.facts.clear();
+        self.facts_bytes = 0;
         self.topics_changed = false;
         self.groups_changed = false;
         self.subscriptions_changed = false;
         self.others_changed = false;
-        self.newest = self.published.clone();
-        Some(over)
+        true
+    }
+
+    /// The keys of facts that are in doubt.
+    pub fn doubt(&self) -> impl Iterator<Item = &[u8]> {
+        self.doubt.iter().map(Vec::as_slice)
+    }
+
+    /// The log was read again: what it says of all that is in doubt. It counts from now on. `Err`: one cannot be read, and
+    /// stays as it was.
+    pub fn on_certain(&mut self, facts: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), FactError> {
+        self.doubt.clear();
+        self.newest.be_certain();
+        self.topics_changed = true;
+        self.groups_changed = true;
+        let adopted = facts.iter().map(|(key, value)| self.adopt(key, value.as_deref()));
+        adopted.fold(Ok(()), Result::and)
     }
 
     /// Every core holds the catalog of this change.
     pub fn on_installed(&mut self, number: u64) -> Over {
         let change = self.underway.take_if(|change| change.number == number);
         let change = change.expect("a catalog is installed while its change is under way");
-        assert!(change.puts == 0, "a catalog was published before its facts were durable");
+        assert!(!matches!(change.stage, Stage::Written(_)), "a catalog was published before its facts were durable");
         self.published = change.catalog;
-        Over { ok: true, register: change.register, then: change.then, notify: change.notify }
+        let ok = matches!(change.stage, Stage::Published);
+        Over { ok, register: change.register, then: change.then, notify: change.notify }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.changes += 1;
+        self.changes
     }
 
     fn is_touched(&self) -> bool {
         self.topics_changed || self.groups_changed || self.subscriptions_changed || self.others_changed
     }
-
-    fn counters(&self) -> Fact {
-        let counters = Counters {
-            next_topic: self.next_topic,
-            topics: self.newest.topics_version,
-            groups: self.newest.groups_version,
-        };
-        counters.fact()
-    }
 }
 
-fn publish_if_durable(change: &Change, wanted: &mut Vec<Order>) {
-    if change.puts == 0 {
-        let catalog = Arc::new(change.catalog.clone());
-        wanted.push(Order::Publish { catalog, change: change.number });
+impl Change {
+    fn publish(&self, wanted: &mut Vec<Order>) {
+        wanted.push(Order::Publish { catalog: Arc::new(self.catalog.clone()), change: self.number });
     }
 }
 

@@ -34,6 +34,10 @@ mod transaction;
 
 pub use dispatch::Dispatch;
 
+/// A message could be lost with its topic.
+const IN_DOUBT: &str =
+    "whether this topic is deleted is in doubt: the disk failed while it was, and the log has to be read again first";
+
 /// Longest topic that fits a record whose topic length is one byte; batches know only those.
 const BATCH_TOPIC_BYTES_MAX: usize = names::TOPIC_BYTES_MAX;
 
@@ -322,6 +326,10 @@ impl Desk {
                     .then(|| format!("Sending message to topic[{}] is forbidden.", send.topic))
             });
             return match closed {
+                None if self.catalog.is_doubtful(topic.id) => {
+                    self.refuse(&call.reply, response::SERVICE_NOT_AVAILABLE, IN_DOUBT);
+                    None
+                }
                 None => Some(topic.clone()),
                 Some(remark) => {
                     self.refuse(&call.reply, response::NO_PERMISSION, &remark);

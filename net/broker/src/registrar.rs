@@ -24,7 +24,7 @@ use crate::call::{ConnectionId, ReplyTo, Request};
 use crate::catalog::{Catalog, FactError};
 use crate::config::Settings;
 use crate::errands::Errands;
-use crate::ledger::{Ledger, Over, Then, WAITING_MAX};
+use crate::ledger::{Facts, Ledger, Over, Then};
 use crate::locks::Locks;
 use crate::mail::{Ensure, Mail, Make, Routed};
 use crate::members::Members;
@@ -52,13 +52,11 @@ const HEADER_BYTES: usize = 64 << 10;
 pub enum Order {
     /// Answer a request.
     Answer(ReplyTo, Answer),
-    /// Put a fact in partition 0, or delete it. Comes back, in order, as `on_durable`.
+    /// Put these facts in partition 0, all or none. Comes back as `on_durable`.
     Put {
-        /// The fact's key.
-        key: Vec<u8>,
-        /// Its value; `None` deletes it.
-        value: Option<Vec<u8>>,
-        /// The change it belongs to.
+        /// Values by key; `None` deletes one.
+        facts: Facts,
+        /// The change they belong to.
         change: u64,
     },
     /// Give this catalog to every core, this one too. Comes back as `on_installed` once all hold it.
@@ -192,7 +190,7 @@ impl Registrar {
         if let (Make::Retry { group }, Mail::Request(request)) = (&ensure.how, &mut ensure.then) {
             request.orderly = self.locks.is_held(group, now_ms);
         }
-        if self.ledger.waiting() >= WAITING_MAX {
+        if !self.ledger.has_room() {
             wanted.push(Order::Resume { core: ensure.back, mail: ensure.then });
             return;
         }
@@ -204,16 +202,28 @@ impl Registrar {
         self.finish(now_ms, wanted);
     }
 
-    /// A fact of `Order::Put` is durable, or cannot be made so.
+    /// The facts of `Order::Put` are durable, or it is not known that they are.
     pub fn on_durable(&mut self, change: u64, ok: bool, now_ms: u64, wanted: &mut Vec<Order>) {
-        if let Some(over) = self.ledger.on_durable(change, ok, wanted) {
-            self.conclude(over, wanted);
+        if self.ledger.on_durable(change, ok, wanted) {
             // What members said does not depend on the disk.
             let live = self.ledger.published().live_groups().map(|live| live.group.clone());
             let groups: BTreeSet<Arc<str>> = live.chain(self.members.groups().cloned()).collect();
             for group in groups {
                 self.update_subscriptions(&group);
             }
+        }
+        self.finish(now_ms, wanted);
+    }
+
+    /// The keys of facts of which nobody knows whether the log has them: see [`on_certain`](Registrar::on_certain).
+    pub fn doubt(&self) -> impl Iterator<Item = &[u8]> {
+        self.ledger.doubt()
+    }
+
+    /// What partition 0, which was read again or never lost anything, has of all that is in doubt.
+    pub fn on_certain(&mut self, facts: &[(Vec<u8>, Option<Vec<u8>>)], now_ms: u64, wanted: &mut Vec<Order>) {
+        if let Err(error) = self.ledger.on_certain(facts) {
+            tracing::error!(%error, "a fact of a change that failed cannot be read");
         }
         self.finish(now_ms, wanted);
     }
@@ -384,7 +394,7 @@ impl Registrar {
 
     /// Whether one more request may wait for a change.
     fn check_room(&self) -> Result<(), Answer> {
-        if self.ledger.waiting() < WAITING_MAX {
+        if self.ledger.has_room() {
             return Ok(());
         }
         Err(Answer::refusal(response::SYSTEM_BUSY, BUSY))

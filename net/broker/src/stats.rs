@@ -2,6 +2,7 @@
 //! `mqadmin statsAll` asks). Counted where it happens: a send adds to its topic's place in a list, an answered pull to
 //! its group's. Every ten seconds the counts are sampled.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -163,7 +164,7 @@ impl Stats {
     }
 
     /// Forgets what belongs to topics that are gone.
-    pub fn forget(&mut self, topics: &[u32]) {
+    pub fn forget(&mut self, topics: &BTreeSet<u32>) {
         for topic in topics {
             self.histories.remove(topic);
             if let Some(count) = self.puts.get_mut(*topic as usize) {
@@ -292,7 +293,7 @@ mod tests {
         let later = messages(stats.windows(&put, now_ms + 2 * HOUR_MS));
         assert_eq!((later[0].0, later[1].0), (0, 0));
         assert!(later[2].0 > 70_000);
-        stats.forget(&[3]);
+        stats.forget(&[3].into());
         assert!(stats.windows(&put, 0).is_none() && stats.windows(&got, 0).is_none());
     }
 

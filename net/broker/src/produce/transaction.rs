@@ -14,7 +14,7 @@ use protocol::names::{self, sys_flag};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 use protocol::{AnswerWriter, Header, StoredMessage};
 
-use super::{Piece, Said, Until, collect};
+use super::{IN_DOUBT, Piece, Said, Until, collect};
 use crate::answer::PROPERTIES_TOO_LONG;
 use crate::call::Call;
 use crate::desk::Desk;
@@ -80,6 +80,9 @@ impl Desk {
         };
         if let Err((code, remark)) = check_end(&end, &message, now_ms) {
             return self.refuse(&call.reply, code, remark);
+        }
+        if self.catalog.is_doubtful(half.queue.topic) {
+            return self.refuse(&call.reply, response::SERVICE_NOT_AVAILABLE, IN_DOUBT);
         }
         let said = Said::read(message.topic, message.properties);
         let mut text = String::new();

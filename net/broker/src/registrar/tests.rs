@@ -33,6 +33,8 @@ struct World {
     /// What partition 0 holds.
     facts: BTreeMap<Vec<u8>, Vec<u8>>,
     disk_ok: bool,
+    /// What fails is there all the same, as a later look shows.
+    disk_keeps: bool,
     /// Orders not yet carried out.
     orders: VecDeque<Order>,
     /// What happened, in order: `put t/T`, `publish`, `answer 7: 0`, …
@@ -105,6 +107,7 @@ impl World {
             now_ms: 1_000_000,
             facts,
             disk_ok: true,
+            disk_keeps: false,
             orders: VecDeque::new(),
             log: Vec::new(),
             answers: BTreeMap::new(),
@@ -129,14 +132,16 @@ impl World {
                 let double = self.answers.insert(reply.opaque, answer);
                 assert!(double.is_none(), "request {} is answered twice", reply.opaque);
             }
-            Order::Put { key, value, change } => {
-                self.log.push(format!("put {}", String::from_utf8_lossy(&key)));
-                let ok = self.disk_ok;
-                match value {
-                    _ if !ok => {}
-                    Some(value) => drop(self.facts.insert(key, value)),
-                    None => drop(self.facts.remove(&key)),
+            Order::Put { facts, change } => {
+                for (key, value) in facts {
+                    self.log.push(format!("put {}", String::from_utf8_lossy(&key)));
+                    match value {
+                        _ if !self.disk_ok && !self.disk_keeps => {}
+                        Some(value) => drop(self.facts.insert(key, value)),
+                        None => drop(self.facts.remove(&key)),
+                    }
                 }
+                let ok = self.disk_ok;
                 self.act(|registrar, now_ms, wanted| registrar.on_durable(change, ok, now_ms, wanted));
             }
             Order::Publish { catalog, change } => {

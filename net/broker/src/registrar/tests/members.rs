@@ -21,7 +21,7 @@ fn a_first_heartbeat_makes_group_and_retry_topic() {
     let flags = (answer.fields.get("IS_SUPPORT_HEART_BEAT_V2"), answer.fields.get("IS_SUB_CHANGE"));
     assert_eq!((answer.code, flags), (0, (Some("true"), Some("true"))));
     let wanted =
-        ["put n/", "put g/g", "put t/%RETRY%g", "publish", "register", "answer 1: 0", "push 1 g"].map(str::to_owned);
+        ["put g/g", "put n/", "put t/%RETRY%g", "publish", "register", "answer 1: 0", "push 1 g"].map(str::to_owned);
     assert_eq!(world.logged(), wanted);
     let retry = world.topic("%RETRY%g").unwrap();
     assert_eq!((retry.queues(), retry.config.perm, retry.is_ordered()), (1, 6, false));
@@ -199,7 +199,7 @@ fn groups_are_configured() {
     let mut world = World::new();
     let mut config = SubscriptionGroupConfig { retry_max_times: 3, ..SubscriptionGroupConfig::new("g") };
     assert_eq!(world.ask(0, 200, &[], bodies::encode(&config)).code, 0);
-    assert_eq!(world.logged(), ["put n/", "put g/g", "publish", "answer 1: 0"]);
+    assert_eq!(world.logged(), ["put g/g", "put n/", "publish", "answer 1: 0"]);
     assert_eq!(world.ask(0, 200, &[], bodies::encode(&config)).code, 0);
     assert_eq!(world.logged(), ["answer 2: 0"]);
     config.retry_queue_nums = 2;

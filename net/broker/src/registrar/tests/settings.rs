@@ -19,7 +19,7 @@ fn a_setting_is_in_force_when_it_is_answered_and_after_a_restart() {
     let answer = update(&mut world, "autoCreateSubscriptionGroup=false\nenablePopBufferMerge=true");
     assert_eq!(answer.code, 0);
     assert_eq!(answer.remark, "taken, without meaning here: enablePopBufferMerge");
-    assert_eq!(world.logged(), ["put n/", "put k/", "publish", "answer 1: 0"]);
+    assert_eq!(world.logged(), ["put k/", "put n/", "publish", "answer 1: 0"]);
     world.heartbeat(1, "c", vec![consumer("late", &[("T", 1)])]);
     assert!(world.registrar.catalog().group("late").is_none(), "groups are no longer made");
     let again = World::recovered(settings(), world.facts.clone());
