@@ -1,7 +1,7 @@
 //! Goal: a message that names light queues (LMQ) is in each of them and in its own queue once its producer is answered,
 //! also after `kill -9`. Method: raw frames to the real binary, with one core and with two.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use protocol::bodies::{self, TopicConfigTable};
 use protocol::codes::{request, response};
@@ -189,4 +189,50 @@ fn without_the_settings_the_property_means_nothing_and_they_change_at_run_time()
         assert_eq!(messages(&client.ask(pull("%LMQ%b", 0, 0)))[0].body, b"straight");
         server.stop();
     });
+}
+
+/// The long form only: it takes a quarter of a gigabyte of offsets.
+#[test]
+fn offsets_beyond_the_bound_are_refused_and_leave_room_for_the_rest() {
+    if !tests::is_soak() {
+        return println!("skipped: tests/run --soak runs it");
+    }
+    let home = tempfile::tempdir().expect("a directory for temporary files");
+    let server = Server::with_cores(home.path(), "1", &ON);
+    let mut client = server.client();
+    client.expect(response::SUCCESS, create_topic("T", 1));
+    let group = |number: u64| format!("%LMQ%{number:0110}");
+    let (mut under_way, mut asked, mut refused) = (VecDeque::new(), 0, None);
+    while refused.is_none() {
+        while under_way.len() < 512 {
+            under_way.push_back((asked, client.write(commit(&group(asked), "T", 0, 7))));
+            asked += 1;
+            assert!(asked < 4_000_000, "there is a bound");
+        }
+        let (number, opaque) = under_way.pop_front().expect("many are under way");
+        let answer = client.answer(opaque);
+        if answer.header.code != response::SUCCESS {
+            refused = Some((number, answer));
+        }
+    }
+    let (number, answer) = refused.expect("the loop ends with it");
+    assert_eq!(answer.header.code, response::SYSTEM_BUSY, "{answer:?}");
+    assert!(answer.header.remark.contains("no room for another consumer offset"), "{answer:?}");
+    for (_, opaque) in under_way {
+        assert_eq!(client.answer(opaque).header.code, response::SYSTEM_BUSY);
+    }
+    // What there is can be changed, and deleted; and topics are made.
+    client.expect(response::SUCCESS, commit(&group(0), "T", 0, 8));
+    client.expect(response::SUCCESS, create_topic("U", 4));
+    client.expect(response::SUCCESS, asking(request::DELETE_TOPIC_IN_BROKER, &[("topic", "U")]));
+    server.stop();
+    let server = Server::with_cores(home.path(), "1", &ON);
+    let mut client = server.client();
+    assert_eq!(committed(&mut client, &group(0), "T", 0), Some(8));
+    assert_eq!(committed(&mut client, &group(number - 1), "T", 0), Some(7));
+    assert_eq!(committed(&mut client, &group(number), "T", 0), None);
+    client.expect(response::SUCCESS, asking(request::DELETE_TOPIC_IN_BROKER, &[("topic", "T")]));
+    client.expect(response::SUCCESS, create_topic("T", 1));
+    client.expect(response::SUCCESS, commit(&group(number), "T", 0, 9));
+    server.stop();
 }

@@ -61,6 +61,10 @@ enum Forbidden {
     Broadcast = 4,
 }
 
+/// Why an offset is not taken.
+const OFFSETS_FULL: &str = "the partition of this queue has no room for another consumer offset; groups that are not \
+                            used any more can be deleted with their offsets";
+
 impl Desk {
     /// PULL_MESSAGE (11), LITE_PULL_MESSAGE (361).
     pub(crate) fn pull_request(&mut self, call: &Call<'_>, now_ms: u64) {
@@ -248,8 +252,8 @@ impl Desk {
             return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
         };
         let is_reset = self.resets.get(key, asked.consumer_group).is_some();
-        if !is_reset {
-            self.note_offset(local, &topic, key.queue, asked.consumer_group, offset);
+        if !is_reset && !self.note_offset(local, &topic, key.queue, asked.consumer_group, offset) {
+            return self.refuse(&call.reply, response::SYSTEM_BUSY, OFFSETS_FULL);
         }
         let header = self.replies.header(&call.reply, response::SUCCESS);
         if is_reset {
@@ -497,15 +501,18 @@ impl Desk {
         self.replies.send(reply, Pieces::new());
     }
 
-    pub(crate) fn note_offset(&mut self, local: usize, topic: &Topic, queue: u32, group: &str, offset: u64) {
+    /// Keeps a consumer offset: it is durable within a second. Returns whether there was room for it.
+    pub(crate) fn note_offset(&mut self, local: usize, topic: &Topic, queue: u32, group: &str, offset: u64) -> bool {
         let key = offset_key(topic.id, queue, group);
+        self.touched = true;
         if !self.partitions[local].note(&key, &offset.to_be_bytes()) {
             tracing::warn!(group, topic = &*topic.name, queue, "no room for another consumer offset");
+            return false;
         }
         if !self.accounts.is_empty() {
             self.reset_account(QueueKey { topic: topic.id, queue }, group, offset);
         }
-        self.touched = true;
+        true
     }
 
     /// Bytes of log that a stock broker takes for being in memory.
