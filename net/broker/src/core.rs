@@ -254,7 +254,9 @@ impl<I: Io> Core<I> {
 
     /// How long the next drive may wait.
     fn wait(&self, wait_max: Option<Duration>) -> Option<Duration> {
-        if self.more || self.desk.touched || !self.deferred.is_empty() {
+        // What woke in one partition may have asked another one, whose turn was over.
+        let is_asked = self.desk.touched || self.desk.partitions.iter().any(Partition::has_effects);
+        if self.more || is_asked || !self.deferred.is_empty() {
             return Some(Duration::ZERO);
         }
         let mut until_ms = self.desk.deadline_ms().min(self.tick_at_ms).min(self.accept_again_ms);
@@ -354,7 +356,6 @@ impl<I: Io> Core<I> {
                     }
                 }
             }
-            self.more |= self.desk.partitions[place].has_effects();
         }
         self.effects = effects;
     }
