@@ -211,7 +211,7 @@ pub struct QueueProgress {
     pub last_ms: u64,
 }
 
-/// What a core counts while it serves, since its start. `core.rs` counts, code 28 shows.
+/// What a core counts while it serves, since its start. `desk.rs`, `consume.rs` and `pop.rs` count, code 28 shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Messages stored.

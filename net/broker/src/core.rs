@@ -148,7 +148,7 @@ mod kind {
 const LOCAL_BITS: u32 = 40;
 
 fn tag(kind: u64, whom: u64) -> Tag {
-    debug_assert!(whom < 1 << kind::SHIFT);
+    assert!(whom < 1 << kind::SHIFT, "what it is about fits its bits");
     Tag(kind << kind::SHIFT | whom)
 }
 

@@ -106,7 +106,7 @@ pub struct Desk {
     pub(crate) maker: u64,
     /// The properties that the broker writes into every message.
     pub(crate) ours: String,
-    /// Memory that is used again: an append's results, a message's properties, pulls that go on.
+    /// Memory that is used again: an append's results, a message's properties.
     pub(crate) stored: Vec<Stored>,
     pub(crate) text: String,
     /// Memory for message ids.

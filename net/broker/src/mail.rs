@@ -134,7 +134,7 @@ pub enum Mail {
     Answer {
         /// The connection.
         connection: ConnectionId,
-        /// The frame. Empty: the request is over and has no answer.
+        /// The frame: its header first.
         pieces: Pieces,
         /// It answers a request (and does not push): one fewer is outstanding.
         settles: bool,

@@ -1,4 +1,4 @@
-//! Pulls that wait: for a message in their queue (long polling), or for a cold read.
+//! What waits: pulls for a message in their queue (long polling), and whatever needs a cold read.
 
 use std::sync::Arc;
 
@@ -161,7 +161,7 @@ impl Parked {
 pub enum Cold {
     /// A pull.
     Pull(Pull),
-    /// A request that looks at one message (codes 33, 36, 37 and 370): executed again.
+    /// A request that looks at a message or an entry (14, 29, 32, 33, 36, 37, 309, 321): executed again.
     Request(Box<Request>),
     /// A message that is recalled or deleted; so many other cores have not looked for it.
     Recall(Box<Request>, usize),

@@ -38,11 +38,7 @@ pub const TRANS_HALF_TOPIC: &str = "RMQ_SYS_TRANS_HALF_TOPIC";
 pub const TRANS_OP_HALF_TOPIC: &str = "RMQ_SYS_TRANS_OP_HALF_TOPIC";
 /// Transactions given up on.
 pub const TRANS_CHECK_MAX_TIME_TOPIC: &str = "TRANS_CHECK_MAX_TIME_TOPIC";
-/// Timer messages.
-pub const TIMER_TOPIC: &str = "rmq_sys_wheel_timer";
 
-/// The producer group that every Java client instance has.
-pub const CLIENT_INNER_PRODUCER_GROUP: &str = "CLIENT_INNER_PRODUCER";
 /// Consumer groups that exist without being created.
 pub const BUILT_IN_GROUPS: [&str; 8] = [
     "TOOLS_CONSUMER",
@@ -57,10 +53,6 @@ pub const BUILT_IN_GROUPS: [&str; 8] = [
 
 /// The key-value namespace in which a NameServer keeps the queues of order topics.
 pub const ORDER_TOPIC_NAMESPACE: &str = "ORDER_TOPIC_CONFIG";
-/// Cluster of a broker that was not told another.
-pub const DEFAULT_CLUSTER: &str = "DefaultCluster";
-/// Region of a broker that was not told another.
-pub const DEFAULT_REGION: &str = "DefaultRegion";
 /// Id of a broker that takes writes.
 pub const MASTER_ID: i64 = 0;
 
@@ -76,8 +68,6 @@ pub mod ext {
     pub const IS_SUPPORT_HEART_BEAT_V2: &str = "IS_SUPPORT_HEART_BEAT_V2";
     /// Of a heartbeat's answer: send the full one again.
     pub const IS_SUB_CHANGE: &str = "IS_SUB_CHANGE";
-    /// Of code 103: the broker's zone.
-    pub const ZONE_NAME: &str = "__ZONE_NAME";
 }
 
 /// Permission bits of topics and brokers.
@@ -114,10 +104,6 @@ pub mod perm {
 
 /// Bits of a message's sysFlag (PROTOCOL 3.3).
 pub mod sys_flag {
-    /// The body is compressed; the broker never looks inside.
-    pub const COMPRESSED: i32 = 0x1;
-    /// Several tags; legacy.
-    pub const MULTI_TAGS: i32 = 0x2;
     /// The transaction's state.
     pub const TRANSACTION_MASK: i32 = 0xc;
     /// A half message.
@@ -144,16 +130,12 @@ pub mod pull_flag {
     pub const SUSPEND: i32 = 2;
     /// The header carries the subscription.
     pub const SUBSCRIPTION: i32 = 4;
-    /// Class filter; gone.
-    pub const CLASS_FILTER: i32 = 8;
     /// A lite pull.
     pub const LITE: i32 = 16;
 }
 
 /// Bits of a topic's topicSysFlag.
 pub mod topic_flag {
-    /// The topic belongs to a unit.
-    pub const UNIT: i32 = 1;
     /// It has subscriptions from units.
     pub const UNIT_SUB: i32 = 2;
 }

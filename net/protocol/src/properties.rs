@@ -41,10 +41,6 @@ pub mod name {
     pub const TRANSACTION_CHECK_TIMES: &str = "TRANSACTION_CHECK_TIMES";
     /// The unique id of a half message; written by the broker.
     pub const TRANSACTION_ID: &str = "__transactionId__";
-    /// How often it was tried, on retries that a client sends itself.
-    pub const RECONSUME_TIME: &str = "RECONSUME_TIME";
-    /// How often it may be tried, on retries that a client sends itself.
-    pub const MAX_RECONSUME_TIMES: &str = "MAX_RECONSUME_TIMES";
     /// The first id of a retried message.
     pub const ORIGIN_MESSAGE_ID: &str = "ORIGIN_MESSAGE_ID";
     /// The broker's region, written by the broker.
@@ -91,10 +87,6 @@ pub mod name {
     pub const PUSH_REPLY_TIME: &str = "PUSH_REPLY_TIME";
     /// The client that waits for the reply.
     pub const REPLY_TO_CLIENT: &str = "REPLY_TO_CLIENT";
-    /// The original topic of a dead letter.
-    pub const DLQ_ORIGIN_TOPIC: &str = "DLQ_ORIGIN_TOPIC";
-    /// The original id of a dead letter.
-    pub const DLQ_ORIGIN_MESSAGE_ID: &str = "DLQ_ORIGIN_MESSAGE_ID";
 }
 
 /// Names and values in order. Pairs without a name or a value do not count, as in Java.
