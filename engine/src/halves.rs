@@ -22,7 +22,7 @@ pub struct Half {
 }
 
 /// All that are undecided. Most were neither asked for nor moved: they are in `timers` alone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Halves {
     timers: Timers,
     /// How often those were asked for that were.
@@ -33,6 +33,11 @@ pub struct Halves {
 }
 
 impl Halves {
+    /// None yet. `seed`: of its hash table.
+    pub fn new(seed: u64) -> Halves {
+        Halves { timers: Timers::new(seed), checks: BTreeMap::new(), moved: BTreeMap::new(), ids: BTreeMap::new() }
+    }
+
     /// Whether there may be one more.
     pub fn has_room(&self) -> bool {
         self.timers.len() < HALVES_MAX
@@ -134,7 +139,7 @@ mod tests {
             let queue = QueueKey { topic: id as u32 % 3, queue: 0 };
             Half { timer: Timer { due_ms, byte, queue, length: 10, key: 0 }, id, checks }
         };
-        let mut halves = Halves::default();
+        let mut halves = Halves::new(1);
         for id in 1..6 {
             halves.insert(half(id, id, 100 - id, 0));
         }

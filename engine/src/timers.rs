@@ -4,6 +4,8 @@
 
 use crate::format::{QueueKey, RECORD_HEADER_BYTES};
 use crate::limits::TIMERS_MAX;
+use ahash::RandomState;
+use hashbrown::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
@@ -35,13 +37,15 @@ impl Timer {
 }
 
 /// All that wait, earliest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Timers {
     /// By [`Timer::place`]. Here and there stands all that is known: to go through them looks nothing up, in the order
     /// of time to deliver them, in the order of the log for a checkpoint.
     by_time: BTreeMap<(u64, u64), What>,
     by_byte: BTreeMap<u64, Timer>,
-    by_key: BTreeSet<(u32, u64)>,
+    /// The lowest log byte of each key, and those of its namesakes: rarely are there any.
+    by_key: HashMap<u32, u64, RandomState>,
+    namesakes: BTreeSet<(u32, u64)>,
     bytes: u64,
 }
 
@@ -60,6 +64,17 @@ impl What {
 }
 
 impl Timers {
+    /// None yet. `seed`: of its hash table.
+    pub fn new(seed: u64) -> Timers {
+        Timers {
+            by_time: BTreeMap::new(),
+            by_byte: BTreeMap::new(),
+            by_key: HashMap::with_hasher(RandomState::with_seeds(seed, 7, 8, 9)),
+            namesakes: BTreeSet::new(),
+            bytes: 0,
+        }
+    }
+
     /// Whether one more may wait.
     pub fn has_room(&self) -> bool {
         self.by_byte.len() < TIMERS_MAX
@@ -73,7 +88,11 @@ impl Timers {
         self.bytes += timer.bytes();
         self.by_time.insert(timer.place(), What { queue: timer.queue, length: timer.length, key: timer.key });
         if timer.key != 0 {
-            self.by_key.insert((timer.key, timer.byte));
+            let lowest = self.by_key.entry(timer.key).or_insert(timer.byte);
+            if *lowest != timer.byte {
+                self.namesakes.insert((timer.key, timer.byte.max(*lowest)));
+                *lowest = timer.byte.min(*lowest);
+            }
         }
     }
 
@@ -117,7 +136,8 @@ impl Timers {
 
     /// Those found by a key, in the order of the log. Strangers may have the same one.
     pub fn with_key(&self, key: u32) -> impl Iterator<Item = Timer> {
-        self.by_key.range((key, 0)..=(key, u64::MAX)).filter_map(|(_, byte)| self.get(*byte))
+        let others = self.namesakes.range((key, 0)..=(key, u64::MAX)).map(|(_, byte)| byte);
+        self.by_key.get(&key).into_iter().chain(others).filter_map(|byte| self.get(*byte))
     }
 
     /// Those whose payloads are at log bytes from `from` on, below `to`.
@@ -133,8 +153,14 @@ impl Timers {
     /// All but `by_byte` forgets it.
     fn forget(&mut self, timer: Timer) {
         self.by_time.remove(&timer.place());
-        if timer.key != 0 {
-            self.by_key.remove(&(timer.key, timer.byte));
+        if timer.key != 0 && !self.namesakes.remove(&(timer.key, timer.byte)) {
+            match self.namesakes.range((timer.key, 0)..=(timer.key, u64::MAX)).next().copied() {
+                Some(next) => {
+                    self.namesakes.remove(&next);
+                    self.by_key.insert(timer.key, next.1);
+                }
+                None => _ = self.by_key.remove(&timer.key),
+            }
         }
         self.bytes -= timer.bytes();
     }
@@ -156,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_earliest_is_first_and_what_is_over_or_forgotten_is_gone() {
-        let mut timers = Timers::default();
+        let mut timers = Timers::new(1);
         for (due_ms, byte) in [(30, 1), (10, 2), (20, 3), (10, 4), (15, 5), (15, 5)] {
             let queue = QueueKey { topic: byte as u32 % 5, queue: 0 };
             timers.insert(Timer { due_ms, byte, queue, length: byte as u32, key: byte as u32 / 2 });
@@ -166,6 +192,13 @@ mod tests {
         assert_eq!(bytes(&mut timers.between(2, 4)), [2, 3]);
         assert_eq!(timers.between(5, 2).count(), 0);
         assert_eq!(bytes(&mut timers.with_key(2)), [4, 5]);
+        let [four, five] = [4, 5].map(|byte| timers.get(byte).expect("it waits"));
+        for (gone, left) in [(four, [5]), (five, [4])] {
+            timers.remove(gone.byte);
+            assert_eq!(bytes(&mut timers.with_key(2)), left);
+            timers.insert(gone);
+            assert_eq!(bytes(&mut timers.with_key(2)), [4, 5], "in the order of the log");
+        }
         assert_eq!(timers.with_key(0).count(), 0, "it is no key");
         timers.retain_topics(&|topic| topic != 0);
         assert_eq!((timers.len(), timers.bytes()), (4, 4 * 32 + 10));
@@ -182,6 +215,6 @@ mod tests {
         }
         assert_eq!(order, [(4, 10), (3, 20), (2, 25), (1, 30)]);
         assert!(timers.len() == 0 && timers.bytes() == 0 && timers.lowest().is_none() && timers.has_room());
-        assert!(timers.by_time.is_empty() && timers.by_key.is_empty());
+        assert!(timers.by_time.is_empty() && timers.by_key.is_empty() && timers.namesakes.is_empty());
     }
 }

@@ -18,11 +18,15 @@ use ahead::{Ahead, Due, Group};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Delayed messages delivered in one turn.
+/// Delayed messages delivered in one turn; and looked up together.
 const DELIVERIES_MAX: usize = 1024;
+const SLICE: usize = 64;
+/// Of those that are due so many are passed over in one turn, because they or one before them in their queue is being
+/// read: then it is waited for the reads.
+const PASSED_MAX: usize = 128;
 /// Bytes delivered in one turn, so that producers get theirs. A single message may be longer.
 const DELIVERY_BYTES: usize = 1 << 20;
-/// Deliveries for which the log has no room go on after this long. Milliseconds.
+/// Deliveries for which the log has no room go on when some of it is written, or after this long. Milliseconds.
 const DELIVER_AGAIN_MS: u64 = 10;
 /// Bytes written again before it is waited until they are written: what one cold read brings. A single message
 /// may be longer.
@@ -39,8 +43,9 @@ pub(super) struct Delivery {
     awaited: BTreeMap<u64, LoadId>,
     /// Those that are soon due.
     pub(super) ahead: Ahead,
-    /// It cannot go on before.
+    /// It cannot go on before, unless more of the log is written than that.
     again_ms: u64,
+    full_at: u64,
     /// What was due then was looked at; and more of it could have been delivered.
     upto_ms: u64,
     more: bool,
@@ -103,27 +108,43 @@ impl Partition {
             return;
         }
         self.look_ahead(now_ms);
-        if now_ms < self.delivery.again_ms {
+        if now_ms < self.delivery.again_ms && self.log.written() == self.delivery.full_at {
             return;
         }
         let before = self.derived.timers.len();
         let mut due = std::mem::take(&mut self.delivery.due);
         let is_due = |timer: &Timer| timer.due_ms <= now_ms;
-        due.extend(self.derived.timers.iter().take_while(is_due).take(DELIVERIES_MAX));
-        let (mut bytes, mut is_cut, mut held) = (0, due.len() == DELIVERIES_MAX, BTreeSet::new());
-        for &timer in &due {
-            if bytes >= DELIVERY_BYTES {
-                is_cut = true;
-                break;
+        let (mut bytes, mut held, mut passed, mut place) = (0, BTreeSet::new(), 0, (0, 0));
+        let mut is_cut = true;
+        'slices: for _ in 0..DELIVERIES_MAX / SLICE {
+            due.clear();
+            due.extend(self.derived.timers.after(place).take_while(is_due).take(SLICE));
+            for &timer in &due {
+                if bytes >= DELIVERY_BYTES || passed == PASSED_MAX {
+                    break 'slices;
+                }
+                if held.contains(&timer.queue) {
+                    passed += 1;
+                    continue;
+                }
+                match self.deliver_one(timer, now_ms) {
+                    Delivered::Over(length) => bytes += length,
+                    Delivered::Later => {
+                        held.insert(timer.queue);
+                        passed += 1;
+                    }
+                    Delivered::NoRoom => {
+                        self.delivery.again_ms = now_ms + DELIVER_AGAIN_MS;
+                        self.delivery.full_at = self.log.written();
+                        is_cut = false;
+                        break 'slices;
+                    }
+                }
             }
-            if held.contains(&timer.queue) {
-                continue;
-            }
-            match self.deliver_one(timer, now_ms) {
-                Delivered::Over(length) => bytes += length,
-                Delivered::Later => _ = held.insert(timer.queue),
-                Delivered::NoRoom => {
-                    self.delivery.again_ms = now_ms + DELIVER_AGAIN_MS;
+            match due.last() {
+                Some(last) if due.len() == SLICE => place = last.place(),
+                _ => {
+                    is_cut = false;
                     break;
                 }
             }

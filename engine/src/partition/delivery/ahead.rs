@@ -208,7 +208,7 @@ mod tests {
     }
 
     fn timers(list: &[Timer]) -> Timers {
-        let mut timers = Timers::default();
+        let mut timers = Timers::new(1);
         list.iter().for_each(|timer| timers.insert(*timer));
         timers
     }
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!((ahead.take(500), ahead.bytes), (Due::Here(message.clone()), 100));
         ahead.give_back(500, message.clone());
         assert_eq!((ahead.take(500), ahead.take(500)), (Due::Here(message), Due::Unknown));
-        ahead.retain(&Timers::default());
+        ahead.retain(&Timers::new(1));
         assert_eq!((ahead.bytes, ahead.messages.len()), (0, 0));
     }
 
