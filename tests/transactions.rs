@@ -13,7 +13,7 @@ use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
     asking, create_topic, edge, field, heartbeat, messages, number, oneway, properties, pull, pull_waiting, runtime,
-    send, send_as, wait_until_durable,
+    send, send_as, telling, wait_until_durable,
 };
 
 /// A wait that would be noticed.
@@ -354,4 +354,91 @@ fn who_says_nothing_is_asked_and_who_decided_is_not() {
         assert_eq!(committed(&mut client, 2).len(), 5);
         server.stop();
     });
+}
+
+fn resume(id: &str) -> Command {
+    asking(request::RESUME_CHECK_HALF_MESSAGE, &[("topic", "TRANS_CHECK_MAX_TIME_TOPIC"), ("msgId", id)])
+}
+
+#[test]
+fn one_that_was_given_up_is_a_half_message_again_if_an_operator_says_so() {
+    with_cores(|home, cores| {
+        let times = ["transaction_timeout_ms=100", "transaction_check_interval_ms=100", "transaction_check_max=1"];
+        let times = times.map(|set| format!("broker.{set}"));
+        let more: Vec<&str> = times.iter().flat_map(|set| ["--set", set]).collect();
+        let server = Server::with_cores(home, cores, &more);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 4));
+        for queue in 0..4 {
+            let delay: &[_] = if queue == 3 { &[("DELAY", "1"), ("own", "x")] } else { &[("own", "x")] };
+            prepare(&mut client, queue, &format!("{queue}"), delay);
+        }
+        // All of them are given up; each partition has a queue for its own.
+        let partitions: i32 = cores.parse().expect("a number");
+        let mut ids = std::collections::BTreeMap::new();
+        for queue in 0..partitions {
+            for offset in 0..4 / partitions {
+                let answer = client.expect(
+                    response::SUCCESS,
+                    pull_waiting("TRANS_CHECK_MAX_TIME_TOPIC", queue, offset.into(), LONG_MS),
+                );
+                let message = messages(&answer)[0];
+                let id = OffsetId { host: message.store_host, offset: message.physical_offset }.to_string();
+                ids.insert(String::from_utf8_lossy(message.body).into_owned(), id);
+            }
+        }
+        assert_eq!(ids.len(), 4);
+        // Nothing else becomes a half message.
+        let answer = client.expect(response::SUCCESS, send("T", 0, b"plain"));
+        let plain = field(&answer, "msgId").to_owned();
+        let mut wrong = OffsetId::parse(&ids["1"]).expect("an id");
+        wrong.offset += 1;
+        for id in [&plain, &wrong.to_string(), "", "x", "FFFFFFFF00000000FFFFFFFFFFFFFFFF"] {
+            let answer = client.expect(response::SYSTEM_ERROR, resume(id));
+            assert!(answer.header.remark.contains("RMQ_SYS_TRANS_HALF_TOPIC"), "{answer:?}");
+        }
+        client.expect(response::SYSTEM_ERROR, asking(request::RESUME_CHECK_HALF_MESSAGE, &[]));
+        // It is asked about from the beginning, also if the broker is killed before.
+        client.expect(
+            response::SUCCESS,
+            telling(request::UPDATE_BROKER_CONFIG, &[], "transactionCheckMax=1000\ntransactionCheckInterval=500"),
+        );
+        client.expect(response::SUCCESS, resume(&ids["1"]));
+        server.kill();
+        let server = Server::with_cores(home, cores, &more);
+        let (mut client, mut producer) = (server.client(), server.client());
+        producer.expect(response::SUCCESS, heartbeat("p", "consumers", &["T"]));
+        for unique in ["0", "2", "3"] {
+            client.expect(response::SUCCESS, resume(&ids[unique]));
+        }
+        let mut decided = std::collections::BTreeSet::new();
+        while decided.len() < 4 {
+            let (half, times) = checked(&mut producer);
+            if decided.insert(half.unique.clone()) {
+                assert!(times == 1 || half.unique == "1", "{half:?} was asked about {times} times");
+                let decision = if half.unique == "2" { ROLLBACK } else { COMMIT };
+                producer.expect(response::SUCCESS, end_with(&half, decision, |end| end.from_transaction_check = true));
+            }
+        }
+        assert_eq!(committed_behind_plain(&mut client), ["0"]);
+        assert_eq!((committed(&mut client, 1), committed(&mut client, 2).len()), (vec!["1".to_owned()], 0));
+        // The delay begins when it is committed.
+        let answer = client.expect(response::SUCCESS, pull_waiting("T", 3, 0, LONG_MS));
+        let message = messages(&answer)[0];
+        assert_eq!(
+            (message.body, message.property("own"), message.property("TAGS")),
+            (&b"3"[..], Some("x"), Some("t"))
+        );
+        assert_eq!(message.property("TRANSACTION_CHECK_TIMES"), None);
+        // Without its topic there is nothing to become.
+        client.expect(response::SUCCESS, asking(request::DELETE_TOPIC_IN_BROKER, &[("topic", "T")]));
+        client.expect(response::SYSTEM_ERROR, resume(&ids["0"]));
+        server.stop();
+    });
+}
+
+/// As `committed`, of the queue that has a plain message first.
+fn committed_behind_plain(client: &mut Client) -> Vec<String> {
+    let answer = client.expect(response::SUCCESS, pull("T", 0, 1));
+    messages(&answer).iter().map(|message| String::from_utf8_lossy(message.body).into_owned()).collect()
 }

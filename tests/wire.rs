@@ -307,7 +307,7 @@ fn unknown_requests_are_refused_and_one_way_ones_never_answered() {
         let server = Server::with_cores(home, cores, &[]);
         for serialize in [Serialize::Json, Serialize::RocketMq] {
             let mut client = server.client().speaking(serialize);
-            for code in [0, 9, 323, 902, 9_999, 30_000, -1] {
+            for code in [0, 9, 354, 902, 9_999, 30_000, -1] {
                 client.write(oneway(asking(code, &[])));
                 let answer = client.expect(response::REQUEST_CODE_NOT_SUPPORTED, asking(code, &[]));
                 assert_eq!(answer.header.remark, format!(" request type {code} not supported"));

@@ -481,6 +481,7 @@ impl Desk {
             NOTIFICATION => self.notification(call, now_ms),
             POLLING_INFO => self.polling_info(call),
             END_TRANSACTION => self.end_transaction(call, now_ms),
+            RESUME_CHECK_HALF_MESSAGE => self.resume_check(call, now_ms),
             RECALL_MESSAGE => self.recall(call, self.settings.cores - 1, now_ms),
             _ if self.index == 0 => {
                 if self.registrar.is_none() {

@@ -22,7 +22,8 @@ use crate::pop::revive::{Receipt, Revival};
 use crate::pop::waiting::{LineKey, Watch};
 use crate::produce::Dispatch;
 
-/// A message that the broker makes itself from another one: a retry, a dead letter.
+/// A message that the broker makes itself from another one: a retry, a dead letter, a half message
+/// that was given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     /// Its topic, which should exist by now.
@@ -43,10 +44,19 @@ pub struct Store {
     pub properties: String,
     /// The body.
     pub body: Bytes,
-    /// Delay level; 0: none.
-    pub delay_level: i32,
+    /// When it becomes one of its queue's.
+    pub wait: Wait,
     /// Whom to answer when it is durable.
     pub reply: ReplyTo,
+}
+
+/// What a message that the broker makes waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The delay of this level; 0: none.
+    Level(i32),
+    /// What its producer decides, who is asked at once: it is a half message again.
+    Decision,
 }
 
 /// Asks the registrar to make sure that a topic exists, and then to send `then` to core `back`.

@@ -65,10 +65,12 @@ pub fn place(header: &mut Header, catalog: &Catalog, partitions: u16, random: u6
             Some(offset) => place_position(offset, partitions),
             None => Place::Here,
         },
-        request::CONSUME_MESSAGE_DIRECTLY => match header.fields.get("msgId").and_then(OffsetId::parse) {
-            Some(id) => place_position(id.offset, partitions),
-            None => Place::Here,
-        },
+        request::CONSUME_MESSAGE_DIRECTLY | request::RESUME_CHECK_HALF_MESSAGE => {
+            match header.fields.get("msgId").and_then(OffsetId::parse) {
+                Some(id) => place_position(id.offset, partitions),
+                None => Place::Here,
+            }
+        }
         request::END_TRANSACTION => match number(header, "commitLogOffset") {
             Some(offset) => place_position(offset, partitions),
             None => Place::Here,

@@ -15,7 +15,7 @@ use super::{Identity, Piece, Said, Target, Until, collect, set_real};
 use crate::answer::PROPERTIES_TOO_LONG;
 use crate::call::Call;
 use crate::desk::Desk;
-use crate::mail::{Mail, Make, Store};
+use crate::mail::{Mail, Make, Store, Wait};
 use crate::parked::Cold;
 use crate::place::{draw_queue, is_send};
 
@@ -94,7 +94,7 @@ impl Desk {
             reconsume_times: original.reconsume_times.saturating_add(1),
             properties: text,
             body: record.slice_ref(original.body),
-            delay_level,
+            wait: Wait::Level(delay_level),
             reply: call.reply,
         };
         let group = back.group.to_owned();
@@ -117,13 +117,21 @@ impl Desk {
         };
         let target = Target { key: QueueKey { topic: topic.id, queue }, local, queue };
         let mut text = store.properties;
-        properties::remove(&mut text, name::DELAY);
-        let until = match self.delay_until(store.delay_level, now_ms) {
-            Some(at_ms) => {
-                set_real(&mut text, &store.topic, queue);
-                Until::Due { at_ms, key: 0 }
+        let until = match store.wait {
+            Wait::Level(level) => {
+                properties::remove(&mut text, name::DELAY);
+                match self.delay_until(level, now_ms) {
+                    Some(at_ms) => {
+                        set_real(&mut text, &store.topic, queue);
+                        Until::Due { at_ms, key: 0 }
+                    }
+                    None => Until::Now,
+                }
             }
-            None => Until::Now,
+            Wait::Decision => {
+                properties::set(&mut text, name::REAL_QID, itoa::Buffer::new().format(queue));
+                Until::Decided { check_ms: now_ms }
+            }
         };
         if text.len() > PROPERTIES_BYTES_MAX {
             return self.refuse(&store.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
@@ -190,7 +198,7 @@ impl Desk {
             reconsume_times: send.reconsume_times,
             properties: text,
             body: Bytes::copy_from_slice(call.body),
-            delay_level: 0,
+            wait: Wait::Level(0),
             reply: call.reply,
         };
         self.store_surely(store, Make::Dead { group }, now_ms);

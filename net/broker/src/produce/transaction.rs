@@ -7,7 +7,7 @@ use engine::format::{Position, QueueKey};
 use engine::partition::Undecided;
 use protocol::codes::{request, response};
 use protocol::command::FLAG_ONEWAY;
-use protocol::headers::{CheckTransaction, EndTransaction, SendMessage};
+use protocol::headers::{CheckTransaction, EndTransaction, ResumeCheck, SendMessage};
 use protocol::ids::{OffsetId, tag_hash};
 use protocol::message;
 use protocol::names::{self, sys_flag};
@@ -18,12 +18,14 @@ use super::{IN_DOUBT, Piece, Said, Until, collect};
 use crate::answer::PROPERTIES_TOO_LONG;
 use crate::call::Call;
 use crate::desk::Desk;
-use crate::mail::Mail;
+use crate::mail::{Mail, Store, Wait};
 use crate::parked::Cold;
 use crate::promise::{Promise, Says};
 
 const NOT_FOUND: &str = "Find prepared transaction message failed";
 const HOUR_MS: u64 = 3_600_000;
+/// Where a half message belongs.
+const REAL: [&str; 2] = [name::REAL_TOPIC, name::REAL_QID];
 
 impl Desk {
     /// When the producer of a half message is asked first. Its properties become those of one that waits.
@@ -164,6 +166,47 @@ impl Desk {
             self.promises.close(ticket);
             self.refuse_append(&call.reply, error);
         }
+    }
+
+    /// RESUME_CHECK_HALF_MESSAGE (323): one that was given up is a half message again, and its producer is asked anew.
+    /// The one that was given up stays where it is: who asks twice has two.
+    pub(crate) fn resume_check(&mut self, call: &Call<'_>, now_ms: u64) {
+        let asked = match ResumeCheck::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let id = asked.msg_id.unwrap_or_default();
+        let refusal = format!("Put message back to {} failed: no message {id} was given up", names::TRANS_HALF_TOPIC);
+        let Some((local, position)) = OffsetId::parse(id).and_then(|id| self.local_of(id.offset)) else {
+            return self.refuse(&call.reply, response::SYSTEM_ERROR, &refusal);
+        };
+        let record = match self.partitions[local].get(position) {
+            Ok(Some(record)) => record,
+            Ok(None) => return self.refuse(&call.reply, response::SYSTEM_ERROR, &refusal),
+            Err(load) => return self.wait_for(local, load, Cold::Request(call.to_request())),
+        };
+        let given_up = StoredMessage::decode(&record).ok();
+        let given_up = given_up.filter(|message| message.topic == names::TRANS_CHECK_MAX_TIME_TOPIC);
+        let real = given_up.map(|message| (message, properties::get_all(message.properties, REAL)));
+        let Some((message, [Some(topic), Some(queue)])) = real else {
+            return self.refuse(&call.reply, response::SYSTEM_ERROR, &refusal);
+        };
+        let mut text = message.properties.to_owned();
+        properties::remove(&mut text, name::TRANSACTION_CHECK_TIMES);
+        let store = Store {
+            topic: topic.to_owned(),
+            queue: queue.parse().unwrap_or_default(),
+            flag: message.flag,
+            sys_flag: message.sys_flag,
+            born_ms: message.born_timestamp,
+            born_host: message.born_host,
+            reconsume_times: message.reconsume_times,
+            properties: text,
+            body: record.slice_ref(message.body),
+            wait: Wait::Decision,
+            reply: call.reply,
+        };
+        self.store(store, now_ms);
     }
 
     /// A half message waits too long: its producer is asked (39), or it is given up and kept where an operator

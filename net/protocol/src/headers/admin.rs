@@ -82,6 +82,12 @@ headers! {
         msg_id: Option<&'a str> = "msgId",
     }
 
+    /// RESUME_CHECK_HALF_MESSAGE (323). The id is an offset id.
+    ResumeCheck<'a> {
+        topic: Option<&'a str> = "topic",
+        msg_id: Option<&'a str> = "msgId",
+    }
+
     /// INVOKE_BROKER_TO_GET_CONSUMER_STATUS (223) and GET_CONSUMER_STATUS_FROM_CLIENT (221). The address is a client id.
     GetGroupStatus<'a> {
         topic: &'a str = "topic",
