@@ -313,6 +313,22 @@ fn what_went_in_and_out_is_counted_by_topic_and_by_group() {
         let fields = [("consumerGroup", "g"), ("topic", "T")];
         let group = client.expect(response::SUCCESS, asking(request::GET_CONSUME_STATS, &fields));
         assert!(bodies::decode::<ConsumeStats>(&group.body).unwrap().consume_tps > 0.0);
+        // What g has read of T, and nothing that h has not.
+        let all = |client: &mut Client, ordered: &str| {
+            let asked = asking(request::GET_BROKER_CONSUME_STATS, &[("isOrder", ordered)]);
+            let all = client.expect(response::SUCCESS, asked);
+            String::from_utf8(all.body.to_vec()).expect("a text")
+        };
+        client.expect(response::SUCCESS, heartbeat("one", "h", &["T"]));
+        client.expect(response::SUCCESS, commit("h", "T", 0, 1));
+        let text = all(&mut client, "false");
+        assert!(!text.contains(r#"{"g":[{"consumeTps":0"#) && text.contains(r#"{"g":[{"consumeTps":"#), "{text}");
+        assert!(text.contains(r#"{"h":[{"consumeTps":0"#), "{text}");
+        // T is no topic of an order; and who is alive and reads another topic reads none of it.
+        assert!(!all(&mut client, "true").contains(r#""topic":"T""#));
+        client.expect(response::SUCCESS, heartbeat("one", "h", &["U"]));
+        let text = all(&mut client, "false");
+        assert!(text.contains(r#"{"g":["#) && !text.contains(r#"{"h":["#), "{text}");
     });
 }
 

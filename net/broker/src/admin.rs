@@ -136,6 +136,9 @@ pub struct GroupProgress {
     pub progress: QueueProgress,
 }
 
+/// How far groups are, by group and topic id.
+pub type Consumed = BTreeMap<(String, u32), Vec<GroupProgress>>;
+
 /// What one core knows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Part {
@@ -408,8 +411,16 @@ pub enum Goal {
     Correction,
     /// Code 314.
     Clone,
-    /// Code 317.
-    AllProgress,
+    /// Code 317, first how far groups are.
+    AllProgress {
+        /// In topics of an order alone.
+        only_ordered: bool,
+    },
+    /// Then how fast.
+    AllProgressRate {
+        /// What is known of them.
+        consumed: Consumed,
+    },
     /// Code 28.
     Runtime,
     /// The broker's own sampling.
@@ -517,7 +528,9 @@ pub fn reset_offsets(broker: &str, topic: &str, offsets: &[(u32, u64)]) -> Reset
 
 /// Messages a second of the last minute, all together.
 pub fn rate(stats: &[Option<Windows>]) -> f64 {
-    stats.iter().flatten().map(|[minute, ..]| per_second(minute.count.messages, minute.span_ms)).sum()
+    let rates = stats.iter().flatten().map(|[minute, ..]| per_second(minute.count.messages, minute.span_ms));
+    // A sum of nothing is -0.0.
+    rates.fold(0.0, |all, rate| all + rate)
 }
 
 /// The answer to code 315.
@@ -543,20 +556,25 @@ pub fn correction(offsets: &[(u32, i64)]) -> Answer {
 }
 
 /// The answer to code 317.
-pub fn all_consume_stats(settings: &Settings, rows: Vec<GroupProgress>) -> Answer {
-    let mut groups: BTreeMap<String, BTreeMap<String, ConsumeStats>> = BTreeMap::new();
+pub fn all_consume_stats(settings: &Settings, consumed: &Consumed, lately: &[Option<Windows>]) -> Answer {
+    let mut groups: BTreeMap<&str, Vec<ConsumeStats>> = BTreeMap::new();
     let mut behind = 0;
-    for GroupProgress { group, topic, progress } in rows {
-        behind += signed(progress.broker.saturating_sub(progress.consumer));
-        let (queue, offsets) = consume_row(&settings.broker_name, &topic, &progress);
-        groups.entry(group).or_default().entry(topic).or_default().offset_table.insert(queue, offsets);
+    for (((group, _), rows), lately) in consumed.iter().zip(lately) {
+        behind +=
+            rows.iter().map(|row| row.progress.broker.saturating_sub(row.progress.consumer)).map(signed).sum::<i64>();
+        let row = |row: &GroupProgress| consume_row(&settings.broker_name, &row.topic, &row.progress);
+        let stats = ConsumeStats {
+            consume_tps: rate(std::slice::from_ref(lately)),
+            offset_table: rows.iter().map(row).collect(),
+        };
+        groups.entry(group).or_default().push(stats);
     }
     let mut body = format!("{{\"brokerAddr\":\"{}\",\"consumeStatsList\":[", settings.address()).into_bytes();
     for (index, (group, topics)) in groups.iter().enumerate() {
         let comma = if index > 0 { "," } else { "" };
         // Names have no character that JSON escapes.
         body.extend_from_slice(format!("{comma}{{\"{group}\":[").as_bytes());
-        for (index, stats) in topics.values().enumerate() {
+        for (index, stats) in topics.iter().enumerate() {
             if index > 0 {
                 body.push(b',');
             }

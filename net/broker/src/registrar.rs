@@ -12,7 +12,7 @@ use bytes::Bytes;
 use protocol::bodies::BodyError;
 use protocol::codes::{request, response};
 use protocol::frame::FRAME_BYTES_MAX;
-use protocol::headers::{CloneGroupOffset, CorrectionOffset, ResetOffset, ViewStats};
+use protocol::headers::{CloneGroupOffset, ConsumeStatsInBroker, CorrectionOffset, ResetOffset, ViewStats};
 use protocol::headers::{
     ConsumerGroup, CreateTopic, DeleteGroup, FieldError, GetConsumeStats, GroupForbidden, GroupOf,
 };
@@ -339,7 +339,10 @@ impl Registrar {
             request::QUERY_CORRECTION_OFFSET => self.correction(&CorrectionOffset::parse(fields).map_err(wrong_field)?),
             request::CLONE_GROUP_OFFSET => self.clone_offsets(&CloneGroupOffset::parse(fields).map_err(wrong_field)?),
             request::VIEW_BROKER_STATS_DATA => self.view_stats(&ViewStats::parse(fields).map_err(wrong_field)?),
-            request::GET_BROKER_CONSUME_STATS => Ok(Outcome::Gather(Goal::AllProgress, Question::AllProgress)),
+            request::GET_BROKER_CONSUME_STATS => {
+                let only_ordered = ConsumeStatsInBroker::parse(fields).map_err(wrong_field)?.only_ordered;
+                Ok(Outcome::Gather(Goal::AllProgress { only_ordered }, Question::AllProgress))
+            }
             request::QUERY_TOPICS_BY_CONSUMER => self.topics_of(GroupOf::parse(fields).map_err(wrong_field)?.group),
             request::QUERY_TOPIC_CONSUME_BY_WHO => self.groups_of(TopicOf::parse(fields).map_err(wrong_field)?.topic),
             code => Err(Answer::refusal(

@@ -11,7 +11,7 @@ use protocol::ids::key_hash;
 use protocol::names;
 
 use super::{BODY_BYTES_MAX, BUSY, Order, Outcome, Registrar, system_error, too_large};
-use crate::admin::{self, Goal, Part, Question, Reset, ResetTo};
+use crate::admin::{self, Consumed, Goal, GroupProgress, Part, Question, Reset, ResetTo};
 use crate::answer::Answer;
 use crate::call::ReplyTo;
 use crate::ledger::Then;
@@ -65,6 +65,22 @@ impl Registrar {
         let is_consumed =
             |topic: &&str| catalog.topic(topic).is_some() && live.is_none_or(|live| live.topic(topic).is_some());
         topics.filter(is_consumed).map(str::to_owned).collect()
+    }
+
+    /// How far groups are, by group and topic. Left out: topics that are gone, that the group does not subscribe to
+    /// though it is alive, and, if only ordered ones are wanted, others.
+    fn all_consumed(&self, only_ordered: bool, rows: Vec<GroupProgress>) -> Consumed {
+        let catalog = self.ledger.published();
+        let mut consumed = Consumed::new();
+        for row in rows {
+            let live = catalog.subscriptions(&row.group).filter(|live| !live.topics.is_empty());
+            let is_consumed = live.is_none_or(|live| live.topic(&row.topic).is_some());
+            let topic = catalog.topic(&row.topic).filter(|topic| is_consumed && (topic.config.order || !only_ordered));
+            if let Some(topic) = topic {
+                consumed.entry((row.group.clone(), topic.id)).or_default().push(row);
+            }
+        }
+        consumed
     }
 
     /// Code 303.
@@ -280,7 +296,16 @@ impl Registrar {
             }
             (Goal::Correction, Part::Correction(offsets)) => admin::correction(&offsets),
             (Goal::Clone, Part::Cloned) => Answer::ok(),
-            (Goal::AllProgress, Part::AllProgress(rows)) => admin::all_consume_stats(&self.settings, rows),
+            (Goal::AllProgress { only_ordered }, Part::AllProgress(rows)) => {
+                let consumed = self.all_consumed(only_ordered, rows);
+                let pairs = consumed.keys();
+                let counted = pairs.map(|(group, topic)| Counted::Got { topic: *topic, group: group.clone() });
+                let question = Question::Stats(counted.collect());
+                return self.gather(reply, Goal::AllProgressRate { consumed }, question, wanted);
+            }
+            (Goal::AllProgressRate { consumed }, Part::Stats(stats)) => {
+                admin::all_consume_stats(&self.settings, &consumed, &stats)
+            }
             (Goal::Messages { count }, Part::Messages { found, is_partial }) => {
                 admin::messages(count, BODY_BYTES_MAX, found, is_partial)
             }

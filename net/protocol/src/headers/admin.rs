@@ -88,6 +88,11 @@ headers! {
         msg_id: Option<&'a str> = "msgId",
     }
 
+    /// GET_BROKER_CONSUME_STATS (317).
+    ConsumeStatsInBroker {
+        only_ordered: bool = "isOrder",
+    }
+
     /// INVOKE_BROKER_TO_GET_CONSUMER_STATUS (223) and GET_CONSUMER_STATUS_FROM_CLIENT (221). The address is a client id.
     GetGroupStatus<'a> {
         topic: &'a str = "topic",
