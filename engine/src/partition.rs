@@ -130,6 +130,8 @@ pub struct Partition {
     log: Log,
     derived: Derived,
     loads: Loads,
+    /// Bytes of messages that pulls looked at and that had been read from disk.
+    cold_bytes: u64,
     snapshot: Option<Snapshot>,
     /// The end record of a snapshot is accepted up to the first; the snapshot begins at the second.
     snapshot_ending: Option<(u64, u64)>,
@@ -201,6 +203,7 @@ impl Partition {
             log: Log::new(&config, nowhere),
             derived: Derived::new(&config, nowhere, true),
             loads: Loads::new(config.read_bytes_per_s),
+            cold_bytes: 0,
             snapshot: None,
             snapshot_ending: None,
             snapshot_segment: 0,

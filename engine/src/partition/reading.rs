@@ -144,7 +144,17 @@ impl Partition {
                 if !messages.is_empty() && bytes + entry.length as usize > limits.bytes as usize {
                     break;
                 }
-                match fetch(self.log.tail(), &self.loads, entry.byte, entry.length) {
+                let fetched = match self.log.tail().slice(entry.byte, entry.length as usize) {
+                    Some(message) => Fetched::Here(message),
+                    None => {
+                        let read = fetch_read(&self.loads, entry.byte, entry.length);
+                        if matches!(read, Fetched::Here(_)) {
+                            self.cold_bytes += u64::from(entry.length);
+                        }
+                        read
+                    }
+                };
+                match fetched {
                     Fetched::Here(message) => {
                         let Some(is_match) = matches.map_or(Some(true), |matches| matches(&message)) else { break };
                         (used, used_at) = (Some(entry.byte), next);
@@ -201,6 +211,21 @@ impl Partition {
             self.read_ahead(byte);
         }
         if messages.is_empty() { (Pull::NoMatch { next }, span) } else { (Pull::Found { messages, next }, span) }
+    }
+
+    /// Bytes of messages that pulls looked at and that had been read from disk, since the start.
+    pub fn cold_bytes(&self) -> u64 {
+        self.cold_bytes
+    }
+
+    /// Whether a pull of the visible message at an offset would read it from disk.
+    pub fn is_cold(&mut self, key: QueueKey, offset: u64) -> bool {
+        let Some(queue) = self.derived.index.get(key) else { return false };
+        let Span { min, max } = queue.span();
+        // What is in the tail is in the index.
+        let entry = queue.entry(offset);
+        let is_here = |entry: Entry| self.log.tail().slice(entry.byte, entry.length as usize).is_some();
+        (min..max).contains(&offset) && !entry.is_some_and(is_here)
     }
 
     /// The message at a position that somebody names: believed only if its sum is right and the index names
@@ -401,9 +426,14 @@ pub(super) enum Fetched {
 
 /// A record's payload from memory. What came from disk is believed only if its sum is right.
 pub(super) fn fetch(tail: &Tail, loads: &Loads, byte: u64, length: u32) -> Fetched {
-    if let Some(message) = tail.slice(byte, length as usize) {
-        return Fetched::Here(message);
+    match tail.slice(byte, length as usize) {
+        Some(message) => Fetched::Here(message),
+        None => fetch_read(loads, byte, length),
     }
+}
+
+/// The same of one that is not in the tail.
+fn fetch_read(loads: &Loads, byte: u64, length: u32) -> Fetched {
     let Some(record) = loads.slice(byte - RECORD_HEADER_BYTES as u64, RECORD_HEADER_BYTES + length as usize) else {
         return Fetched::Elsewhere;
     };

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::attributes::{BATCH_QUEUE, QUEUE_TYPE};
 use crate::config::{Changes, Settings};
 
-pub use protocol::bodies::{DataVersion, MessageModel, SubscriptionGroupConfig, TopicConfig};
+pub use protocol::bodies::{ConsumeType, DataVersion, MessageModel, SubscriptionGroupConfig, TopicConfig};
 
 /// All there is to know, at one moment. Cheap to clone: the tables are shared.
 #[derive(Clone, Debug)]
@@ -296,6 +296,8 @@ impl Group {
 pub struct Subscriptions {
     /// The group's name.
     pub group: Arc<str>,
+    /// Who pulls: the application, or its client.
+    pub consume_type: ConsumeType,
     /// How its members share messages.
     pub model: MessageModel,
     /// By topic.

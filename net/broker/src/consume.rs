@@ -119,6 +119,9 @@ impl Desk {
             until_ms: if suspends && patience_ms > 0 { now_ms + patience_ms } else { 0 },
             topic,
         };
+        if self.settings.cold_flow && self.is_over_share(&pull, local, now_ms) {
+            return self.hold_cold(pull, now_ms);
+        }
         self.pull(pull, now_ms);
     }
 
@@ -131,6 +134,7 @@ impl Desk {
             return self.refuse_topic(&pull.reply, &pull.topic.name.clone());
         };
         let may_park = pull.until_ms > now_ms;
+        let cold_bytes = self.partitions[local].cold_bytes();
         let (found, span) = match u64::try_from(pull.offset) {
             Ok(offset) => {
                 let mut limits =
@@ -155,6 +159,9 @@ impl Desk {
                     let offsets = next - pull.offset.cast_unsigned();
                     let count = if pull.topic.keeps_batches() { offsets } else { messages.len() as u64 };
                     self.stats.got(pull.topic.id, &group.name, count, bytes, now_ms);
+                    if self.settings.cold_flow {
+                        self.note_cold(&group.name, self.partitions[local].cold_bytes() - cold_bytes);
+                    }
                 }
                 self.give(&pull.reply, &messages, next, span);
             }

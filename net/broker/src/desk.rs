@@ -23,6 +23,7 @@ use crate::admin::{Counters, Part, Reset, Tally, Traffic};
 use crate::answer::{Answer, BUSY, LOG_BUSY, Replies};
 use crate::call::{Call, ConnectionId, Peer, ReplyTo, Request};
 use crate::catalog::{Catalog, OFFSET_KEY};
+use crate::cold::{ColdGate, ColdReads};
 use crate::config::Settings;
 use crate::consume::{Compiled, Resets};
 use crate::errands::Said;
@@ -117,6 +118,9 @@ pub struct Desk {
     pub(crate) compiled: Compiled,
     woken: Vec<Pull>,
     orders: Vec<Order>,
+    /// Who reads how much from disk: of all cores, on core 0. And whom that holds, here.
+    pub(crate) cold_reads: ColdReads,
+    pub(crate) cold_gate: ColdGate,
     /// What groups that pop have on loan.
     pub(crate) accounts: Accounts,
     /// Pops that wait for messages, and those of them that go on.
@@ -169,6 +173,8 @@ impl Desk {
             compiled: Compiled::default(),
             woken: Vec::new(),
             orders: Vec::new(),
+            cold_reads: ColdReads::default(),
+            cold_gate: ColdGate::default(),
             accounts: Accounts::new(seed),
             waiting: Waiting::new(settings.limits.parked_pulls, seed),
             stirred: VecDeque::new(),
@@ -280,6 +286,8 @@ impl Desk {
                 self.registrar(now_ms, |registrar, orders| registrar.on_check(&group, frame, orders));
             }
             Mail::Recall(request, others) => self.recall_of(*request, others, now_ms),
+            Mail::ColdRead { group, bytes } => self.count_cold(&group, bytes, now_ms),
+            Mail::ColdOver(over) => self.cold_gate.shut(over),
             Mail::Publish { catalog, change } => {
                 self.install(catalog, now_ms);
                 self.outbox.send(0, Mail::Installed { core: self.index, change });
@@ -323,12 +331,14 @@ impl Desk {
             self.pull(Pull { until_ms: 0, ..pull }, now_ms);
         }
         self.woken = expired;
+        self.held_on_time(now_ms);
         self.pops_on_time(now_ms);
     }
 
     /// To be called about every second.
     pub fn on_tick(&mut self, now_ms: u64) {
         self.stats.on_time(now_ms);
+        self.cold_reads.on_time(&self.settings, now_ms);
         self.registrar(now_ms, |registrar, orders| registrar.on_tick(now_ms, orders));
         self.accounts.sweep(now_ms);
     }
@@ -337,7 +347,8 @@ impl Desk {
     pub fn deadline_ms(&self) -> u64 {
         let partitions = self.partitions.iter().map(Partition::deadline_ms);
         let pops = [self.waiting.deadline(), self.accounts_deadline(), self.stirred.front().map(|_| 0)];
-        partitions.chain(self.parked.deadline()).chain(pops.into_iter().flatten()).min().unwrap_or(u64::MAX)
+        let pulls = self.parked.deadline().into_iter().chain(self.cold_gate.deadline());
+        partitions.chain(pulls).chain(pops.into_iter().flatten()).min().unwrap_or(u64::MAX)
     }
 
     /// One thing that the partition at `local` wants; operations are the loop's.
@@ -362,6 +373,7 @@ impl Desk {
         let mut gone = HashSet::with_hasher(RandomState::with_seed(self.seed as usize));
         gone.extend(connections.iter().copied());
         self.parked.forget(&gone);
+        self.cold_gate.forget(&gone);
         self.waiting.forget(&gone);
         for connection in connections {
             self.registrar(now_ms, |registrar, orders| registrar.on_closed(*connection, now_ms, orders));
@@ -483,6 +495,9 @@ impl Desk {
             END_TRANSACTION => self.end_transaction(call, now_ms),
             RESUME_CHECK_HALF_MESSAGE => self.resume_check(call, now_ms),
             RECALL_MESSAGE => self.recall(call, self.settings.cores - 1, now_ms),
+            UPDATE_COLD_DATA_FLOW_CTR_CONFIG => self.set_cold_shares(call),
+            REMOVE_COLD_DATA_FLOW_CTR_CONFIG => self.remove_cold_share(call),
+            GET_COLD_DATA_FLOW_CTR_INFO => self.tell_cold(call, now_ms),
             _ if self.index == 0 => {
                 if self.registrar.is_none() {
                     return self.refuse_append(&call.reply, AppendError::Opening);

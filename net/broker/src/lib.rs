@@ -6,6 +6,7 @@ mod attributes;
 pub mod boot;
 mod call;
 pub mod catalog;
+mod cold;
 pub mod config;
 mod connection;
 mod consume;

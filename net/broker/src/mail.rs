@@ -16,6 +16,7 @@ use protocol::bodies::{BatchAck, MessageQueue};
 use crate::admin::{Part, Question};
 use crate::call::{ConnectionId, ReplyTo, Request};
 use crate::catalog::Catalog;
+use crate::cold::Over;
 use crate::errands::Said;
 use crate::pop::Pop;
 use crate::pop::revive::{Receipt, Revival};
@@ -178,6 +179,15 @@ pub enum Mail {
     },
     /// Recall a message, if it is yours; else let the next of so many other cores look for it.
     Recall(Box<Request>, usize),
+    /// To core 0: a group was given messages from disk.
+    ColdRead {
+        /// The group.
+        group: Arc<str>,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// Some group, or all together, read too much from disk.
+    ColdOver(Over),
     /// A connection is gone: leave its groups, forget its parked pulls.
     Closed {
         /// The connection.

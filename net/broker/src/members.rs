@@ -233,6 +233,7 @@ impl Members {
         let topics = group.subscriptions.iter();
         Some(Subscriptions {
             group: name.clone(),
+            consume_type: group.about.consume_type,
             model: group.about.model,
             topics: topics.map(|(topic, subscribed)| (topic.clone(), subscribed.made.clone())).collect(),
         })

@@ -120,7 +120,10 @@ pub fn place(header: &mut Header, catalog: &Catalog, partitions: u16, random: u6
         | request::QUERY_TOPIC_CONSUME_BY_WHO
         | request::QUERY_ASSIGNMENT
         | request::SET_MESSAGE_REQUEST_MODE
-        | request::GET_ALL_MESSAGE_REQUEST_MODE => Place::Registrar,
+        | request::GET_ALL_MESSAGE_REQUEST_MODE
+        | request::UPDATE_COLD_DATA_FLOW_CTR_CONFIG
+        | request::REMOVE_COLD_DATA_FLOW_CTR_CONFIG
+        | request::GET_COLD_DATA_FLOW_CTR_INFO => Place::Registrar,
         // Nobody knows in which queue the message is: every core looks.
         request::RECALL_MESSAGE => Place::Here,
         _ => Place::Nowhere,

@@ -79,6 +79,16 @@ pub struct Settings {
     pub long_polling: bool,
     /// `broker.short_polling_ms`.
     pub short_polling_ms: u64,
+    /// `broker.cold_flow`.
+    pub cold_flow: bool,
+    /// `broker.cold_flow_adapts`.
+    pub cold_flow_adapts: bool,
+    /// `broker.cold_flow_pid`.
+    pub cold_flow_pid: bool,
+    /// `broker.cold_read_group_bytes`.
+    pub cold_read_group_bytes: u64,
+    /// `broker.cold_read_bytes`.
+    pub cold_read_bytes: u64,
     /// `broker.topic_queues`.
     pub topic_queues: i32,
     /// Milliseconds of each delay level; level 1 is at index 0. Never empty.
@@ -232,6 +242,11 @@ impl Config {
             multi_dispatch: self.switch("broker.multi_dispatch"),
             long_polling: self.switch("broker.long_polling"),
             short_polling_ms: self.number("broker.short_polling_ms"),
+            cold_flow: self.switch("broker.cold_flow"),
+            cold_flow_adapts: self.switch("broker.cold_flow_adapts"),
+            cold_flow_pid: self.switch("broker.cold_flow_pid"),
+            cold_read_group_bytes: self.number("broker.cold_read_group_bytes"),
+            cold_read_bytes: self.number("broker.cold_read_bytes"),
             topic_queues: self.number("broker.topic_queues") as i32,
             delay_levels: keys::delay_levels(levels).expect("levels were checked when they were set"),
             delay_levels_text: levels.into(),

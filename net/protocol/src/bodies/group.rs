@@ -103,6 +103,34 @@ pub struct SubscriptionGroupTable {
     pub subscription_group_table: BTreeMap<String, SubscriptionGroupConfig>,
 }
 
+/// Who reads how much from disk: answer to GET_COLD_DATA_FLOW_CTR_INFO (2003). Bytes in this interval.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ColdFlow {
+    /// What a group may read that has no threshold of its own.
+    pub cg_cold_read_threshold: i64,
+    /// Thresholds of their own, by group.
+    pub config_table: BTreeMap<String, i64>,
+    /// What all have read.
+    pub global_acc: i64,
+    /// What all together may read.
+    pub global_cold_read_threshold: i64,
+    /// Who has read, by group.
+    pub runtime_table: BTreeMap<String, ColdReader>,
+}
+
+/// A group that reads from disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ColdReader {
+    /// Bytes.
+    pub cold_acc: i64,
+    /// Since when it is known, ms since 1970.
+    pub create_time_mills: i64,
+    /// When it read last, ms since 1970.
+    pub last_cold_read_time_mills: i64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

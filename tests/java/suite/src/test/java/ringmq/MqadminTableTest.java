@@ -329,6 +329,19 @@ class MqadminTableTest {
                 assertEquals(wanted, value(run("getBrokerConfig", "-c", CLUSTER), "transactionCheckMax"));
             }
         });
+        works("updateColdDataFlowCtrGroupConfig", () -> {
+            has(run("updateColdDataFlowCtrGroupConfig", "-b", node.broker(), "-g", group, "-v", "123456"), "updateColdDataFlowCtrGroupConfig success, " + node.broker());
+            assertTrue(run("getColdDataFlowCtrInfo", "-b", node.broker()).matches("(?s).*\"" + group + "\":\\s*123456\\b.*"));
+        });
+        works("getColdDataFlowCtrInfo", () ->
+            has(run("getColdDataFlowCtrInfo", "-c", CLUSTER), "Master: " + node.broker(), "runtimeTable", "configTable", "cgColdReadThreshold", "globalColdReadThreshold", "globalAcc"));
+        works("removeColdDataFlowCtrGroupConfig", () -> {
+            String unused = Clients.unique("group");
+            run("updateColdDataFlowCtrGroupConfig", "-c", CLUSTER, "-g", unused, "-v", "1");
+            has(run("getColdDataFlowCtrInfo", "-b", node.broker()), unused);
+            has(run("removeColdDataFlowCtrGroupConfig", "-b", node.broker(), "-g", unused), "remove broker cold read threshold success, " + node.broker());
+            assertFalse(run("getColdDataFlowCtrInfo", "-b", node.broker()).contains(unused));
+        });
         works("getNamesrvConfig", () -> {
             String config = run("getNamesrvConfig");
             has(config, "============" + node.namesrv() + "============");
@@ -403,9 +416,6 @@ class MqadminTableTest {
         refused("cleanBrokerMetadata", 1005, "-a", namesrv, "-b", "1", "-bn", BROKER, "-c", CLUSTER);
         refused("updateStaticTopic", 513, "-b", BROKER, "-t", Clients.unique("static"), "-qn", "4");
         refused("remappingStaticTopic", "No topic route to do the remapping", "-b", BROKER, "-t", Clients.unique("static"));
-        refused("getColdDataFlowCtrInfo", 2003, "-b", broker);
-        refused("updateColdDataFlowCtrGroupConfig", 2001, "-b", broker, "-g", group, "-v", "1024");
-        refused("removeColdDataFlowCtrGroupConfig", 2002, "-b", broker, "-g", group);
         refused("setCommitLogReadAheadMode", 2004, "-b", broker, "-m", "1");
         refused("switchTimerEngine", 5001, "-b", broker, "-e", "F");
         refused("rocksDBConfigToJson", 355, "-c", CLUSTER);
