@@ -1,6 +1,7 @@
 //! RocketMQ's words: pure bytes to values and back. No I/O.
 
 pub mod answer;
+pub mod base64;
 pub mod bodies;
 pub mod codes;
 pub mod command;

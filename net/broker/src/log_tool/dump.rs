@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use clap::{Args, ValueEnum};
 use engine::format::{Kind, Position, RecordHeader};
 use engine::inspect::{Fact, Inspector, Sight, facts};
+use protocol::base64::Base64;
 use protocol::ids::OffsetId;
 use protocol::properties::{self, name};
 use protocol::{MessageError, StoredMessage};
@@ -239,7 +240,7 @@ impl DumpArgs {
         match (self.body, std::str::from_utf8(message.body)) {
             (Body::None, _) => {}
             (Body::Text, Ok(text)) => put("body", text.into()),
-            (Body::Text, Err(_)) | (Body::Base64, _) => put("bodyBase64", base64(message.body).into()),
+            (Body::Text, Err(_)) | (Body::Base64, _) => put("bodyBase64", Base64::Plain.encode(message.body).into()),
         }
         line
     }
@@ -280,37 +281,12 @@ fn fact_line(place: Position, closed_ms: u64, fact: Fact<'_>) -> Value {
 }
 
 fn text_or_base64(bytes: &[u8]) -> Value {
-    std::str::from_utf8(bytes).map_or_else(|_| json!({ "base64": base64(bytes) }), Value::from)
-}
-
-/// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let bits = group.iter().chain(&[0, 0]).take(3).fold(0u32, |bits, byte| bits << 8 | u32::from(*byte));
-        for digit in 0..4 {
-            let is_padding = digit > group.len();
-            let value = DIGITS[(bits >> (18 - 6 * digit) & 63) as usize];
-            out.push(if is_padding { '=' } else { char::from(value) });
-        }
-    }
-    out
+    std::str::from_utf8(bytes).map_or_else(|_| json!({ "base64": Base64::Plain.encode(bytes) }), Value::from)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        let table =
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")];
-        for (text, wanted) in table {
-            assert_eq!(base64(text.as_bytes()), wanted);
-        }
-        assert_eq!(base64(&[0xff, 0xfe, 0xfb]), "//77");
-    }
 
     #[test]
     fn positions_are_numbers_or_ids() {

@@ -6,6 +6,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{MessageModel, MessageQueue};
+use crate::base64::Base64;
 
 /// BATCH_ACK_MESSAGE (200151).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,36 +75,16 @@ impl BitSet {
     }
 }
 
-const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
 impl Serialize for BitSet {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut text = String::new();
-        for bytes in self.0.chunks(3) {
-            let number = (0..3).fold(0, |number, at| number << 8 | u32::from(*bytes.get(at).unwrap_or(&0)));
-            for place in 0..4 {
-                let digit = DIGITS[(number >> (18 - 6 * place) & 63) as usize];
-                text.push(if place <= bytes.len() { char::from(digit) } else { '=' });
-            }
-        }
-        serializer.serialize_str(&text)
+        serializer.serialize_str(&Base64::Plain.encode(&self.0))
     }
 }
 
 impl<'de> Deserialize<'de> for BitSet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<BitSet, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
-        let (mut bytes, mut number, mut bits) = (Vec::with_capacity(text.len() / 4 * 3), 0u32, 0);
-        for digit in text.trim_end_matches('=').bytes() {
-            let value =
-                DIGITS.iter().position(|known| *known == digit).ok_or_else(|| D::Error::custom("not base64"))?;
-            (number, bits) = (number << 6 | value as u32, bits + 6);
-            if bits >= 8 {
-                bits -= 8;
-                bytes.push((number >> bits) as u8);
-            }
-        }
-        Ok(BitSet(bytes))
+        Base64::Plain.decode(&text).map(BitSet).ok_or_else(|| D::Error::custom("not base64"))
     }
 }
 
