@@ -29,6 +29,7 @@ mod pop;
 pub mod produce;
 mod promise;
 mod registrar;
+mod routes;
 mod runtime;
 mod stats;
 pub mod topics;

@@ -28,6 +28,7 @@ use crate::ledger::{Facts, Ledger, Over, Then};
 use crate::locks::Locks;
 use crate::mail::{Ensure, Mail, Make, Routed};
 use crate::members::Members;
+use crate::routes::Routes;
 use crate::runtime::Rates;
 
 mod assignment;
@@ -115,8 +116,9 @@ pub struct Registrar {
     survey_bytes: usize,
     /// Groups whose members are to be told, once this event is over.
     notify: BTreeSet<Arc<str>>,
-    /// Requests that wait for what NameServers know.
+    /// Requests that wait for what NameServers know, and what they said last.
     routing: usize,
+    routes: Routes,
     /// How many questions to producers were passed on.
     turn: usize,
     scan_at_ms: u64,
@@ -154,6 +156,7 @@ impl Registrar {
             next_survey: 0,
             survey_bytes: 0,
             routing: 0,
+            routes: Routes::default(),
             notify: BTreeSet::new(),
             turn: 0,
             scan_at_ms: 0,
@@ -172,7 +175,7 @@ impl Registrar {
         let reply = request.reply;
         let Some(request) = self.relay(request, now_ms, wanted) else { return self.finish(now_ms, wanted) };
         if request.header.code == request::QUERY_ASSIGNMENT && !self.settings.namesrv.is_empty() {
-            self.ask_route(request, wanted);
+            self.ask_route(request, now_ms, wanted);
             return self.finish(now_ms, wanted);
         }
         match self.execute(&request, now_ms) {
@@ -246,7 +249,7 @@ impl Registrar {
 
     /// What the NameServers know of an `Order::Route`.
     pub fn on_routed(&mut self, routed: Routed, now_ms: u64, wanted: &mut Vec<Order>) {
-        self.routed(routed, wanted);
+        self.routed(routed, now_ms, wanted);
         self.finish(now_ms, wanted);
     }
 

@@ -10,7 +10,7 @@ use protocol::bodies::{
 use protocol::codes::response;
 use protocol::names::{self, RETRY_PREFIX};
 
-use super::{Order, Outcome, Registrar, body_that_fits, system_error, wrong_body};
+use super::{BODY_BYTES_MAX, Order, Outcome, Registrar, body_that_fits, system_error, too_large, wrong_body};
 use crate::answer::{Answer, BUSY};
 use crate::call::Request;
 use crate::mail::Routed;
@@ -25,52 +25,56 @@ pub const ROUTES_MAX: usize = 1_024;
 impl Registrar {
     /// Code 400, of a broker that has NameServers: a client asks one of the topic's brokers for its queues on all of
     /// them.
-    pub(super) fn ask_route(&mut self, request: Request, wanted: &mut Vec<Order>) {
-        let topic = match bodies::decode::<QueryAssignment>(&request.body) {
-            Ok(asked) => asked.topic,
+    pub(super) fn ask_route(&mut self, request: Request, now_ms: u64, wanted: &mut Vec<Order>) {
+        let asked: QueryAssignment = match bodies::decode(&request.body) {
+            Ok(asked) => asked,
             Err(error) => return wanted.push(Order::Answer(request.reply, wrong_body(error))),
         };
-        if names::check_topic(&topic).is_err() {
+        let queues = self.routes.fresh(&asked.topic, now_ms);
+        let answer = if names::check_topic(&asked.topic).is_err() {
             // No NameServer knows such a name, and none is asked with a text of any length.
-            let answer = match self.query_assignment(&request.body) {
-                Ok(Outcome::Now(answer)) | Err(answer) => answer,
-                Ok(_) => unreachable!("nobody else is asked"),
-            };
-            return wanted.push(Order::Answer(request.reply, answer));
-        }
-        if self.routing >= ROUTES_MAX {
-            let busy = Answer::refusal(response::SYSTEM_BUSY, BUSY);
-            return wanted.push(Order::Answer(request.reply, busy));
-        }
-        self.routing += 1;
-        wanted.push(Order::Route { request, topic });
+            self.assignment(&asked, self.queues_of(&asked.topic))
+        } else if queues.is_some() {
+            self.assignment_of_all(&asked, queues)
+        } else if self.routing >= ROUTES_MAX {
+            Answer::refusal(response::SYSTEM_BUSY, BUSY)
+        } else {
+            self.routing += 1;
+            return wanted.push(Order::Route { request, topic: asked.topic });
+        };
+        wanted.push(Order::Answer(request.reply, answer));
     }
 
-    /// Goes on where `ask_route` stopped. Of its own queues the broker knows best.
-    pub(super) fn routed(&mut self, Routed { request, queues }: Routed, wanted: &mut Vec<Order>) {
+    /// Goes on where `ask_route` stopped. If no NameServer answers, what they said last is as good as it gets.
+    pub(super) fn routed(&mut self, Routed { request, queues }: Routed, now_ms: u64, wanted: &mut Vec<Order>) {
         self.routing -= 1;
         let asked: QueryAssignment = bodies::decode(&request.body).expect("it was read before");
+        if let Some(queues) = &queues {
+            self.routes.keep(&asked.topic, queues, now_ms);
+        }
+        let queues = queues.or_else(|| self.routes.last(&asked.topic));
+        wanted.push(Order::Answer(request.reply, self.assignment_of_all(&asked, queues)));
+    }
+
+    /// Code 400, of a broker that is alone.
+    pub(super) fn query_assignment(&self, body: &[u8]) -> Result<Outcome, Answer> {
+        let asked: QueryAssignment = bodies::decode(body).map_err(wrong_body)?;
+        Ok(Outcome::Now(self.assignment(&asked, self.queues_of(&asked.topic))))
+    }
+
+    /// `queues`: what NameServers know of the topic. Of its own queues the broker knows best.
+    fn assignment_of_all(&self, asked: &QueryAssignment, queues: Option<Vec<MessageQueue>>) -> Answer {
         let all = queues.map(|mut all| {
             all.retain(|queue| queue.broker_name != self.settings.broker_name);
             all.extend(self.queues_of(&asked.topic).into_iter().flatten());
             all.sort();
             all
         });
-        let answer = match self.assignment(&asked, all.filter(|all| !all.is_empty())) {
-            Ok(Outcome::Now(answer)) | Err(answer) => answer,
-            Ok(_) => unreachable!("nobody else is asked"),
-        };
-        wanted.push(Order::Answer(request.reply, answer));
-    }
-
-    /// Code 400, of a broker that is alone.
-    pub(super) fn query_assignment(&self, body: &[u8]) -> Result<Outcome, Answer> {
-        let asked: QueryAssignment = bodies::decode(body).map_err(wrong_body)?;
-        self.assignment(&asked, self.queues_of(&asked.topic))
+        self.assignment(asked, all.filter(|all| !all.is_empty()))
     }
 
     /// What cannot be said is left out: clients then keep what they have, and ask again. `all`: the topic's queues.
-    fn assignment(&self, asked: &QueryAssignment, all: Option<Vec<MessageQueue>>) -> Result<Outcome, Answer> {
+    fn assignment(&self, asked: &QueryAssignment, all: Option<Vec<MessageQueue>>) -> Answer {
         let (mode, share) = match self.ledger.published().mode(&asked.topic, &asked.consumer_group) {
             Some(set) => (set.mode, set.pop_share_queue_num),
             None => (RequestMode::Pull, 0),
@@ -78,7 +82,8 @@ impl Registrar {
         let assigned = self.assigned(asked, mode, share, all).map(|queues| {
             queues.into_iter().map(|message_queue| Assignment { message_queue, mode }).collect::<Vec<_>>()
         });
-        body_that_fits(bodies::encode(&Assignments { message_queue_assignments: assigned }))
+        let body = bodies::encode(&Assignments { message_queue_assignments: assigned });
+        if body.len() > BODY_BYTES_MAX { too_large() } else { Answer::with_body(body) }
     }
 
     /// The queues of a client. `None`: there is no topic, no group, or no such strategy.

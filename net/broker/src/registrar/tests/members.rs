@@ -3,6 +3,7 @@
 use protocol::bodies::{Assignments, QueryAssignment, RequestMode, SetRequestMode};
 
 use super::*;
+use crate::routes::FRESH_MS;
 
 /// Client `c` of group `g` locks queue 1 of topic `T`.
 fn lock() -> LockBatch {
@@ -312,7 +313,16 @@ fn who_rebalances_at_the_broker_gets_queues_of_all_brokers() {
     };
     world.ask(0, request::SET_MESSAGE_REQUEST_MODE, &[], bodies::encode(&mode));
     assert_eq!(assigned(&mut world), Some(vec![queue("broker-a", -1), queue("broker-b", -1)]));
+    // What was told is good for some seconds, and until a NameServer answers again.
+    world.routes.insert("T".to_owned(), vec![queue("broker-c", 0)]);
+    assert_eq!(assigned(&mut world), Some(vec![queue("broker-a", -1), queue("broker-b", -1)]));
+    world.now_ms += FRESH_MS;
+    let told = world.routes.remove("T").expect("it was put there");
+    assert_eq!(assigned(&mut world), Some(vec![queue("broker-a", -1), queue("broker-b", -1)]));
+    world.routes.insert("T".to_owned(), told);
+    assert_eq!(assigned(&mut world), Some(vec![queue("broker-a", -1), queue("broker-c", -1)]));
     // A number of them waits, no more.
+    world.now_ms += FRESH_MS;
     world.orders.clear();
     let body = bodies::encode(&QueryAssignment { topic: "T".to_owned(), ..QueryAssignment::default() });
     let asked: Vec<i32> =
