@@ -21,7 +21,7 @@ use crate::errands::Said;
 use crate::pop::Pop;
 use crate::pop::revive::{Receipt, Revival};
 use crate::pop::waiting::{LineKey, Watch};
-use crate::produce::Dispatch;
+use crate::produce::{Dispatch, Origin};
 
 /// A message that the broker makes itself from another one: a retry, a dead letter, a half message
 /// that was given up.
@@ -31,16 +31,8 @@ pub struct Store {
     pub topic: String,
     /// Its queue, modulo the topic's write queues.
     pub queue: u32,
-    /// The sender's own flag, kept as it is.
-    pub flag: i32,
-    /// Bits of PROTOCOL 3.3; the store host's is set by whoever appends.
-    pub sys_flag: i32,
-    /// When the original was made, in ms.
-    pub born_ms: i64,
     /// Who made the original.
-    pub born_host: SocketAddr,
-    /// How often it was consumed in vain.
-    pub reconsume_times: i32,
+    pub origin: Origin,
     /// The whole property string.
     pub properties: String,
     /// The body.

@@ -28,11 +28,13 @@ use crate::promise::{Promise, Says, Sent, ShortText};
 
 mod dispatch;
 mod inner;
+mod origin;
 mod retry;
 mod timer;
 mod transaction;
 
 pub use dispatch::Dispatch;
+pub use origin::Origin;
 
 /// A message could be lost with its topic.
 const IN_DOUBT: &str =
@@ -207,22 +209,11 @@ impl Desk {
             self.text = text;
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
         }
-        let message = StoredMessage {
-            queue_id: target.queue.cast_signed(),
-            flag: send.flag,
-            queue_offset: 0,
-            physical_offset: 0,
-            sys_flag: if said.is_half { send.sys_flag & !sys_flag::TRANSACTION_MASK } else { send.sys_flag },
-            born_timestamp: send.born_timestamp,
-            born_host: call.peer.address,
-            store_timestamp: 0,
-            store_host: self.store_host(),
-            reconsume_times: send.reconsume_times,
-            prepared_transaction_offset: 0,
-            body: call.body,
-            topic: send.topic,
-            properties: &text,
-        };
+        let mut origin = Origin::of_send(&send, call.peer.address);
+        if said.is_half {
+            origin.sys_flag &= !sys_flag::TRANSACTION_MASK;
+        }
+        let message = origin.message(self.store_host(), send.topic, target.queue, call.body, &text);
         let piece = Piece { message, offsets: 1, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys };
         let recall = self.recall_handle(&send, until, unique);
         let says = Identity { unique: Some(unique), recall: recall.as_deref(), is_inner: false };
@@ -252,27 +243,13 @@ impl Desk {
             let count = entries.len();
             return self.send_inner(call, Admitted { send, said, target }, count, now_ms);
         }
-        let store_host = self.store_host();
+        let (store_host, origin) = (self.store_host(), Origin::of_send(&send, call.peer.address));
         let pieces: Vec<Piece<'_>> = entries
             .iter()
             .map(|entry| {
                 let said = Said::read(send.topic, entry.properties);
-                let message = StoredMessage {
-                    queue_id: target.queue.cast_signed(),
-                    flag: entry.flag,
-                    queue_offset: 0,
-                    physical_offset: 0,
-                    sys_flag: send.sys_flag,
-                    born_timestamp: send.born_timestamp,
-                    born_host: call.peer.address,
-                    store_timestamp: 0,
-                    store_host,
-                    reconsume_times: send.reconsume_times,
-                    prepared_transaction_offset: 0,
-                    body: entry.body,
-                    topic: send.topic,
-                    properties: entry.properties,
-                };
+                let origin = Origin { flag: entry.flag, ..origin };
+                let message = origin.message(store_host, send.topic, target.queue, entry.body, entry.properties);
                 Piece { message, offsets: 1, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys }
             })
             .collect();

@@ -6,18 +6,15 @@
 //! fails on the way is told to the producer, who sends again: what was acknowledged is in every queue, what was not
 //! may be in some.
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 use engine::error::AppendError;
 use engine::format::QueueKey;
 use engine::message::Draft;
-use protocol::StoredMessage;
 use protocol::codes::response;
 use protocol::names;
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
-use super::{Admitted, Identity, Piece, collect, is_half};
+use super::{Admitted, Identity, Origin, Piece, collect, is_half};
 use crate::answer::{BUSY, PROPERTIES_TOO_LONG};
 use crate::call::{Call, ReplyTo};
 use crate::desk::Desk;
@@ -39,11 +36,7 @@ pub struct Dispatch {
     reply: ReplyTo,
     topic: String,
     queue: u32,
-    flag: i32,
-    sys_flag: i32,
-    born_ms: i64,
-    born_host: SocketAddr,
-    reconsume_times: i32,
+    origin: Origin,
     /// All but the offsets in the light queues.
     properties: String,
     body: Bytes,
@@ -119,11 +112,7 @@ impl Desk {
             reply: call.reply,
             topic: send.topic.to_owned(),
             queue: target.queue,
-            flag: send.flag,
-            sys_flag: send.sys_flag,
-            born_ms: send.born_timestamp,
-            born_host: call.peer.address,
-            reconsume_times: send.reconsume_times,
+            origin: Origin::of_send(&send, call.peer.address),
             properties: text,
             body: Bytes::copy_from_slice(call.body),
             light,
@@ -202,22 +191,7 @@ impl Desk {
         if !self.promises.has_room() || !has_room {
             return self.refuse_append(&reply, AppendError::Busy);
         }
-        let message = StoredMessage {
-            queue_id: queue.cast_signed(),
-            flag: dispatch.flag,
-            queue_offset: 0,
-            physical_offset: 0,
-            sys_flag: dispatch.sys_flag,
-            born_timestamp: dispatch.born_ms,
-            born_host: dispatch.born_host,
-            store_timestamp: 0,
-            store_host: self.store_host(),
-            reconsume_times: dispatch.reconsume_times,
-            prepared_transaction_offset: 0,
-            body: &body,
-            topic,
-            properties: &text,
-        };
+        let message = dispatch.origin.message(self.store_host(), topic, queue, &body, &text);
         let piece = Piece {
             message,
             offsets: 1,

@@ -2,13 +2,12 @@
 //! as many queue offsets; consumers get it whole and take it apart (PROTOCOL 3.7).
 
 use engine::limits::RECORD_OFFSETS_MAX;
-use protocol::StoredMessage;
 use protocol::codes::response;
 use protocol::ids::tag_hash;
 use protocol::names::sys_flag;
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
-use super::{Admitted, Identity, Piece, Until};
+use super::{Admitted, Identity, Origin, Piece, Until};
 use crate::answer::PROPERTIES_TOO_LONG;
 use crate::call::Call;
 use crate::desk::Desk;
@@ -36,22 +35,9 @@ impl Desk {
             self.text = text;
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
         }
-        let message = StoredMessage {
-            queue_id: target.queue.cast_signed(),
-            flag: send.flag,
-            queue_offset: 0,
-            physical_offset: 0,
-            sys_flag: send.sys_flag | sys_flag::NEED_UNWRAP | sys_flag::INNER_BATCH,
-            born_timestamp: send.born_timestamp,
-            born_host: call.peer.address,
-            store_timestamp: 0,
-            store_host: self.store_host(),
-            reconsume_times: send.reconsume_times,
-            prepared_transaction_offset: 0,
-            body: call.body,
-            topic: send.topic,
-            properties: &text,
-        };
+        let mut origin = Origin::of_send(&send, call.peer.address);
+        origin.sys_flag |= sys_flag::NEED_UNWRAP | sys_flag::INNER_BATCH;
+        let message = origin.message(self.store_host(), send.topic, target.queue, call.body, &text);
         let piece = Piece { message, offsets, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys };
         let says = Identity { unique: said.unique, recall: None, is_inner: true };
         self.append(&[piece], &target, Until::Now, says, &call.reply, now_ms);

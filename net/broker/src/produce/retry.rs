@@ -11,7 +11,7 @@ use protocol::message;
 use protocol::names::{self, perm, sys_flag};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
-use super::{Identity, Piece, Said, Target, Until, collect, set_real};
+use super::{Identity, Origin, Piece, Said, Target, Until, collect, set_real};
 use crate::answer::PROPERTIES_TOO_LONG;
 use crate::call::Call;
 use crate::desk::Desk;
@@ -87,11 +87,10 @@ impl Desk {
         let store = Store {
             topic: if is_dead { names::dlq_topic(back.group) } else { retry_topic },
             queue: self.random.draw() as u32,
-            flag: original.flag,
-            sys_flag: original.sys_flag,
-            born_ms: original.born_timestamp,
-            born_host: original.born_host,
-            reconsume_times: original.reconsume_times.saturating_add(1),
+            origin: Origin {
+                reconsume_times: original.reconsume_times.saturating_add(1),
+                ..Origin::of_stored(&original)
+            },
             properties: text,
             body: record.slice_ref(original.body),
             wait: Wait::Level(delay_level),
@@ -136,22 +135,7 @@ impl Desk {
         if text.len() > PROPERTIES_BYTES_MAX {
             return self.refuse(&store.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
         }
-        let message = StoredMessage {
-            queue_id: queue.cast_signed(),
-            flag: store.flag,
-            queue_offset: 0,
-            physical_offset: 0,
-            sys_flag: store.sys_flag,
-            born_timestamp: store.born_ms,
-            born_host: store.born_host,
-            store_timestamp: 0,
-            store_host: self.store_host(),
-            reconsume_times: store.reconsume_times,
-            prepared_transaction_offset: 0,
-            body: &store.body,
-            topic: &store.topic,
-            properties: &text,
-        };
+        let message = store.origin.message(self.store_host(), &store.topic, queue, &store.body, &text);
         let piece = Piece {
             message,
             offsets: 1,
@@ -191,11 +175,7 @@ impl Desk {
         let store = Store {
             topic: names::dlq_topic(&group),
             queue: 0,
-            flag: send.flag,
-            sys_flag: send.sys_flag,
-            born_ms: send.born_timestamp,
-            born_host: call.peer.address,
-            reconsume_times: send.reconsume_times,
+            origin: Origin::of_send(send, call.peer.address),
             properties: text,
             body: Bytes::copy_from_slice(call.body),
             wait: Wait::Level(0),

@@ -14,7 +14,7 @@ use protocol::names::{self, sys_flag};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 use protocol::{AnswerWriter, Header, StoredMessage};
 
-use super::{IN_DOUBT, Piece, Said, Until, collect};
+use super::{IN_DOUBT, Origin, Piece, Said, Until, collect};
 use crate::answer::PROPERTIES_TOO_LONG;
 use crate::call::Call;
 use crate::desk::Desk;
@@ -196,11 +196,7 @@ impl Desk {
         let store = Store {
             topic: topic.to_owned(),
             queue: queue.parse().unwrap_or_default(),
-            flag: message.flag,
-            sys_flag: message.sys_flag,
-            born_ms: message.born_timestamp,
-            born_host: message.born_host,
-            reconsume_times: message.reconsume_times,
+            origin: Origin::of_stored(&message),
             properties: text,
             body: record.slice_ref(message.body),
             wait: Wait::Decision,
