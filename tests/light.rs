@@ -236,3 +236,40 @@ fn offsets_beyond_the_bound_are_refused_and_leave_room_for_the_rest() {
     client.expect(response::SUCCESS, commit(&group(number), "T", 0, 9));
     server.stop();
 }
+
+#[test]
+fn copies_that_do_not_fit_one_batch_take_several() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &ON);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 2));
+        // With a body of 3 MiB two copies fit a batch, of 5 KiB all do.
+        let names: Vec<String> = (0..7).map(|number| format!("%LMQ%{number}")).collect();
+        for (offset, bytes) in [3 << 20, 5 << 10].into_iter().enumerate() {
+            let body = vec![b'a' + offset as u8; bytes];
+            for queue in 0..2 {
+                let pairs = properties(&[("INNER_MULTI_DISPATCH", &names.join(","))]);
+                client.expect(response::SUCCESS, send_as(request::SEND_MESSAGE_V2, "T", queue, &pairs, &body));
+                let answer = client.expect(response::SUCCESS, pull("T", queue, offset as i64));
+                let all = vec![(2 * offset + queue as usize).to_string(); names.len()].join(",");
+                let message = &messages(&answer)[0];
+                assert_eq!((message.body, message.property("INNER_MULTI_QUEUE_OFFSET")), (&body[..], Some(&*all)));
+            }
+        }
+        wait_until_durable(&mut client);
+        server.kill();
+        let server = Server::with_cores(home, cores, &ON);
+        let mut client = server.client();
+        for (index, name) in names.iter().enumerate() {
+            assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, name, 0), 4);
+            for offset in 0..4 {
+                let answer = client.expect(response::SUCCESS, pull(name, 0, offset));
+                let message = &messages(&answer)[0];
+                let bytes = if offset < 2 { 3 << 20 } else { 5 << 10 };
+                let offsets = message.property("INNER_MULTI_QUEUE_OFFSET").expect("it is there");
+                assert_eq!((message.body.len(), offsets.split(',').nth(index)), (bytes, Some(&*offset.to_string())));
+            }
+        }
+        server.stop();
+    });
+}

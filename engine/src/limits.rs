@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 /// Most bytes of one batch: 8 MiB. It holds the largest record and a whole code-320 send.
 pub const BATCH_BYTES_MAX: u32 = 8 << 20;
+/// Bytes of records, headers counted, that always fit one batch: the rest is the batch's header, and the last block
+/// of the batch before it.
+pub const BATCH_RECORDS_BYTES_MAX: usize = BATCH_BYTES_MAX as usize - BATCH_HEADER_BYTES - BLOCK_BYTES as usize;
 
 /// Most bytes of one record's payload: 4 MiB of body, 32 KiB of properties, and the layout around them.
 pub const RECORD_BYTES_MAX: u32 = (4 << 20) + (32 << 10) + 1024;

@@ -12,7 +12,7 @@ use crate::format::{
 };
 use crate::index::{Entry, Slot};
 use crate::io::{Fault, Handle, Op, Outcome};
-use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Flush, IDLE_MS, LogConfig};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_BYTES_MAX, BATCH_RECORDS_MAX, Flush, IDLE_MS, LogConfig};
 use crate::segment::Segments;
 use crate::tail::Tail;
 use bytes::Bytes;
@@ -279,7 +279,7 @@ impl Log {
             return Err(AppendError::Closed(fault.kind()));
         }
         let need = payload + records as usize * RECORD_HEADER_BYTES;
-        let bytes_max = BATCH_BYTES_MAX as usize - BATCH_HEADER_BYTES - BLOCK_BYTES as usize;
+        let bytes_max = BATCH_RECORDS_BYTES_MAX;
         if need > bytes_max || records > BATCH_RECORDS_MAX {
             return Err(AppendError::TooLarge { bytes: need as u64, bytes_max: bytes_max as u64 });
         }

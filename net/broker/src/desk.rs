@@ -36,7 +36,7 @@ use crate::pop::accounts::Accounts;
 use crate::pop::revive::Receipt;
 use crate::pop::waiting::Waiting;
 use crate::pop::{Pop, Popped};
-use crate::produce::{ours, write_sent};
+use crate::produce::{Travels, ours, write_sent};
 use crate::promise::{Promise, Promises, Says};
 use crate::registrar::{Order, Registrar};
 use crate::stats::Stats;
@@ -130,7 +130,9 @@ pub struct Desk {
     pub(crate) revivals: usize,
     /// What a pop finds: memory that is used again.
     pub(crate) popped: Popped,
-    /// Bytes of messages that wait here to go on to the next partition of their light queues.
+    /// Messages that wait for their copies in light queues of other partitions.
+    pub(crate) travels: Travels,
+    /// Bytes of messages and copies that wait here until they are somewhere else.
     pub(crate) travelling: usize,
 }
 
@@ -180,6 +182,7 @@ impl Desk {
             stirred: VecDeque::new(),
             revivals: 0,
             popped: Popped::default(),
+            travels: Travels::default(),
             travelling: 0,
             settings,
         }
@@ -282,6 +285,7 @@ impl Desk {
             }
             Mail::Store(store) => self.store(*store, now_ms),
             Mail::Dispatch(dispatch) => self.dispatch(dispatch, now_ms),
+            Mail::Dispatched { id, outcome } => self.dispatched(id, outcome, now_ms),
             Mail::Check { group, frame } => {
                 self.registrar(now_ms, |registrar, orders| registrar.on_check(&group, frame, orders));
             }

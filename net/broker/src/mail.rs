@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
+use engine::error::AppendError;
 use engine::io::{Handle, Pieces};
 use protocol::bodies::{BatchAck, MessageQueue};
 
@@ -21,7 +22,7 @@ use crate::errands::Said;
 use crate::pop::Pop;
 use crate::pop::revive::{Receipt, Revival};
 use crate::pop::waiting::{LineKey, Watch};
-use crate::produce::{Dispatch, Origin};
+use crate::produce::{Dispatch, Light, Origin};
 
 /// A message that the broker makes itself from another one: a retry, a dead letter, a half message
 /// that was given up.
@@ -160,8 +161,15 @@ pub enum Mail {
     Ensure(Box<Ensure>),
     /// To the owner of the message's queue: append it.
     Store(Box<Store>),
-    /// A message on its way through the partitions of its light queues.
+    /// A message for light queues, or its copies for those of one partition.
     Dispatch(Box<Dispatch>),
+    /// The copies of a message of yours for one partition are durable, or never will be.
+    Dispatched {
+        /// The message's number there.
+        id: u64,
+        /// The light queues, each with its offset.
+        outcome: Result<Vec<Light>, AppendError>,
+    },
     /// To the registrar: ask some producer of this group.
     Check {
         /// The producers' group.

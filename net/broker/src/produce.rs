@@ -33,7 +33,7 @@ mod retry;
 mod timer;
 mod transaction;
 
-pub use dispatch::Dispatch;
+pub use dispatch::{Dispatch, Light, Travels};
 pub use origin::Origin;
 
 /// A message could be lost with its topic.

@@ -66,7 +66,7 @@ pub enum Promise {
     Change(u64),
     /// The core that had a message on loan hears that it is safe in its retry topic.
     Revival(Box<Receipt>),
-    /// A message goes on to the next partition of its light queues.
+    /// A message for light queues goes on.
     Dispatch(Box<Dispatch>),
 }
 

@@ -1,14 +1,18 @@
 //! Light queues (LMQ, PROTOCOL 4.17): a producer names them in a property of its message, and each gets a copy.
 //!
 //! A light queue is a topic of one queue that no NameServer knows; it lies in one partition, as any queue. So such a
-//! message travels: to one partition of its light queues after the other, durable in each before it goes on, and at
-//! last into its own queue, in one batch with the copies for that partition. Only then its producer is answered. What
-//! fails on the way is told to the producer, who sends again: what was acknowledged is in every queue, what was not
-//! may be in some.
+//! message goes to the partitions of its light queues, to all of them at once, and when it is durable there into its
+//! own queue, in one batch with the copies for that partition. Only then its producer is answered. Copies that do not
+//! fit one batch together take several, one after the other. What fails on the way is told to the producer, who sends
+//! again: what was acknowledged is in every queue, what was not may be in some.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use engine::error::AppendError;
-use engine::format::QueueKey;
+use engine::format::{QueueKey, RECORD_HEADER_BYTES};
+use engine::limits::BATCH_RECORDS_BYTES_MAX;
 use engine::message::Draft;
 use protocol::codes::response;
 use protocol::names;
@@ -23,10 +27,17 @@ use crate::promise::{Promise, Says};
 
 /// Light queues of one message. 64: each gets a copy of it.
 pub const LIGHT_QUEUES_MAX: usize = 64;
-/// Bodies of messages that wait in one core to go on to the next partition. 64 MiB; beyond it sends are refused as
+/// Bodies of messages that wait in one core until they are somewhere else. 64 MiB; beyond it sends are refused as
 /// busy.
 pub const TRAVELLING_BYTES_MAX: usize = 64 << 20;
+/// Messages that one core has on their way through other partitions. 65,536, some hundred bytes each besides their
+/// bodies.
+pub const TRAVELS_MAX: usize = 65_536;
+/// What an offset takes in a property, with what stands behind it.
+const OFFSET_BYTES_MAX: usize = 21;
 
+/// Where a message is stored whose length alone is wanted.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 /// What stands between the names of light queues, and between their offsets.
 const SEPARATOR: char = ',';
 
@@ -43,15 +54,32 @@ pub struct Dispatch {
     light: Vec<Light>,
     /// So many of them were asked of the registrar: one of those that is missing cannot be made.
     ensured: usize,
+    /// These are copies for one partition: the core that waits for them, and the number that they have there.
+    home: Option<(usize, u64)>,
     since_ms: u64,
 }
 
 /// A light queue of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Light {
+pub struct Light {
     name: String,
     /// Its offset there, once it was put there.
     offset: Option<u64>,
+}
+
+/// Messages that wait for their copies in other partitions.
+#[derive(Debug, Default)]
+pub struct Travels {
+    next: u64,
+    open: BTreeMap<u64, Travel>,
+}
+
+#[derive(Debug)]
+struct Travel {
+    dispatch: Box<Dispatch>,
+    /// Partitions that are still to say that they have theirs.
+    missing: usize,
+    error: Option<AppendError>,
 }
 
 impl Dispatch {
@@ -63,6 +91,19 @@ impl Dispatch {
         let offsets: Vec<String> =
             named.split(SEPARATOR).map(|name| of(name).map_or_else(String::new, |offset| offset.to_string())).collect();
         offsets.join(",")
+    }
+
+    /// Copies that fit one batch; one always does.
+    fn fits(&self) -> usize {
+        let about = self.origin.message(NOWHERE, &self.topic, 0, &self.body, &self.properties);
+        let offsets = name::INNER_MULTI_QUEUE_OFFSET.len() + 2 + self.named() * OFFSET_BYTES_MAX;
+        (BATCH_RECORDS_BYTES_MAX / (RECORD_HEADER_BYTES + about.encoded_len() + offsets)).max(1)
+    }
+
+    /// How many names stand in the property.
+    fn named(&self) -> usize {
+        let named = properties::get(&self.properties, name::INNER_MULTI_DISPATCH).unwrap_or_default();
+        named.split(SEPARATOR).count()
     }
 }
 
@@ -117,13 +158,22 @@ impl Desk {
             body: Bytes::copy_from_slice(call.body),
             light,
             ensured: 0,
+            home: None,
             since_ms: now_ms,
         };
+        let offsets = name::INNER_MULTI_QUEUE_OFFSET.len() + 2 + dispatch.named() * OFFSET_BYTES_MAX;
+        if dispatch.properties.len() + offsets > PROPERTIES_BYTES_MAX {
+            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
+        }
         self.dispatch(Box::new(dispatch), now_ms);
     }
 
-    /// Goes on with a message: its light queues are made, then it is appended here, or goes where it is to be.
+    /// Goes on with a message: its light queues are made, then its copies for other partitions go there, and at last
+    /// it is appended here.
     pub(crate) fn dispatch(&mut self, mut dispatch: Box<Dispatch>, now_ms: u64) {
+        if let Some((home, id)) = dispatch.home {
+            return self.dispatch_copies(dispatch, home, id, now_ms);
+        }
         let is_missing = |light: &Light| light.offset.is_none() && self.catalog.topic(&light.name).is_none();
         if let Some(index) = dispatch.light.iter().position(is_missing) {
             let reply = dispatch.reply;
@@ -142,32 +192,129 @@ impl Desk {
         let Some(topic) = self.catalog.topic(&dispatch.topic).cloned() else {
             return self.refuse_topic(&dispatch.reply, &dispatch.topic);
         };
-        let partitions = self.settings.partitions;
-        let own = topic.partition_of(dispatch.queue, partitions);
-        let waiting = |light: &Light| {
-            let topic = self.catalog.topic(&light.name).filter(|_| light.offset.is_none())?;
-            Some((topic.partition_of(0, partitions), QueueKey { topic: topic.id, queue: 0 }))
+        let own = topic.partition_of(dispatch.queue, self.settings.partitions);
+        let Some(local) = self.local(own) else {
+            return self.hand_on(usize::from(own) % self.settings.cores, dispatch);
         };
-        let next = dispatch.light.iter().filter_map(waiting).map(|(partition, _)| partition).find(|next| *next != own);
-        let partition = next.unwrap_or(own);
-        let Some(local) = self.local(partition) else {
-            return self.hand_on(usize::from(partition) % self.settings.cores, dispatch);
-        };
-
+        let mut others: BTreeMap<u16, Vec<Light>> = BTreeMap::new();
+        for light in &dispatch.light {
+            if let Some((partition, _)) = self.waits(light).filter(|(partition, _)| *partition != own) {
+                others.entry(partition).or_default().push(light.clone());
+            }
+        }
+        if !others.is_empty() {
+            return self.spread(dispatch, others);
+        }
         // Its own queue is the first of those it goes to at the end: what is known of it then is answered.
+        let fits = dispatch.fits();
+        let is_last = dispatch.light.iter().filter(|light| light.offset.is_none()).count() < fits;
         let mut queues = Vec::with_capacity(1 + dispatch.light.len());
-        if next.is_none() {
+        if is_last {
             queues.push(QueueKey { topic: topic.id, queue: dispatch.queue });
         }
+        self.take_light(local, own, fits, &mut dispatch, &mut queues);
+        self.append_copies(local, &queues, is_last.then_some(topic.id), dispatch, now_ms);
+    }
+
+    /// The partition and the queue of a light queue that has no copy yet.
+    fn waits(&self, light: &Light) -> Option<(u16, QueueKey)> {
+        let topic = self.catalog.topic(&light.name).filter(|_| light.offset.is_none())?;
+        Some((topic.partition_of(0, self.settings.partitions), QueueKey { topic: topic.id, queue: 0 }))
+    }
+
+    /// Adds light queues of a partition that have no copy yet, up to `fits` queues.
+    fn take_light(
+        &mut self,
+        local: usize,
+        partition: u16,
+        fits: usize,
+        dispatch: &mut Dispatch,
+        queues: &mut Vec<QueueKey>,
+    ) {
         for index in 0..dispatch.light.len() {
-            let here = waiting(&dispatch.light[index]).filter(|(there, _)| *there == partition);
+            if queues.len() == fits {
+                return;
+            }
+            let here = self.waits(&dispatch.light[index]).filter(|(there, _)| *there == partition);
             if let Some((_, key)) = here {
                 // Nobody else appends to this queue before we do.
                 dispatch.light[index].offset = Some(self.partitions[local].next_offset(key));
                 queues.push(key);
             }
         }
-        self.append_copies(local, &queues, &topic.name, next.is_none().then_some(topic.id), dispatch, now_ms);
+    }
+
+    /// Sends the copies for other partitions there. The message waits until all of them are durable.
+    fn spread(&mut self, dispatch: Box<Dispatch>, others: BTreeMap<u16, Vec<Light>>) {
+        let has_room = self.travelling + dispatch.body.len() <= TRAVELLING_BYTES_MAX;
+        if !has_room || self.travels.open.len() >= TRAVELS_MAX {
+            return self.refuse_append(&dispatch.reply, AppendError::Busy);
+        }
+        self.travels.next += 1;
+        let id = self.travels.next;
+        let mut travel = Travel { missing: others.len(), error: None, dispatch };
+        self.travelling += travel.dispatch.body.len();
+        for (partition, light) in others {
+            let copies = Dispatch { light, home: Some((self.index, id)), ..Dispatch::clone(&travel.dispatch) };
+            let core = usize::from(partition) % self.settings.cores;
+            if self.outbox.offer(core, Mail::Dispatch(Box::new(copies))).is_err() {
+                travel.missing -= 1;
+                travel.error = Some(AppendError::Busy);
+            }
+        }
+        self.travels.open.insert(id, travel);
+        self.arrive(id);
+    }
+
+    /// Goes on with copies for a partition of this core.
+    fn dispatch_copies(&mut self, mut copies: Box<Dispatch>, home: usize, id: u64, now_ms: u64) {
+        let Some(next) = copies.light.iter().find(|light| light.offset.is_none()) else {
+            let light = std::mem::take(&mut copies.light);
+            return self.outbox.send(home, Mail::Dispatched { id, outcome: Ok(light) });
+        };
+        // A queue that is gone, or was made again elsewhere: the producer sends again.
+        let place = self.waits(next).and_then(|(partition, _)| Some((partition, self.local(partition)?)));
+        let Some((partition, local)) = place else {
+            return self.refuse_copies(&copies.reply, copies.home, AppendError::Busy);
+        };
+        let mut queues = Vec::with_capacity(copies.light.len());
+        let fits = copies.fits();
+        self.take_light(local, partition, fits, &mut copies, &mut queues);
+        self.append_copies(local, &queues, None, copies, now_ms);
+    }
+
+    /// The copies for another partition are durable, or never will be.
+    pub(crate) fn dispatched(&mut self, id: u64, outcome: Result<Vec<Light>, AppendError>, now_ms: u64) {
+        let Some(travel) = self.travels.open.get_mut(&id) else { return };
+        travel.missing -= 1;
+        match outcome {
+            Ok(light) => {
+                for light in light {
+                    let known = travel.dispatch.light.iter_mut().find(|known| known.name == light.name);
+                    known.expect("it was one of the message's").offset = light.offset;
+                }
+            }
+            Err(error) => travel.error = Some(error),
+        }
+        if let Some(dispatch) = self.arrive(id) {
+            self.dispatch(dispatch, now_ms);
+        }
+    }
+
+    /// Gives a message back whose copies for other partitions are all durable. One of which some never will be is over.
+    fn arrive(&mut self, id: u64) -> Option<Box<Dispatch>> {
+        if self.travels.open.get(&id).is_none_or(|travel| travel.missing > 0) {
+            return None;
+        }
+        let travel = self.travels.open.remove(&id)?;
+        self.travelling -= travel.dispatch.body.len();
+        match travel.error {
+            None => Some(travel.dispatch),
+            Some(error) => {
+                self.refuse_append(&travel.dispatch.reply, error);
+                None
+            }
+        }
     }
 
     /// Appends a message to these queues in one batch. `own`: the topic's id, if the first of them is the message's own
@@ -176,27 +323,24 @@ impl Desk {
         &mut self,
         local: usize,
         queues: &[QueueKey],
-        topic: &str,
         own: Option<u32>,
         dispatch: Box<Dispatch>,
         now_ms: u64,
     ) {
-        let (reply, queue, body) = (dispatch.reply, dispatch.queue, dispatch.body.clone());
+        let (reply, home, queue, body) = (dispatch.reply, dispatch.home, dispatch.queue, dispatch.body.clone());
+        let topic = dispatch.topic.clone();
         let mut text = dispatch.properties.clone();
         properties::append(&mut text, name::INNER_MULTI_QUEUE_OFFSET, &dispatch.offsets());
-        if text.len() > PROPERTIES_BYTES_MAX {
-            return self.refuse(&reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
-        }
         let has_room = own.is_some() || self.travelling + body.len() <= TRAVELLING_BYTES_MAX;
         if !self.promises.has_room() || !has_room {
-            return self.refuse_append(&reply, AppendError::Busy);
+            return self.refuse_copies(&reply, home, AppendError::Busy);
         }
-        let message = dispatch.origin.message(self.store_host(), topic, queue, &body, &text);
+        let message = dispatch.origin.message(self.store_host(), &topic, queue, &body, &text);
         let piece = Piece {
             message,
             offsets: 1,
             tag_hash: protocol::message::tag_hash_of(&text),
-            keys: collect(protocol::message::key_hashes(topic, &text)),
+            keys: collect(protocol::message::key_hashes(&topic, &text)),
         };
         let bytes = message.encoded_len() as u64;
         let promise = match own {
@@ -223,26 +367,34 @@ impl Desk {
             (Ok(()), None) => self.travelling += body.len(),
             (Err(error), _) => {
                 self.promises.close(ticket);
-                self.refuse_append(&reply, error);
+                self.refuse_copies(&reply, home, error);
             }
         }
         self.stored = stored;
     }
 
-    /// The copies in one partition are durable, or never will be.
+    /// A batch of copies is durable, or never will be.
     pub(crate) fn settle_dispatch(&mut self, dispatch: Box<Dispatch>, outcome: Result<(), AppendError>) {
         self.travelling -= dispatch.body.len();
         match outcome {
             Ok(()) => self.hand_on(self.index, dispatch),
-            Err(error) => self.refuse_append(&dispatch.reply, error),
+            Err(error) => self.refuse_copies(&dispatch.reply, dispatch.home, error),
         }
     }
 
     /// A message goes on at a core, or its producer is told to send it again.
     fn hand_on(&mut self, core: usize, dispatch: Box<Dispatch>) {
-        let reply = dispatch.reply;
+        let (reply, home) = (dispatch.reply, dispatch.home);
         if self.outbox.offer(core, Mail::Dispatch(dispatch)).is_err() {
-            self.refuse(&reply, response::SYSTEM_BUSY, BUSY);
+            self.refuse_copies(&reply, home, AppendError::Busy);
+        }
+    }
+
+    /// Copies are not stored: their home hears of it, or the producer.
+    fn refuse_copies(&mut self, reply: &ReplyTo, home: Option<(usize, u64)>, error: AppendError) {
+        match home {
+            Some((core, id)) => self.outbox.send(core, Mail::Dispatched { id, outcome: Err(error) }),
+            None => self.refuse_append(reply, error),
         }
     }
 }
