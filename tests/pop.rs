@@ -15,7 +15,7 @@ use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
     asking, commit, committed, create_topic, edge, field, handles, heartbeat, messages, now_ms, number, properties,
-    send, send_as, telling, wait_until_durable,
+    pull, send, send_as, telling, wait_until_durable,
 };
 
 const GROUP: &str = "poppers";
@@ -279,7 +279,7 @@ fn what_is_not_acknowledged_in_time_comes_again_until_it_is_dead() {
         while number(&client.expect(response::SUCCESS, dead()), "offset") == 0 {
             std::thread::sleep(Duration::from_millis(20));
         }
-        let letter = client.ask(tests::words::pull("%DLQ%poppers", 0, 0));
+        let letter = client.ask(pull("%DLQ%poppers", 0, 0));
         let letters = messages(&letter);
         assert_eq!((letters[0].body, letters[0].reconsume_times), (&b"bad"[..], 3));
         assert_eq!(letters[0].property("RETRY_TOPIC"), Some("T"));
@@ -287,8 +287,37 @@ fn what_is_not_acknowledged_in_time_comes_again_until_it_is_dead() {
     });
 }
 
+/// One request that acknowledges some of what was popped: for each loan, those that are `wanted`.
+fn ack_batch(popped: &[Got], wanted: impl Fn(&Got) -> bool) -> Command {
+    let mut acks: Vec<BatchAck> = Vec::new();
+    for got in popped.iter().filter(|got| wanted(got)) {
+        let words: Vec<i64> = got.handle.split(' ').take(4).map(|word| word.parse().expect("a number")).collect();
+        let is_of =
+            |ack: &&mut BatchAck| (ack.queue_id, ack.start_offset, ack.pop_time) == (got.queue, words[0], words[1]);
+        let bit = usize::try_from(got.offset - words[0]).expect("it is behind the first");
+        if let Some(ack) = acks.iter_mut().find(is_of) {
+            let bits = (0..8 * ack.bits.0.len()).filter(|bit| ack.bits.get(*bit as u64));
+            ack.bits = BitSet::of(bits.chain([bit]));
+            continue;
+        }
+        acks.push(BatchAck {
+            bits: BitSet::of([bit]),
+            consumer_group: GROUP.to_owned(),
+            invisible_time: words[2],
+            pop_time: words[1],
+            queue_id: got.queue,
+            retry: "0".to_owned(),
+            revive_queue_id: i32::try_from(words[3]).expect("a number of a queue"),
+            start_offset: words[0],
+            topic: "T".to_owned(),
+        });
+    }
+    let body = bodies::encode(&BatchAcks { acks, broker_name: "broker-a".to_owned() });
+    telling(request::BATCH_ACK_MESSAGE, &[], body)
+}
+
 #[test]
-fn acknowledgements_survive_kill_9_and_nothing_else_is_lost() {
+fn what_is_on_loan_outlives_kill_9_and_so_do_its_handles() {
     with_cores(|home, cores| {
         let mut server = Server::with_cores(home, cores, &[]);
         let mut client = server.client();
@@ -299,69 +328,133 @@ fn acknowledgements_survive_kill_9_and_nothing_else_is_lost() {
             client.expect(response::SUCCESS, send("T", index % 3, body.as_bytes()));
             left.insert(body);
         }
+        let mut popped = Vec::new();
+        while popped.len() < 300 {
+            popped.extend(got(&client.ask(pop("T", -1))));
+        }
+        assert_eq!(popped.iter().map(|got| got.body.clone()).collect::<BTreeSet<_>>(), left);
+        // In each life with the handles of the first one: single ones, and one request for others.
         for round in 0..3 {
-            let mut popped = Vec::new();
-            while popped.len() < left.len() {
-                popped.extend(got(&client.ask(pop("T", -1))));
-            }
-            // What was acknowledged durably does not come again; everything else does, and once.
-            let bodies: BTreeSet<String> = popped.iter().map(|got| got.body.clone()).collect();
-            assert_eq!((bodies.len(), &bodies), (popped.len(), &left), "round {round}");
-            none(&mut client, pop("T", -1));
-            for got in popped.iter().filter(|got| got.offset % 3 == round) {
+            for got in popped.iter().filter(|got| got.offset % 9 == round) {
                 client.expect(response::SUCCESS, ack(got));
                 left.remove(&got.body);
             }
-            // Batched: what leaves one of four.
-            let batch: Vec<BatchAck> = (0..3)
-                .map(|queue| {
-                    let of_queue: Vec<&Got> = popped.iter().filter(|got| got.queue == queue).collect();
-                    let words: Vec<i64> = of_queue[0].handle.split(' ').map(|word| word.parse().unwrap_or(0)).collect();
-                    let of_loan: Vec<&&Got> = of_queue
-                        .iter()
-                        .filter(|got| got.handle.starts_with(&format!("{} {} ", words[0], words[1])))
-                        .collect();
-                    let some = of_loan.iter().filter(|got| got.offset % 4 == 0);
-                    for got in some.clone() {
-                        left.remove(&got.body);
-                    }
-                    BatchAck {
-                        bits: BitSet::of(some.map(|got| usize::try_from(got.offset - words[0]).unwrap())),
-                        consumer_group: GROUP.to_owned(),
-                        invisible_time: LONG_MS,
-                        pop_time: words[1],
-                        queue_id: queue,
-                        retry: "0".to_owned(),
-                        revive_queue_id: 0,
-                        start_offset: words[0],
-                        topic: "T".to_owned(),
-                    }
-                })
-                .collect();
-            let body = bodies::encode(&BatchAcks { acks: batch, broker_name: "broker-a".to_owned() });
-            client.expect(response::SUCCESS, telling(request::BATCH_ACK_MESSAGE, &[], body));
-            // The log has it when the offset does: both are one record of it.
-            let floors: Vec<i64> = (0..3)
-                .map(|queue| {
-                    popped
-                        .iter()
-                        .filter(|got| got.queue == queue && left.contains(&got.body))
-                        .map(|got| got.offset)
-                        .min()
-                })
-                .map(|floor| floor.unwrap_or(100))
-                .collect();
-            for (queue, floor) in (0..).zip(&floors) {
-                while committed(&mut client, GROUP, "T", queue) != Some(*floor) {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            }
-            // Noted is not durable.
+            let is_wanted = |got: &Got| got.offset % 8 == round;
+            client.expect(response::SUCCESS, ack_batch(&popped, is_wanted));
+            popped.iter().filter(|got| is_wanted(got)).for_each(|got| _ = left.remove(&got.body));
             wait_until_durable(&mut client);
             server.kill();
             server = Server::with_cores(home, cores, &[]);
             client = server.client();
+            // Nobody else gets what is on loan.
+            none(&mut client, pop("T", -1));
+            for queue in 0..3 {
+                let mine = popped.iter().filter(|got| got.queue == queue && left.contains(&got.body));
+                assert_eq!(committed(&mut client, GROUP, "T", queue), mine.map(|got| got.offset).min());
+            }
         }
+        // All that is left is given back, and comes again as what was tried once.
+        for got in popped.iter().filter(|got| left.contains(&got.body)) {
+            client.expect(response::SUCCESS, change(got, 0));
+        }
+        let again = pop_all(&mut client, "T", left.len());
+        assert_eq!(again.iter().map(|got| got.body.clone()).collect::<BTreeSet<_>>(), left);
+        assert!(again.len() == left.len() && again.iter().all(|got| got.times == 1));
+        for got in &again {
+            client.expect(response::SUCCESS, ack(got));
+        }
+        none(&mut client, pop("T", -1));
+        for queue in 0..3 {
+            assert_eq!(committed(&mut client, GROUP, "T", queue), Some(100));
+        }
+    });
+}
+
+#[test]
+fn a_loan_that_ends_while_the_broker_is_down_comes_again() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        for body in ["a", "b"] {
+            client.expect(response::SUCCESS, send("T", 0, body.as_bytes()));
+        }
+        let popped = got(&client.ask(pop_with(PopMessage { invisible_time: SHORT_MS, ..header("T", 0) })));
+        client.expect(response::SUCCESS, ack(&popped[0]));
+        wait_until_durable(&mut client);
+        server.kill();
+        // Who waits is told although nobody sends.
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        let again = pop_all(&mut client, "T", 1);
+        assert_eq!((bodies_of(&again), again[0].times), (vec!["b"], 1));
+        // The topic that is made again has another message there: the handle is not of that.
+        wait_until_durable(&mut client);
+        client.expect(response::SUCCESS, asking(request::DELETE_TOPIC_IN_BROKER, &[("topic", "T")]));
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        for body in ["c", "d"] {
+            client.expect(response::SUCCESS, send("T", 0, body.as_bytes()));
+        }
+        let other = got(&client.ask(pop_with(PopMessage { invisible_time: SHORT_MS, ..header("T", 0) })));
+        assert_eq!(bodies_of(&other), ["c", "d"]);
+        wait_until_durable(&mut client);
+        server.kill();
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, ack(&popped[0]));
+        client.expect(response::SUCCESS, ack_batch(&popped, |_| true));
+        let mut again = pop_all(&mut client, "T", 2);
+        again.sort_by_key(|got| got.body.clone());
+        assert_eq!(bodies_of(&again), ["c", "d"]);
+    });
+}
+
+#[test]
+fn an_orderly_loan_outlives_kill_9_with_how_often_it_was_lent() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        for body in ["a", "b", "c"] {
+            client.expect(response::SUCCESS, send("T", 0, body.as_bytes()));
+        }
+        let orderly = |invisible_time, attempt, poll_time| {
+            let asked = PopMessage { order: true, max_msg_nums: 2, ..header("T", 0) };
+            pop_with(PopMessage { invisible_time, attempt_id: attempt, poll_time, ..asked })
+        };
+        assert_eq!(bodies_of(&got(&client.ask(orderly(50, Some("one"), 0)))), ["a", "b"]);
+        let answer = client.ask(orderly(LONG_MS, Some("two"), 30_000));
+        assert_eq!(field(&answer, "orderCountInfo"), "0 qo0%0 1;0 qo0%1 1");
+        let first = got(&answer);
+        client.expect(response::SUCCESS, ack(&first[0]));
+        wait_until_durable(&mut client);
+        server.kill();
+
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        none(&mut client, orderly(LONG_MS, Some("three"), 0));
+        assert_eq!(committed(&mut client, GROUP, "T", 0), Some(1));
+        // In its own attempt it is given once more, which is no further try.
+        let answer = client.ask(orderly(LONG_MS, Some("two"), 0));
+        let second = got(&answer);
+        assert_eq!((bodies_of(&second), field(&answer, "orderCountInfo")), (vec!["b", "c"], "0 qo0%1 1"));
+        let waiting = client.write(orderly(LONG_MS, Some("four"), 60_000));
+        client.expect(response::SUCCESS, change(&second[1], 50));
+        client.expect(response::SUCCESS, change(&second[0], 50));
+        let answer = client.answer(waiting);
+        let third = got(&answer);
+        assert_eq!((bodies_of(&third), field(&answer, "orderCountInfo")), (vec!["b", "c"], "0 qo0%1 2;0 qo0%2 1"));
+        wait_until_durable(&mut client);
+        server.kill();
+
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, ack(&second[0]));
+        none(&mut client, orderly(LONG_MS, None, 0));
+        client.expect(response::SUCCESS, ack(&third[0]));
+        client.expect(response::SUCCESS, ack(&third[1]));
+        none(&mut client, orderly(LONG_MS, None, 0));
+        assert_eq!(committed(&mut client, GROUP, "T", 0), Some(3));
     });
 }
 

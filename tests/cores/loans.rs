@@ -36,6 +36,8 @@ pub struct Given {
     is_certain: bool,
     /// Another time was asked for: the handle may be another one.
     is_changing: bool,
+    /// The disk knows that it is on loan until then: so it is in the next lives, too.
+    held_until_ms: Option<u64>,
 }
 
 /// See the module.
@@ -43,7 +45,8 @@ pub struct Given {
 pub struct Loans {
     given: Vec<Given>,
     by_id: BTreeMap<usize, Vec<usize>>,
-    /// Orderly: what was given in this life from a queue, by its topic, which one of this name that is, and its number.
+    /// Orderly: what was given in this life from a queue, or is still on loan in it, by its topic, which one of this
+    /// name that is, and its number.
     by_queue: BTreeMap<(String, u32, i32), Vec<usize>>,
     /// Attempts that were asked for more than once.
     repeated: BTreeSet<String>,
@@ -90,11 +93,12 @@ impl Loans {
             is_acked: false,
             is_certain: false,
             is_changing: false,
+            held_until_ms: None,
         };
         for other in self.by_id.get(&id).into_iter().flatten().map(|number| &self.given[*number]) {
             let is_same = other.source == given.source;
             let is_first = self.is_first_left(other);
-            let is_over = is_first && other.life == self.life && other.is_acked && pop_ms >= other.pop_ms;
+            let is_over = is_first && other.is_acked && pop_ms >= other.pop_ms;
             assert!(!is_over || !is_same && self.is_twofold, "acknowledged, and given again: {other:?}, {given:?}");
             let is_done = is_first && other.life < self.life && other.is_certain && is_same;
             assert!(!is_done, "acknowledged durably, and given again: {other:?}, {given:?}");
@@ -146,10 +150,10 @@ impl Loans {
     /// Two gifts that must not overlap.
     fn check_apart(&self, one: &Given, two: &Given) {
         let is_again = one.attempt.is_some() && one.attempt == two.attempt;
-        if one.life != two.life || is_again {
+        let (first, second) = if one.pop_ms <= two.pop_ms { (one, two) } else { (two, one) };
+        if is_again || one.life != two.life && first.held_until_ms.is_none() {
             return;
         }
-        let (first, second) = if one.pop_ms <= two.pop_ms { (one, two) } else { (two, one) };
         let is_apart = first.is_asked || first.until_ms <= second.pop_ms;
         assert!(is_apart, "two have it at once: {first:?}, {second:?}");
     }
@@ -179,8 +183,10 @@ impl Loans {
     /// That was answered, and done by now.
     pub fn acked(&mut self, number: usize, now_ms: u64) {
         let given = &mut self.given[number];
-        // Whose time is over has nothing to say any more, and is told the same.
-        given.is_acked |= given.life == self.life && now_ms < given.until_ms && !given.is_changing;
+        // Whose time is over has nothing to say any more, and is told the same; and so is who was lent it in an earlier
+        // life that nobody remembers.
+        let is_known = given.life == self.life || given.held_until_ms.is_some();
+        given.is_acked |= is_known && now_ms < given.until_ms && !given.is_changing;
     }
 
     /// It is said that it shall come again at `until_ms` at the earliest.
@@ -193,7 +199,6 @@ impl Loans {
     /// So it is, under a handle of this time. Returns the number of this gift.
     pub fn changed(&mut self, number: usize, times: (u64, u64), is_orderly: bool) -> usize {
         let given = &mut self.given[number];
-        assert_eq!(given.life, self.life, "a handle of another life means nothing: {given:?}");
         if is_orderly {
             // The handle stays.
             given.until_ms = times.1;
@@ -206,15 +211,25 @@ impl Loans {
 
     /// The process ended.
     pub fn ended(&mut self) {
-        self.given.iter_mut().for_each(|given| given.is_acked = false);
-        self.by_queue.clear();
+        for given in &mut self.given {
+            given.is_acked = false;
+            // What was changed since then may be as it was.
+            given.until_ms = given.until_ms.min(given.held_until_ms.unwrap_or(u64::MAX));
+        }
+        let given = &self.given;
+        let is_held = |number: &usize| given[*number].held_until_ms.is_some();
+        self.by_queue.values_mut().for_each(|numbers| numbers.retain(is_held));
         self.life += 1;
         self.is_twofold = true;
     }
 
     /// All was quiet, and everything is durable.
     pub fn is_durable(&mut self) {
-        self.given.iter_mut().for_each(|given| given.is_certain |= given.is_acked);
+        for given in &mut self.given {
+            given.is_certain |= given.is_acked;
+            let is_known = given.life == self.life || given.held_until_ms.is_some();
+            given.held_until_ms = is_known.then_some(given.until_ms);
+        }
     }
 
     /// The group has taken what there was and acknowledged it: of what was `found` in the topics nothing is missing.

@@ -16,7 +16,9 @@ use crate::world::{TOPICS, World};
 /// The group that pops.
 pub const POPPERS: &str = "poppers";
 /// For how long messages are lent, in ms. The last one is what the end of a run waits for.
-const INVISIBLE_MS: [u64; 3] = [400, 3_000, 10_000];
+const INVISIBLE_MS: [u64; 3] = [400, 3_000, LOAN_MS_MAX];
+/// The longest of them.
+pub const LOAN_MS_MAX: u64 = 10_000;
 /// Longer than anything lasts.
 const LONG_MS: i64 = 600_000;
 /// What one client keeps of what it was given.
@@ -338,8 +340,7 @@ impl World {
         let mut quiet = 0;
         for _ in 0..ROUNDS_MAX {
             // Whatever anybody has is nobody's then.
-            let longest_ms = INVISIBLE_MS[INVISIBLE_MS.len() - 1] + 1_000;
-            self.sim.borrow_mut().advance(longest_ms);
+            self.sim.borrow_mut().advance(LOAN_MS_MAX + 1_000);
             let from_ms = self.now_ms();
             while self.now_ms() < from_ms + 1_500 {
                 self.turn();

@@ -22,7 +22,7 @@ use engine::sim::{Faults, Random, Side, Sim};
 use crate::clients::{Client, GROUPS};
 use crate::loans::Loans;
 use crate::model::Model;
-use crate::pops::Manner;
+use crate::pops::{LOAN_MS_MAX, Manner};
 use crate::transactions::{CHECKS_MAX, INTERVAL_MS, TIMEOUT_MS};
 
 const MIB: u64 = 1 << 20;
@@ -236,6 +236,10 @@ impl World {
         let now_ms = self.now_ms();
         self.sim.borrow_mut().advance((last_ms + 1).saturating_sub(now_ms));
         self.audit(None);
+        if self.manner.is_some() {
+            // What an earlier life lent comes again. As much at once would be in the way of what shall be prompt.
+            self.sim.borrow_mut().advance(LOAN_MS_MAX);
+        }
         self.quiesce();
         self.be_prompt();
         self.be_asked();

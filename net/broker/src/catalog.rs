@@ -501,6 +501,9 @@ pub const COUNTERS_KEY: &[u8] = b"n/";
 /// Key prefix of consumer offsets: topic id (u32 BE), queue (u32 BE), the group's name.
 pub const OFFSET_KEY: &[u8] = b"o/";
 
+/// Bytes of a plain consumer offset. The value of a group that pops may have more.
+pub const OFFSET_BYTES: usize = 8;
+
 /// A fact's key and value.
 pub type Fact = (Vec<u8>, Vec<u8>);
 
@@ -593,8 +596,8 @@ pub fn mode_from_fact(key: &[u8], value: &[u8]) -> Result<SetRequestMode, FactEr
     Ok(mode)
 }
 
-/// The key of a group's consumer offset: a fact of the queue's own partition. Its value begins with a u64 BE; of a group
-/// that pops, what it is done with above that follows (`pop/account.rs`).
+/// The key of a group's consumer offset: a fact of the queue's own partition. Its value begins with a u64 BE; of a
+/// group that pops, what it is done with above that and what it has on loan follow (`pop/account/value.rs`).
 pub fn offset_key(topic: u32, queue: u32, group: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(OFFSET_KEY.len() + 8 + group.len());
     key.extend_from_slice(OFFSET_KEY);

@@ -4,7 +4,7 @@
 //! A pop visits the cores that have queues of its topic, one after the other, until one of them gives it messages; if
 //! none does, it waits.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use protocol::names::{self, perm};
 use crate::answer::BUSY;
 use crate::attributes::{MESSAGE_TYPE, PRIORITY_FACTOR, PRIORITY_TYPE};
 use crate::call::{Call, ReplyTo};
-use crate::catalog::{Subscription, Topic, Wants, offset_key};
+use crate::catalog::{OFFSET_BYTES, OFFSET_KEY, Subscription, Topic, Wants, offset_key, split_offset_key};
 use crate::config::Settings;
 use crate::consume::{PARK_MS_MAX, gather};
 use crate::desk::Desk;
@@ -550,14 +550,32 @@ impl Desk {
         let touched = &mut self.touched;
         self.accounts.note(now_ms, |holder, value| {
             let key = offset_key(holder.key.topic, holder.key.queue, &holder.group);
-            let is_noted = partitions[holder.local].note(&key, value);
-            if !is_noted {
-                let (group, topic, queue) = (&*holder.group, &*holder.topic.name, holder.key.queue);
-                tracing::warn!(group, topic, queue, "no room for another consumer offset");
-            }
             *touched = true;
-            is_noted
+            partitions[holder.local].note(&key, value)
         });
+    }
+
+    /// A log is open, and the catalog is known. What groups had on loan when it was closed they have still: it comes again
+    /// when that is over, and its handles are good.
+    pub(crate) fn open_accounts(&mut self, local: usize) {
+        let partition = &self.partitions[local];
+        let mut found = Vec::new();
+        for (key, value) in partition.facts(OFFSET_KEY).filter(|(_, value)| value.len() > OFFSET_BYTES) {
+            let Some((topic, queue, group)) = split_offset_key(key) else { continue };
+            if self.accounts.find(QueueKey { topic, queue }, group).is_none() {
+                let account = Account::read(value).filter(|account| account.loans() > 0);
+                found.extend(account.map(|account| (topic, queue, group.to_owned(), account)));
+            }
+        }
+        if !found.is_empty() {
+            let topics: BTreeMap<u32, &Arc<Topic>> = self.catalog.topics().map(|topic| (topic.id, topic)).collect();
+            for (topic, queue, group, account) in found {
+                // What is left of topics and groups that are gone is nobody's.
+                if let (Some(topic), Some(group)) = (topics.get(&topic), self.catalog.group(&group)) {
+                    self.accounts.open(queue, topic, &group.name, local, account);
+                }
+            }
+        }
     }
 
     /// Somebody committed an offset of a group that pops.
@@ -675,7 +693,11 @@ impl Desk {
             Some(id) => self.accounts.get(id).map(|holder| holder.account.next()),
             None => {
                 let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, group));
-                fact.and_then(Account::read).map(|account| account.next())
+                // Nobody has opened it: if something is on loan, it is in order, and over.
+                fact.and_then(Account::read).map(|mut account| {
+                    account.take_back(None);
+                    account.next()
+                })
             }
         };
         next.unwrap_or(min).max(min)

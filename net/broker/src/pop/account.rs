@@ -1,16 +1,17 @@
 //! One group's account in one queue: which messages it has on loan, and which it is done with.
 //!
 //! What a pop gives out is a *loan*: up to 32 messages that nobody else gets until a time. An acknowledged message is
-//! done with. A state machine without clock or I/O; what must last of it is one value (see [`Account::write`]).
+//! done with. A state machine without clock or I/O; what must last of it is one `value` (see [`Account::write`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
+mod value;
+
+pub use value::{LOANS_BYTES_MAX, MESSAGE_BYTES_MAX};
+
 /// Most messages of one loan, as in RocketMQ.
 pub const LOAN_MESSAGES_MAX: usize = 32;
-/// Most bytes that one message on loan adds to [`Account::write`].
-pub const MESSAGE_BYTES_MAX: usize = 2 * VARINT_BYTES_MAX;
-const VARINT_BYTES_MAX: usize = 10;
 /// How far the last message of a loan may lie behind the first. 1 Mi: what lies between was looked at and is not wanted;
 /// a batch of acknowledgements has a bit for each.
 pub const LOAN_SPAN_MAX: u64 = 1 << 20;
@@ -71,7 +72,7 @@ pub struct Account {
     /// The next offset to lend. What lies below is on loan or done with.
     next: u64,
     /// Not to be lent, at or above `next`: ascending, apart from one another and from `next`. What an earlier life of
-    /// the broker lent and got acknowledged; what lies between the messages of an orderly loan that is lent again.
+    /// the broker lent and still knows of; what lies between the messages of an orderly loan that is lent again.
     ahead: VecDeque<Range<u64>>,
     loans: BTreeMap<LoanId, Loan>,
     /// Messages on loan.
@@ -132,45 +133,6 @@ impl Account {
         Account { next: floor, ..Account::default() }
     }
 
-    /// What [`write`](Account::write) wrote. `None`: it is damaged. What was on loan is lent again.
-    pub fn read(value: &[u8]) -> Option<Account> {
-        let (floor, mut rest) = value.split_first_chunk::<8>()?;
-        let mut account = Account::new(u64::from_be_bytes(*floor));
-        let mut at = account.next;
-        while !rest.is_empty() {
-            let start = at.checked_add(varint(&mut rest)?)?;
-            at = start.checked_add(varint(&mut rest)?)?;
-            account.pass(start..at);
-        }
-        Some(account)
-    }
-
-    /// Writes what must last: `| floor u64 BE | distance varint, length varint | ... |`. Everything below the floor is
-    /// done with, and so are the ranges, each so far behind the end of the one before it. Cost: all loans.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        let mut unacked: Vec<u64> = self.loans.iter().flat_map(|(id, loan)| loan.unacked(*id)).collect();
-        unacked.sort_unstable();
-        let floor = unacked.first().map_or(self.next, |first| self.next.min(*first));
-        out.extend_from_slice(&floor.to_be_bytes());
-        let mut end = floor;
-        let mut put = |range: Range<u64>| {
-            if !range.is_empty() {
-                push_varint(out, range.start - end);
-                push_varint(out, range.end - range.start);
-                end = range.end;
-            }
-        };
-        let mut unacked = unacked.into_iter().peekable();
-        for range in std::iter::once(floor..self.next).chain(self.ahead.iter().cloned()) {
-            let mut from = range.start;
-            while let Some(offset) = unacked.next_if(|offset| *offset < range.end) {
-                put(from..offset);
-                from = offset + 1;
-            }
-            put(from..range.end);
-        }
-    }
-
     /// The next offset to lend.
     pub fn next(&self) -> u64 {
         self.next
@@ -191,8 +153,7 @@ impl Account {
         self.loans.len()
     }
 
-    /// Whether its value alone says everything, but for how often orderly messages were lent in vain: nothing is on loan
-    /// that is not over.
+    /// Whether nobody has to see to it: nothing is on loan but orderly messages whose time is over.
     pub fn is_quiet(&self, now_ms: u64) -> bool {
         self.loans.values().all(|loan| loan.kind == Kind::Orderly && loan.free_ms() <= now_ms)
     }
@@ -212,6 +173,16 @@ impl Account {
         if floor != self.floor() {
             *self = Account::new(floor);
         }
+    }
+
+    /// Where it ends: nothing from there on was lent or passed.
+    pub fn end(&self) -> u64 {
+        self.ahead.back().map_or(self.next, |last| last.end)
+    }
+
+    /// Loans, each with the time when it is over, in ms.
+    pub fn until_ms(&self) -> impl Iterator<Item = (LoanId, u64)> {
+        self.loans.iter().map(|(id, loan)| (*id, loan.until_ms))
     }
 
     /// The queue has lost its end, and what was lent of it: it ends at an offset now.
@@ -419,27 +390,6 @@ impl Account {
             self.ahead.push_back(range);
         }
     }
-}
-
-fn push_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for place in 0..VARINT_BYTES_MAX {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        number |= u64::from(byte & 0x7f).checked_shl(7 * place as u32)?;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -141,7 +141,7 @@ impl Accounts {
         Some(AccountId { slot, generation: self.slots[slot as usize].generation })
     }
 
-    /// Opens an account. `None`: there are too many.
+    /// Opens an account, with what it has on loan. `None`: there are too many.
     pub fn open(
         &mut self,
         queue: u32,
@@ -160,9 +160,13 @@ impl Accounts {
         });
         self.index.insert(Key { queue: key, group: group.clone() }, slot);
         let (topic, group) = (topic.clone(), group.clone());
+        let loans: Vec<(LoanId, u64)> = account.until_ms().collect();
         let holder = Holder { key, topic, group, local, account, is_dirty: false, used_ms: 0 };
         self.slots[slot as usize].holder = Some(Box::new(holder));
-        Some(AccountId { slot, generation: self.slots[slot as usize].generation })
+        let id = AccountId { slot, generation: self.slots[slot as usize].generation };
+        self.loans += loans.len();
+        loans.into_iter().for_each(|(loan, until_ms)| self.remind(LoanOf { account: id, loan }, until_ms));
+        Some(id)
     }
 
     /// An account; `None`: it is closed.
@@ -251,7 +255,8 @@ impl Accounts {
         due.into_iter().chain(dirty).min()
     }
 
-    /// Writes down what changed a second ago; everything, if no time is told. `note` gets a holder and its value.
+    /// Writes down what changed a second ago; everything, if no time is told. `note` gets a holder and its value, and once
+    /// more without what is on loan if there was no room for that.
     pub fn note(&mut self, now_ms: Option<u64>, mut note: impl FnMut(&Holder, &[u8]) -> bool) {
         let (mut value, mut messages) = (Vec::new(), 0);
         while let Some((at_ms, id)) = self.dirty.front().copied() {
@@ -263,10 +268,13 @@ impl Accounts {
             holder.is_dirty = false;
             messages += holder.account.out() + 1;
             value.clear();
-            holder.account.write(&mut value);
-            if !note(holder, &value)
-                && let Some(now_ms) = now_ms
-            {
+            let done_bytes = holder.account.write(&mut value);
+            if note(holder, &value) || done_bytes < value.len() && note(holder, &value[..done_bytes]) {
+                continue;
+            }
+            let (group, topic, queue) = (&*holder.group, &*holder.topic.name, holder.key.queue);
+            tracing::warn!(group, topic, queue, "no room for another consumer offset");
+            if let Some(now_ms) = now_ms {
                 // There was no room: once more, later.
                 holder.is_dirty = true;
                 self.dirty.push_back((now_ms + NOTE_MS, id));
@@ -401,8 +409,9 @@ mod tests {
         };
         let loan = accounts.lend(one, &[3], 10, 20, Kind::Plain).unwrap();
         assert_eq!((accounts.deadline(), noted(&mut accounts, Some(1_009))), (Some(20), vec![]));
-        // 996 offsets behind the one on loan are done with: a distance of one byte, a length of two.
-        assert_eq!(noted(&mut accounts, Some(1_010)), [(0, 8 + 3)]);
+        // 996 offsets behind the one on loan are done with: a distance of one byte, a length of two. Then the mark, no attempt,
+        // no times, where loans begin, and the one.
+        assert_eq!(noted(&mut accounts, Some(1_010)), [(0, 8 + 3 + 10 + 1 + 1 + 2 + 6)]);
         assert_eq!(noted(&mut accounts, Some(9_999)), []);
         accounts.ack(LoanOf { account: one, loan }, 3, 11);
         accounts.change(two, 12, |account| account.advance(2_000));
@@ -411,6 +420,27 @@ mod tests {
         assert_eq!(accounts.index.len(), 1, "the first one is idle for longer");
         accounts.sweep(13 + IDLE_MS);
         assert!(accounts.is_empty());
+    }
+
+    #[test]
+    fn an_account_that_is_opened_again_has_its_loans() {
+        let (mut accounts, one, _) = accounts();
+        let loan = accounts.lend(one, &[3, 5], 10, 5_000, Kind::Plain).unwrap();
+        let mut noted = Vec::new();
+        // There is only room for what is done with.
+        accounts.note(None, |_, value| {
+            noted.push(value.to_vec());
+            noted.len() > 1
+        });
+        let [whole, done] = &noted[..] else { panic!("{noted:?}") };
+        assert!(whole.starts_with(done));
+        accounts.forget(|_| true);
+        let again = accounts.open(0, &topic(1), &Arc::from("g"), 0, Account::read(whole).unwrap()).unwrap();
+        let of = LoanOf { account: again, loan };
+        assert_eq!((accounts.loans, accounts.ack(of, 5, 20), accounts.take_due(4_999)), (1, Done::Now, None));
+        assert_eq!(accounts.take_due(5_000), Some(of));
+        let again = Account::read(done).unwrap();
+        assert_eq!((again.next(), again.loans(), again.stretch()), (3, 0, 1));
     }
 
     #[test]

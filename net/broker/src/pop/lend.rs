@@ -279,7 +279,13 @@ impl Desk {
         let known = fact.and_then(Account::read);
         let is_new = known.is_none();
         let account = match known {
-            Some(account) => account,
+            Some(mut account) => {
+                // Who does not ask for an order gets what is left of one, too.
+                if !pop.is_orderly && account.blocked_until_ms(None, now_ms) == 0 {
+                    account.take_back(None);
+                }
+                account
+            }
             None => Account::new(self.first_offset(pop, topic, key, local)?),
         };
         let Some(id) = self.accounts.open(queue, topic, &pop.group, local, account) else {

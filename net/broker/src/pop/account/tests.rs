@@ -1,7 +1,8 @@
-//! Goal: nothing that is not acknowledged is lost, nothing that is acknowledged durably comes again, and no message is
-//! on two loans. Method: random loans, acknowledgements, changes, retries, restarts and resets against a model that knows
+//! Goal: nothing that is not acknowledged is lost, nothing that is acknowledged durably comes again, and no message
+//! is on two loans. Method: random loans, acknowledgements, changes, retries, restarts and resets against a model that knows
 //! the state of every offset. Repeat: the seed in the message.
 
+use super::value::HAS_GAPS;
 use super::*;
 use crate::desk::Random;
 use std::collections::BTreeSet;
@@ -9,6 +10,14 @@ use std::collections::BTreeSet;
 fn written(account: &Account) -> Vec<u8> {
     let mut value = Vec::new();
     account.write(&mut value);
+    value
+}
+
+/// The part of it that says what is done with.
+fn done(account: &Account) -> Vec<u8> {
+    let mut value = Vec::new();
+    let bytes = account.write(&mut value);
+    value.truncate(bytes);
     value
 }
 
@@ -72,7 +81,7 @@ impl Model {
 
     fn check(&self) {
         assert_eq!(self.account.out(), self.out.len());
-        let read = Account::read(&written(&self.account)).expect("what is written is read");
+        let read = Account::read(&done(&self.account)).expect("what is written is read");
         let floor = self.out.keys().next().map_or(self.account.next(), |first| *first.min(&self.account.next()));
         assert_eq!((read.floor(), self.account.floor()), (floor, floor));
         let mut at = read;
@@ -86,8 +95,16 @@ impl Model {
         }
     }
 
+    /// What is on loan is so still, under the handle that it had.
     fn restart(&mut self) {
-        self.account = Account::read(&written(&self.account)).unwrap();
+        let value = written(&self.account);
+        self.account = Account::read(&value).unwrap();
+        assert_eq!(written(&self.account), value, "it is written as it was");
+    }
+
+    /// What was on loan is lent again: there was no room to write it.
+    fn restart_without_loans(&mut self) {
+        self.account = Account::read(&done(&self.account)).unwrap();
         self.out.clear();
     }
 }
@@ -132,7 +149,10 @@ fn a_random_life_loses_nothing() {
                         }
                     }
                 }
-                14 if random.draw().is_multiple_of(8) => model.restart(),
+                14 if random.draw().is_multiple_of(8) => match random.draw() % 4 {
+                    0 => model.restart_without_loans(),
+                    _ => model.restart(),
+                },
                 15 if random.draw().is_multiple_of(32) => {
                     let floor = random.draw() % (model.max + 1);
                     if floor != model.account.floor() {
@@ -164,7 +184,9 @@ fn a_random_life_loses_nothing() {
             model.check();
         }
         // In the end everything is lent and acknowledged.
-        model.restart();
+        if random.draw().is_multiple_of(2) {
+            model.restart_without_loans();
+        }
         while model.account.next() < model.max {
             model.lend(random, Kind::Plain);
         }
@@ -201,16 +223,16 @@ fn an_orderly_queue_waits_and_goes_on_from_the_first_that_is_left() {
     account.take_back(None);
     assert_eq!((account.next(), account.stretch(), account.out()), (11, u64::MAX, 0));
     assert_eq!([10, 11, 12, 14].map(|offset| account.times(offset)), [0, 2, 2, 2]);
-    assert_eq!(written(&account), 11u64.to_be_bytes());
+    assert_eq!(done(&account), 11u64.to_be_bytes());
     // One is wanted by nobody any more, and is between them.
     account.advance(15);
     let id = account.lend(&[11, 13, 14], 1_700, 9_000, Kind::Orderly);
     assert_eq!(account.ack_some(id, |distance| distance != 0), 2);
     assert_eq!((account.floor(), account.out()), (11, 1));
-    assert_eq!(written(&account), [&11u64.to_be_bytes()[..], &[1, 3]].concat());
+    assert_eq!(done(&account), [&11u64.to_be_bytes()[..], &[1, 3]].concat());
     account.take_back(None);
     assert_eq!((account.next(), account.stretch(), account.out()), (11, 1, 0));
-    assert_eq!(written(&account), [&11u64.to_be_bytes()[..], &[1, 1]].concat());
+    assert_eq!(done(&account), [&11u64.to_be_bytes()[..], &[1, 1]].concat());
     account.advance(12);
     assert_eq!((account.next(), account.stretch()), (13, u64::MAX));
     account.advance(15);
@@ -277,15 +299,82 @@ fn who_asks_again_in_the_same_attempt_is_no_further_try() {
 fn damaged_values_are_refused_and_a_plain_offset_is_one() {
     let mut account = Account::new(5);
     account.advance(400);
-    let id = account.lend(&[5, 7, 300], 1, 2, Kind::Plain);
+    let id = account.lend(&[5, 7, 300], 1_000, 3_000, Kind::Plain);
     account.ack(id, 7);
     let value = written(&account);
-    assert_eq!(value, [&5u64.to_be_bytes()[..], &[1, 0xa6, 2, 1, 99]].concat());
-    assert!(Account::read(&value[..7]).is_none() && Account::read(&value[..value.len() - 1]).is_none());
+    let head = [&5u64.to_be_bytes()[..], &[1, 0xa6, 2, 1, 99]].concat();
+    // No attempt, no times; 5 and 1000, from where loans count; a plain one with gaps, for 2000 ms, of three messages,
+    // the first and the last left, each so far behind the one before.
+    let loans = [0, 0, 5, 0xe8, 7, HAS_GAPS, 0, 0, 0xd0, 15, 3, 5, 0, 2, 0xa5, 2];
+    assert_eq!(value, [&head[..], &[0xff; 10], &loans].concat());
+    assert!(Account::read(&head[..7]).is_none() && Account::read(&head[..head.len() - 1]).is_none());
+    for cut in head.len() + 1..value.len() {
+        let read = Account::read(&value[..cut]);
+        assert!(read.is_none_or(|read| read.loans() == 0), "{cut}");
+    }
     assert!(Account::read(&[0xff; 40]).is_none());
+    for (at, byte) in [(2, 0xff), (5, 3), (5, HAS_GAPS | 7), (10, 0), (10, 33), (11, 0), (11, 9), (12, 1), (13, 0)] {
+        let mut wrong = value.clone();
+        wrong[head.len() + 10 + at] = byte;
+        assert!(Account::read(&wrong).is_none(), "{byte} at {at}");
+    }
     assert_eq!(Account::read(&5u64.to_be_bytes()).unwrap().next(), 5);
     account.reset(5);
     assert_eq!(account.out(), 2, "where it is already");
     account.reset(6);
     assert_eq!((account.out(), account.next(), written(&account).len()), (0, 6, 8));
+}
+
+#[test]
+fn an_orderly_loan_outlives_a_restart_with_its_attempt_and_how_often_it_was_lent() {
+    let mut account = Account::new(100);
+    for (pop_ms, attempt) in [(1_000, "a"), (2_000, "b"), (3_000, "c")] {
+        account.take_back(Some(attempt));
+        account.advance(103);
+        account.lend(&[100, 101, 102], pop_ms, pop_ms + 500, Kind::Orderly);
+    }
+    let id = LoanId { start: 100, pop_ms: 3_000 };
+    account.ack(id, 101);
+    account.extend(id, 102, 3_100, 9_000, Kind::Orderly);
+    let value = written(&account);
+    let mut again = Account::read(&value).unwrap();
+    assert_eq!(written(&again), value);
+    assert_eq!([100, 101, 102, 103].map(|offset| again.times(offset)), [2, 2, 2, 0]);
+    assert_eq!((again.orderly(101), again.next(), again.floor()), (Some(id), 103, 100));
+    assert_eq!((again.blocked_until_ms(Some("c"), 3_200), again.blocked_until_ms(None, 3_200)), (0, 9_000));
+    assert_eq!((again.ack(id, 101), again.ack(id, 102)), (Done::Stale, Done::Now));
+    assert_eq!(again.blocked_until_ms(None, 3_200), 3_500);
+    // The same attempt is no further try, another one is.
+    again.take_back(Some("c"));
+    assert_eq!((again.next(), again.times(100), again.times(102)), (100, 2, 2));
+    let mut other = Account::read(&value).unwrap();
+    other.take_back(Some("d"));
+    assert_eq!((other.next(), other.times(100), other.times(102)), (100, 3, 3));
+    // A text of any length is no reason to write one.
+    account.take_back(Some(&"x".repeat(1_000)));
+    account.advance(103);
+    account.lend(&[100, 101, 102], 9_000, 9_500, Kind::Orderly);
+    let value = written(&account);
+    assert!(value.len() < 100, "{}", value.len());
+    assert_eq!(Account::read(&value).unwrap().blocked_until_ms(Some(&"x".repeat(1_000)), 9_100), 9_500);
+}
+
+#[test]
+fn of_very_many_loans_those_that_have_no_room_are_lent_again() {
+    let mut account = Account::new(0);
+    account.advance(50_000);
+    for offset in (0..50_000).step_by(2) {
+        account.lend(&[offset], 1_000 + offset % 77, 60_000, Kind::Plain);
+    }
+    account.lend(&[49_999], 1_000, 60_000, Kind::Orderly);
+    let mut value = Vec::new();
+    let done_bytes = account.write(&mut value);
+    let loans_bytes = value.len() - done_bytes;
+    assert!((LOANS_BYTES_MAX..LOANS_BYTES_MAX + 100).contains(&loans_bytes), "{loans_bytes}");
+    let again = Account::read(&value).unwrap();
+    assert!(again.loans() > 2_500 && again.has_orderly(), "{}", again.loans());
+    // What is neither on loan nor done with is lent from there on, every second one.
+    let first = again.next();
+    assert_eq!((first, again.stretch()), (2 * (again.loans() as u64 - 1), 1));
+    assert_eq!(again.end(), 50_000);
 }
