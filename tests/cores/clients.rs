@@ -24,9 +24,6 @@ const LEVELS_MS: [u64; 4] = [1_000, 2_000, 5_000, 20_000];
 const TRIES_MAX: usize = 300;
 /// Turns within which the audit's questions are answered.
 const TURNS_MAX: usize = 50_000;
-/// A batch of acknowledgements is answered before it has reached every core: so much time passes meanwhile, at most.
-/// Milliseconds.
-const LETTER_MS: u64 = 1_500;
 /// Requests of one client that are not answered.
 const WAITING_MAX: usize = 40;
 
@@ -623,9 +620,8 @@ impl World {
             Asked::Pop { topic, attempt, then } => self.popped(index, topic, attempt, then, &answer),
             Asked::Ack { number } if is_good => self.loans.acked(number, self.now_ms()),
             Asked::Acks { numbers } if is_good => {
-                // Other cores may hear of it later.
-                let done_ms = self.now_ms() + LETTER_MS;
-                numbers.into_iter().for_each(|number| self.loans.acked(number, done_ms));
+                let now_ms = self.now_ms();
+                numbers.into_iter().for_each(|number| self.loans.acked(number, now_ms));
             }
             Asked::Ack { .. } | Asked::Acks { .. } => {}
             Asked::Change { held, until_ms, is_orderly } => self.changed(index, held, until_ms, is_orderly, &answer),

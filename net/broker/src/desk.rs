@@ -310,13 +310,10 @@ impl Desk {
             Mail::Watch(watch) => self.watch(*watch, now_ms),
             Mail::Stir { line, is_new } => self.stir(&line, is_new),
             Mail::Fresh { topic, group } => self.on_fresh(topic, &group),
-            Mail::Acks(acks) => {
-                self.ack_all(acks, now_ms);
-                if self.stopping {
-                    // They are answered already, by another core.
-                    self.note_accounts(None);
-                }
+            Mail::Acks(acks) if self.stopping => {
+                self.refuse(&acks.reply, response::SERVICE_NOT_AVAILABLE, STOPPING);
             }
+            Mail::Acks(acks) => self.ack_in_turn(acks, now_ms),
             Mail::Revive(revival) => self.put_revival(revival, now_ms),
             Mail::Revived { receipt, ok } => self.on_revived(&receipt, ok, now_ms),
             // The loop takes these itself.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use engine::error::AppendError;
 use engine::io::{Handle, Pieces};
-use protocol::bodies::{BatchAck, MessageQueue};
+use protocol::bodies::MessageQueue;
 
 use crate::admin::{Part, Question};
 use crate::call::{ConnectionId, ReplyTo, Request};
@@ -20,6 +20,7 @@ use crate::catalog::Catalog;
 use crate::cold::Over;
 use crate::errands::Said;
 use crate::pop::Pop;
+use crate::pop::ack::Acks;
 use crate::pop::revive::{Receipt, Revival};
 use crate::pop::waiting::{LineKey, Watch};
 use crate::produce::{Dispatch, Light, Origin};
@@ -227,8 +228,8 @@ pub enum Mail {
         /// The group.
         group: Arc<str>,
     },
-    /// Messages of queues of the receiving core are acknowledged.
-    Acks(Vec<BatchAck>),
+    /// Messages of queues of the receiving core, and perhaps of others, are acknowledged.
+    Acks(Box<Acks>),
     /// To the owner of a retry topic's queue: append this and answer with `Revived`.
     Revive(Box<Revival>),
     /// A revived message is safe, or cannot be made so now.

@@ -29,7 +29,7 @@ use crate::parked::{Cold, Filter};
 
 pub mod account;
 pub mod accounts;
-mod ack;
+pub mod ack;
 pub mod handle;
 mod lend;
 pub mod revive;

@@ -4,6 +4,8 @@
 //! A handle comes from a stranger. One that names no loan changes nothing, and is answered as a stock broker does,
 //! which takes any acknowledgement.
 
+use std::collections::BTreeMap;
+
 use engine::Span;
 use engine::format::QueueKey;
 use engine::io::Pieces;
@@ -18,10 +20,19 @@ use super::handle::{Handle, REVIVE_ORDERLY};
 use super::waiting::LineKey;
 use super::{INVISIBLE_MS_MAX, illegal_queue};
 use crate::answer::BUSY;
-use crate::call::Call;
+use crate::call::{Call, ReplyTo};
 use crate::catalog::Topic;
 use crate::desk::Desk;
 use crate::mail::Mail;
+
+/// A batch of acknowledgements on its way through the cores that have queues of it.
+#[derive(Debug)]
+pub struct Acks {
+    /// Whom to answer.
+    pub reply: ReplyTo,
+    /// What is not recorded yet, by core.
+    rest: BTreeMap<usize, Vec<BatchAck>>,
+}
 
 impl Desk {
     /// ACK_MESSAGE (200051).
@@ -67,26 +78,41 @@ impl Desk {
             return self.refuse(&call.reply, response::NO_MESSAGE, "");
         }
         if batch.broker_name.is_empty() || batch.broker_name == self.settings.broker_name {
-            let mut letters: Vec<Vec<BatchAck>> = vec![Vec::new(); self.settings.cores];
+            let mut rest: BTreeMap<usize, Vec<BatchAck>> = BTreeMap::new();
             for ack in batch.acks {
                 if let Some(core) = self.core_to_ack(&ack) {
-                    letters[core].push(ack);
+                    rest.entry(core).or_default().push(ack);
                 }
             }
-            let here = std::mem::take(&mut letters[self.index]);
-            for (core, acks) in letters.into_iter().enumerate().filter(|(_, acks)| !acks.is_empty()) {
-                if self.outbox.offer(core, Mail::Acks(acks)).is_err() {
-                    return self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
-                }
-            }
-            self.ack_all(here, now_ms);
+            return self.ack_in_turn(Box::new(Acks { reply: call.reply, rest }), now_ms);
         }
         self.replies.header(&call.reply, response::SUCCESS);
         self.replies.send(&call.reply, Pieces::new());
     }
 
+    /// Records what is this core's of a batch, and sends it on to the next core that has some. The last one answers:
+    /// all have recorded theirs by then. If a core has no room for it the client sends all of it again, which changes
+    /// nothing where it is recorded.
+    pub(crate) fn ack_in_turn(&mut self, mut batch: Box<Acks>, now_ms: u64) {
+        let reply = batch.reply;
+        if let Some(acks) = batch.rest.remove(&self.index) {
+            self.ack_all(acks, now_ms);
+        }
+        match batch.rest.keys().next() {
+            Some(core) => {
+                if self.outbox.offer(*core, Mail::Acks(batch)).is_err() {
+                    self.refuse(&reply, response::SYSTEM_BUSY, BUSY);
+                }
+            }
+            None => {
+                self.replies.header(&reply, response::SUCCESS);
+                self.replies.send(&reply, Pieces::new());
+            }
+        }
+    }
+
     /// Acknowledgements of queues of this core.
-    pub(crate) fn ack_all(&mut self, acks: Vec<BatchAck>, now_ms: u64) {
+    fn ack_all(&mut self, acks: Vec<BatchAck>, now_ms: u64) {
         for ack in acks {
             let Some(key) = self.key_to_ack(&ack) else { continue };
             let (Ok(start), Ok(pop_ms)) = (u64::try_from(ack.start_offset), u64::try_from(ack.pop_time)) else {
@@ -278,4 +304,105 @@ impl Desk {
 
 fn illegal_offset(topic: &str, queue: i32, offset: i64, min: u64, max: u64) -> String {
     format!("offset is illegal, key:{topic}@{queue}, commit:{offset}, store:{min}~{max}")
+}
+
+#[cfg(test)]
+mod tests {
+    //! Method: three desks without partitions, each with one queue of which a group has a message on loan.
+
+    use super::super::tests::pop;
+    use super::*;
+    use crate::call::Peer;
+    use crate::catalog::{Catalog, TopicConfig};
+    use crate::config::{Config, Found};
+    use crate::mail::Mailboxes;
+    use protocol::bodies::BitSet;
+    use protocol::{Header, Language};
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
+    fn desks(mailboxes: &Mailboxes) -> Vec<Desk> {
+        let (broker_ip1, started_ms) = (Ipv4Addr::LOCALHOST, 0);
+        let found = Found { broker_ip1, port: 1, cores: 3, partitions: 3, memory_bytes: 1 << 30, started_ms };
+        let settings = Arc::new(Config::default().settings(found));
+        let config = TopicConfig::new("T", 3, 6);
+        let topic = Arc::new(Topic { id: 1, name: "T".into(), first_partition: 0, config });
+        let mut catalog = Catalog::new(7);
+        catalog.set_topic(topic.clone());
+        let catalog = Arc::new(catalog);
+        let desk = |index: usize| {
+            let mut desk = Desk::new(index, settings.clone(), Vec::new(), mailboxes.clone(), 7);
+            desk.catalog = catalog.clone();
+            let mut account = Account::new(0);
+            account.advance(1);
+            account.lend(&[0], 1_000, 9_000, Kind::Plain);
+            desk.accounts.open(index as u32, &topic, &"g".into(), 0, account).expect("there is room");
+            desk
+        };
+        (0..3).map(desk).collect()
+    }
+
+    /// What is still on loan, and the codes of the answers so far.
+    fn seen(desk: &mut Desk) -> (usize, Vec<i32>) {
+        let key = QueueKey { topic: 1, queue: desk.index as u32 };
+        let id = desk.accounts.find(key, "g").expect("it was opened");
+        let out = desk.accounts.get(id).map_or(0, |holder| holder.account.out());
+        let list = desk.replies.take();
+        let code = |head: &[u8]| {
+            protocol::Command::decode(bytes::Bytes::copy_from_slice(&head[4..])).expect("a frame").header.code
+        };
+        let codes = list.iter().map(|reply| code(desk.replies.head(reply))).collect();
+        desk.replies.clear(list);
+        (out, codes)
+    }
+
+    fn ask(desk: &mut Desk) {
+        let ack = |queue_id| BatchAck {
+            bits: BitSet::of([0]),
+            consumer_group: "g".to_owned(),
+            pop_time: 1_000,
+            queue_id,
+            retry: "0".to_owned(),
+            topic: "T".to_owned(),
+            ..BatchAck::default()
+        };
+        let acks = [2, 1, 0].map(ack).into();
+        let body = bodies::encode(&BatchAcks { acks, broker_name: desk.settings.broker_name.clone() });
+        let reply = pop(5, "g", None, 0).reply;
+        let address = "127.0.0.1:1".parse().expect("an address");
+        let peer = Peer { connection: reply.connection, address, language: Language::Java, version: 0 };
+        let header = Header::default();
+        desk.batch_ack(&Call { header: &header, body: &body, reply, peer, resumed: false, orderly: false }, 2_000);
+    }
+
+    #[test]
+    fn a_batch_is_answered_when_all_cores_have_recorded_theirs() {
+        let mailboxes = Mailboxes::new(3, 4);
+        let mut desks = desks(&mailboxes);
+        ask(&mut desks[0]);
+        for (index, desk) in desks.iter_mut().enumerate() {
+            while let Some(mail) = mailboxes.pop(index) {
+                desk.on_mail(mail, 2_000);
+            }
+            let codes = if index == 2 { vec![response::SUCCESS] } else { vec![] };
+            assert_eq!(seen(desk), (0, codes), "core {index}");
+        }
+        assert!((0..3).all(|core| mailboxes.pop(core).is_none()));
+    }
+
+    #[test]
+    fn a_core_that_has_no_room_or_stops_ends_a_batch() {
+        let mailboxes = Mailboxes::new(3, 1);
+        let mut desks = desks(&mailboxes);
+        mailboxes.push(1, Mail::Serve).expect("there is room for one");
+        ask(&mut desks[0]);
+        assert_eq!(seen(&mut desks[0]), (0, vec![response::SYSTEM_BUSY]));
+        mailboxes.pop(1).expect("it was put there");
+        ask(&mut desks[0]);
+        let mail = mailboxes.pop(1).expect("the batch goes on");
+        desks[1].stop();
+        desks[1].on_mail(mail, 2_000);
+        assert_eq!(seen(&mut desks[1]), (1, vec![response::SERVICE_NOT_AVAILABLE]));
+        assert_eq!((seen(&mut desks[0]), seen(&mut desks[2])), ((0, vec![]), (1, vec![])));
+    }
 }
