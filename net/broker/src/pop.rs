@@ -555,8 +555,9 @@ impl Desk {
         });
     }
 
-    /// A log is open, and the catalog is known. What groups had on loan when it was closed they have still: it comes again
-    /// when that is over, and its handles are good.
+    /// A log is open, and the catalog is known. What groups had on loan when it was closed they have still: it comes
+    /// again when that is over, and its handles are good. What it has lost with its end is nobody's, and that is noted
+    /// before anything else is.
     pub(crate) fn open_accounts(&mut self, local: usize) {
         let partition = &self.partitions[local];
         let mut found = Vec::new();
@@ -575,6 +576,10 @@ impl Desk {
                     self.accounts.open(queue, topic, &group.name, local, account);
                 }
             }
+        }
+        let partition = &mut self.partitions[local];
+        if self.accounts.cut(local, |queue| partition.span(queue).max) {
+            self.note_accounts(None);
         }
     }
 

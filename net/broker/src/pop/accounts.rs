@@ -255,8 +255,27 @@ impl Accounts {
         due.into_iter().chain(dirty).min()
     }
 
-    /// Writes down what changed a second ago; everything, if no time is told. `note` gets a holder and its value, and once
-    /// more without what is on loan if there was no room for that.
+    /// The log of these queues was opened: it may have lost its end, and then what was lent of it. Each account ends
+    /// where its queue does, before others get the same offsets. Returns whether one was cut.
+    pub fn cut(&mut self, local: usize, mut end: impl FnMut(QueueKey) -> u64) -> bool {
+        let mut is_cut = false;
+        for slot in 0..self.slots.len() {
+            let Slot { generation, holder: Some(holder) } = &self.slots[slot] else { continue };
+            let (id, used_ms) = (AccountId { slot: slot as u32, generation: *generation }, holder.used_ms);
+            if holder.local != local {
+                continue;
+            }
+            let end = end(holder.key);
+            if holder.account.end() > end {
+                self.change(id, used_ms, |account| account.cut(end));
+                is_cut = true;
+            }
+        }
+        is_cut
+    }
+
+    /// Writes down what changed a second ago; everything, if no time is told. `note` gets a holder and its value, and
+    /// once more without what is on loan if there was no room for that.
     pub fn note(&mut self, now_ms: Option<u64>, mut note: impl FnMut(&Holder, &[u8]) -> bool) {
         let (mut value, mut messages) = (Vec::new(), 0);
         while let Some((at_ms, id)) = self.dirty.front().copied() {
@@ -409,8 +428,8 @@ mod tests {
         };
         let loan = accounts.lend(one, &[3], 10, 20, Kind::Plain).unwrap();
         assert_eq!((accounts.deadline(), noted(&mut accounts, Some(1_009))), (Some(20), vec![]));
-        // 996 offsets behind the one on loan are done with: a distance of one byte, a length of two. Then the mark, no attempt,
-        // no times, where loans begin, and the one.
+        // 996 offsets behind the one on loan are done with: a distance of one byte, a length of two. Then the mark, no
+        // attempt, no times, where loans begin, and the one.
         assert_eq!(noted(&mut accounts, Some(1_010)), [(0, 8 + 3 + 10 + 1 + 1 + 2 + 6)]);
         assert_eq!(noted(&mut accounts, Some(9_999)), []);
         accounts.ack(LoanOf { account: one, loan }, 3, 11);
@@ -420,6 +439,22 @@ mod tests {
         assert_eq!(accounts.index.len(), 1, "the first one is idle for longer");
         accounts.sweep(13 + IDLE_MS);
         assert!(accounts.is_empty());
+    }
+
+    #[test]
+    fn a_log_that_lost_its_end_cuts_its_own_accounts_and_what_was_lent_is_lent_again() {
+        let (mut accounts, one, two) = accounts();
+        let other = accounts.open(2, &topic(1), &Arc::from("g"), 1, Account::new(1_000)).unwrap();
+        let loan = accounts.lend(one, &[900, 999], 10, 5_000, Kind::Plain).unwrap();
+        accounts.note(None, |_, _| true);
+        assert!(!accounts.cut(0, |_| 1_000));
+        assert!(accounts.cut(0, |queue| if queue.queue == 0 { 950 } else { 1_000 }));
+        let next = [one, two, other].map(|id| accounts.get(id).unwrap().account.next());
+        assert_eq!((next, accounts.changed()), ([950, 1_000, 1_000], 1));
+        // Others have its offset now, and are lent before their loan is over.
+        let of = LoanOf { account: one, loan };
+        assert_eq!((accounts.ack(of, 999, 20), accounts.ack(of, 900, 20)), (Done::Stale, Done::Now));
+        assert_eq!((accounts.take_due(u64::MAX), accounts.loans), (None, 0));
     }
 
     #[test]
