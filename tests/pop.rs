@@ -2,6 +2,8 @@
 //! time is over, and nothing is lost. Method: as in wire.rs; crashes are `kill -9`.
 
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use protocol::bodies::{
@@ -455,6 +457,45 @@ fn an_orderly_loan_outlives_kill_9_with_how_often_it_was_lent() {
         client.expect(response::SUCCESS, ack(&third[1]));
         none(&mut client, orderly(LONG_MS, None, 0));
         assert_eq!(committed(&mut client, GROUP, "T", 0), Some(3));
+    });
+}
+
+#[test]
+fn what_cannot_be_given_sends_a_pop_around_a_few_times_only() {
+    with_cores(|home, cores| {
+        let small = ["--set", "log.stretch_bytes=1MiB"];
+        let server = Server::with_cores(home, cores, &small);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 2));
+        client.expect(response::SUCCESS, send("T", 1, b"to be damaged"));
+        let answer = client.expect(response::SUCCESS, pull("T", 1, 0));
+        let place = messages(&answer)[0].physical_offset;
+        // So much behind it that a start need not read it.
+        for _ in 0..100 {
+            client.expect(response::SUCCESS, send("T", 1, &[b'x'; 150_000]));
+        }
+        server.stop();
+        let path = home.join(format!("data/partition-{:05}/{:020}", place >> 48, 0));
+        let segment = OpenOptions::new().read(true).write(true).open(path).expect("the first segment");
+        let (mut record, from) = (vec![0; 500], place.cast_unsigned() & ((1 << 48) - 1));
+        segment.read_exact_at(&mut record, from).expect("it is in the file");
+        let body = record.windows(13).position(|bytes| bytes == b"to be damaged").expect("its body");
+        segment.write_all_at(b"is", from + body as u64).expect("it can be written");
+
+        let server = Server::with_cores(home, cores, &small);
+        let mut client = server.client();
+        let looks = || server.log().matches("a stored message is damaged").count();
+        none(&mut client, pop_with(PopMessage { poll_time: 1_000, ..header("T", -1) }));
+        let first = looks();
+        assert!((1..20).contains(&first), "{first} looks at what cannot be given");
+        // It waits all the same, and gets what can be.
+        let waiting = client.write(pop_with(PopMessage { poll_time: 60_000, ..header("T", -1) }));
+        let mut producer = server.client();
+        producer.expect(response::SUCCESS, send("T", 0, b"good"));
+        assert_eq!(bodies_of(&got(&client.answer(waiting))), ["good"]);
+        let both = looks();
+        assert!(both < 40, "{both} looks at what cannot be given");
+        server.stop();
     });
 }
 
