@@ -13,7 +13,7 @@ use protocol::{MessageError, StoredMessage};
 use serde_json::{Map, Value, json};
 
 use super::{Done, Failure, Place, Store, tell, time};
-use crate::catalog::split_offset_key;
+use crate::catalog::{offset_value, split_offset_key};
 
 pub(super) const HELP: &str = "\
 Examples:
@@ -267,7 +267,7 @@ fn fact_line(place: Position, closed_ms: u64, fact: Fact<'_>) -> Value {
         }
         Fact::Put(key, value) => {
             if let Some((topic, queue, group)) = split_offset_key(key) {
-                let offset = value.and_then(|value| Some(u64::from_be_bytes(value.try_into().ok()?)));
+                let offset = value.and_then(offset_value);
                 line["consumerOffset"] =
                     json!({ "group": group, "topicId": topic, "queueId": queue, "offset": offset });
                 return line;
