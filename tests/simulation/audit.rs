@@ -10,7 +10,7 @@ use engine::limits::Flush;
 use engine::partition::{Pull, PullLimits};
 use tests::random::noise;
 
-use super::model::{Answer, Ended, Extent, HEADER_BYTES, QUEUES, Sent, Version, fact_key, fill, id_of};
+use super::model::{Answer, Ended, Extent, HEADER_BYTES, QUEUES, Sent, Version, fact_key, fill, id_of, recall_key};
 use super::world::{SEGMENT_BYTES, TURNS_MAX, World};
 use crate::MIB;
 
@@ -161,12 +161,37 @@ impl World {
                 }
             }
         }
+        if self.plan.age.is_some() {
+            (0..self.sent.len()).for_each(|id| self.look_for_delayed(id));
+        }
         for (batch, (there, all)) in batches {
             let whole = self.sent.iter().filter(|sent| sent.batch == batch && sent.stored.position.byte() >= floor);
             let forgotten = whole.clone().any(|sent| !topics.contains(&sent.queue.topic));
             assert!(there == 0 || there == all || forgotten, "batch {batch}: {there} of {all}");
         }
         extent
+    }
+
+    /// A delayed message that waits can still be found, and read.
+    fn look_for_delayed(&mut self, id: usize) {
+        let is_it = |message: &[u8]| id_of(message) == id as u64;
+        for _ in 0..TURNS_MAX {
+            let sent = &self.sent[id];
+            let waits = sent.promised && sent.half.is_none() && sent.withdrawn.is_none();
+            let waits = waits && sent.due_ms.is_some_and(|due_ms| due_ms > self.sim.now_ms());
+            if !waits || !self.topics.contains(&sent.queue.topic) || !self.partition.is_open() {
+                return;
+            }
+            match self.partition.find_delayed(recall_key(id as u64), &is_it) {
+                Ok(found) => return assert!(found.is_some(), "the delayed message {id} is lost: {sent:?}"),
+                Err(load) => {
+                    while !self.loaded.remove(&load) {
+                        self.turn();
+                    }
+                }
+            }
+        }
+        panic!("the delayed message {id} is never read");
     }
 
     pub fn read_queue(&mut self, queue: QueueKey, found: &mut BTreeSet<u64>) {

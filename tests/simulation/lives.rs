@@ -34,6 +34,18 @@ impl World {
         }
     }
 
+    /// Whether a life ends now because something was published. Where delayed messages outlive their segments, most end
+    /// when one begins to go, after about as long as an operation takes: what it was held for may be on its way then.
+    pub fn dies_published(&mut self) -> bool {
+        let retiring = std::mem::take(&mut self.retiring) && self.plan.age.is_some();
+        if retiring && self.random.chance(500) {
+            let turns = self.random.below(u64::from(4000 / self.sim.haste));
+            (0..turns).for_each(|_| self.turn());
+            return true;
+        }
+        std::mem::take(&mut self.published) && self.random.chance(100)
+    }
+
     /// Whether a short life ends now because names in the directory are about to become durable.
     pub fn dies_nameless(&mut self) -> bool {
         std::mem::take(&mut self.naming) && self.plan.brief && self.random.chance(400)

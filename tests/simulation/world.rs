@@ -75,6 +75,8 @@ pub struct World {
     pub published: bool,
     /// So is the one when new names are about to become durable.
     pub naming: bool,
+    /// And the one when a segment begins to go.
+    pub retiring: bool,
     /// There is a checkpoint up to here, unless something failed or was damaged.
     pub checkpointed: u64,
     pub restarted: bool,
@@ -150,6 +152,7 @@ impl World {
             checkpointed: 0,
             published: false,
             naming: false,
+            retiring: false,
             restarted: false,
             epoch: 0,
             lived: 0,
@@ -191,7 +194,7 @@ impl World {
             };
             for _ in 0..steps {
                 self.step();
-                if std::mem::take(&mut self.published) && self.random.chance(100) || self.dies_nameless() {
+                if self.dies_published() || self.dies_nameless() {
                     break;
                 }
             }
@@ -266,6 +269,7 @@ impl World {
         let milestone = (stats.floor, stats.checkpointed, stats.upkeep);
         let before = std::mem::replace(&mut self.milestone, milestone);
         self.published |= before != milestone;
+        self.retiring |= before.0 < milestone.0;
         self.seen.merged += stats.upkeep.0.saturating_sub(before.2.0);
         self.seen.remade += stats.upkeep.1.saturating_sub(before.2.1);
         self.checkpointed = self.checkpointed.max(stats.checkpointed);
