@@ -987,3 +987,31 @@ fn who_asks_for_tags_is_told_of_them_alone() {
         server.stop();
     });
 }
+
+#[test]
+fn all_who_wait_hear_of_a_retry_topic_that_is_new() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let [mut one, mut two] = [server.client(), server.client()];
+        one.expect(response::SUCCESS, create_topic("T", 4));
+        // Two loans, so that the messages come again one after the other.
+        for (queue, body, invisible_time) in [(1, "sooner", SHORT_MS), (2, "later", 2 * SHORT_MS)] {
+            one.expect(response::SUCCESS, send("T", queue, body.as_bytes()));
+            let lent = got(&one.ask(pop_with(PopMessage { invisible_time, ..header("T", queue) })));
+            assert_eq!(bodies_of(&lent), [body]);
+        }
+        // They wait in one line, and do not know the retry topic yet.
+        let wait = |client: &mut Client| {
+            client.write(pop_with(PopMessage { poll_time: 60_000, max_msg_nums: 1, ..header("T", -1) }))
+        };
+        let began_ms = now_ms();
+        let [first, second] = [wait(&mut one), wait(&mut two)];
+        let both = [got(&one.answer(first)), got(&two.answer(second))];
+        assert!(now_ms() - began_ms < 30_000, "they were told, not asked again when their time was over");
+        assert_eq!(
+            BTreeSet::from_iter(both.iter().flat_map(|got| bodies_of(got))),
+            BTreeSet::from(["later", "sooner"])
+        );
+        server.stop();
+    });
+}

@@ -239,13 +239,17 @@ impl World {
 
     fn notice(&mut self, index: usize) {
         let topic = self.random.below(TOPICS as u64) as usize;
+        let poll_ms = self.random.below(2_000).cast_signed();
+        self.notice_as(index, topic, poll_ms);
+    }
+
+    fn notice_as(&mut self, index: usize, topic: usize, poll_time: i64) -> i32 {
         let name = self.model.topics[topic].name.clone();
-        let poll_time = self.random.below(2_000).cast_signed();
         let asked =
             Notification { consumer_group: POPPERS, topic: &name, queue_id: -1, poll_time, ..Notification::default() };
         let mut command = Command::request(request::NOTIFICATION);
         asked.push(&mut command.header.fields);
-        self.write(index, command, Asked::Any);
+        self.write(index, command, Asked::Any)
     }
 }
 
@@ -406,30 +410,63 @@ impl World {
         }
     }
 
-    /// A message goes to a pop that waits for it, and that takes no longer than it must.
+    /// Messages go to pops that wait, one to each, and that takes no longer than it must.
     pub fn be_prompt_to_poppers(&mut self, manner: Manner) {
         self.expect(&words::create_topic("topic-0", QUEUES));
         self.model.created(0);
-        // It may lie on another core than the pop waits on.
-        let queue = self.random.below(QUEUES.into()) as u32;
         let reader = self.clients.len() - 1;
-        let opaque = self.pop_as(manner, reader, 0, -1, (32, LONG_MS.cast_unsigned(), 30_000), None);
+        let one = (1, LONG_MS.cast_unsigned(), 30_000);
+        let mut opaques = [(); 2].map(|()| self.pop_as(manner, reader, 0, -1, one, None)).to_vec();
         (0..100).for_each(|_| self.turn());
-        let before_ms = self.now_ms();
-        let mut first = self.send_small(queue).0;
-        while !manner.wants(first) {
-            first = self.send_small(queue).0;
+        // They may lie on other cores than the pops wait on. In order, a queue is lent to one at a time.
+        let first = self.random.below(QUEUES.into()) as u32;
+        let apart = u32::from(manner == Manner::Orderly);
+        let second = first + apart + self.random.below(u64::from(QUEUES - apart)) as u32;
+        self.send_wanted(manner, first);
+        // Who waits is told whether the first one that did has its message already or not.
+        if self.random.chance(500) {
+            self.await_one_of(&mut opaques, reader, "pop");
         }
-        while !self.clients[reader].held.iter().any(|held| self.loans.of(held.number).id == first) {
-            self.turn();
-            let took_ms = self.now_ms() - before_ms;
-            assert!(took_ms <= crate::world::PROMPT_MS, "a message takes more than {took_ms} ms to a pop that waits");
+        self.send_wanted(manner, second % QUEUES);
+        while !opaques.is_empty() {
+            self.await_one_of(&mut opaques, reader, "pop");
         }
-        assert!(!self.clients[reader].waiting.contains_key(&opaque), "this pop got it");
         let held = std::mem::take(&mut self.clients[reader].held);
+        assert_eq!(held.len(), 2, "each has one");
         self.ack_all(reader, &held);
         while !self.clients[reader].waiting.is_empty() {
             self.turn();
+        }
+        // The same for those who only want to know.
+        let mut opaques = [(); 2].map(|()| self.notice_as(reader, 0, 30_000)).to_vec();
+        (0..100).for_each(|_| self.turn());
+        while !opaques.is_empty() {
+            let queue = self.random.below(QUEUES.into()) as u32;
+            self.send_wanted(manner, queue);
+            self.await_one_of(&mut opaques, reader, "notification");
+        }
+    }
+
+    /// A message in a queue of the first topic that the group takes.
+    fn send_wanted(&mut self, manner: Manner, queue: u32) {
+        while !manner.wants(self.send_small(queue).0) {}
+    }
+
+    /// Waits until one more of these is answered.
+    fn await_one_of(&mut self, opaques: &mut Vec<i32>, reader: usize, what: &str) {
+        let before_ms = self.now_ms();
+        loop {
+            let waiting = &self.clients[reader].waiting;
+            if let Some(at) = opaques.iter().position(|opaque| !waiting.contains_key(opaque)) {
+                opaques.swap_remove(at);
+                return;
+            }
+            self.turn();
+            let took_ms = self.now_ms() - before_ms;
+            assert!(
+                took_ms <= crate::world::PROMPT_MS,
+                "a message takes more than {took_ms} ms to a {what} that waits"
+            );
         }
     }
 }

@@ -308,7 +308,8 @@ impl Desk {
             }
             Mail::Pop(pop) => self.take_pop(pop, now_ms),
             Mail::Watch(watch) => self.watch(*watch, now_ms),
-            Mail::Stir { line, is_new } => self.stir(&line, is_new),
+            Mail::Stir { line, is_new, from } => self.stir(&line, is_new, from),
+            Mail::Over { line, is_served } => self.on_over(&line, is_served, now_ms),
             Mail::Fresh { topic, group } => self.on_fresh(topic, &group),
             Mail::Acks(acks) if self.stopping => {
                 self.refuse(&acks.reply, response::SERVICE_NOT_AVAILABLE, STOPPING);
@@ -517,7 +518,10 @@ impl Desk {
             let reply = match cold {
                 Cold::Pull(pull) => pull.reply,
                 Cold::Request(request) | Cold::Recall(request, _) => request.reply,
-                Cold::Pop(pop) => pop.reply,
+                Cold::Pop(pop) => {
+                    self.leave_line(&pop, false);
+                    pop.reply
+                }
                 Cold::Loan(loan) => return self.end_later(loan),
                 Cold::Half(_) => return,
                 Cold::Ask(mut ask) => {
@@ -539,7 +543,10 @@ impl Desk {
                 Cold::Recall(request, others) if ok => self.recall_of(*request, others, now_ms),
                 Cold::Pop(pop) if ok => self.pop(pop, now_ms),
                 Cold::Loan(loan) if ok => self.end_loan(loan, now_ms),
-                Cold::Pop(pop) => self.refuse_read(&pop.reply),
+                Cold::Pop(pop) => {
+                    self.leave_line(&pop, false);
+                    self.refuse_read(&pop.reply);
+                }
                 Cold::Loan(loan) => self.end_later(loan),
                 Cold::Half(id) if ok => self.check_half(local, id, now_ms),
                 Cold::Half(_) => {}

@@ -220,6 +220,15 @@ pub enum Mail {
         line: LineKey,
         /// It came just now.
         is_new: bool,
+        /// Who says so. It may have kept a watch, and does not any more.
+        from: usize,
+    },
+    /// To the core of a line: a pop of it that was told of something is over.
+    Over {
+        /// The line.
+        line: LineKey,
+        /// It got what it wanted.
+        is_served: bool,
     },
     /// A topic's retry topic of this group is there now.
     Fresh {
@@ -305,8 +314,8 @@ impl Mailboxes {
 ///
 /// What may wait here is bounded by what may be under way in this core: an answer by the waiting
 /// answers and parked pulls (both have limits), `Closed` by the connections, `Publish` and
-/// `Installed` by one change at a time, `Ask` and `Told` by the gatherings, `Watch`, `Stir` and `Fresh` by the pops that
-/// wait, `Revive` and `Revived` by the messages that may be on their way to retry topics.
+/// `Installed` by one change at a time, `Ask` and `Told` by the gatherings, `Watch`, `Stir`, `Over` and `Fresh` by the pops
+/// that wait, `Revive` and `Revived` by the messages that may be on their way to retry topics.
 #[derive(Debug)]
 pub struct Outbox {
     mailboxes: Mailboxes,

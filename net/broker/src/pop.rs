@@ -174,6 +174,12 @@ impl Pop {
         [Some(self.topic.clone()), one, two]
     }
 
+    /// What other cores are asked to watch while it waits on core `home`.
+    fn watch(&self, home: usize, may_look: bool) -> Watch {
+        let (line, topics) = (self.line(), self.topics());
+        Watch { line, topics, is_orderly: self.is_orderly, home, until_ms: self.until_ms, may_look }
+    }
+
     /// In which order it wants them.
     fn order(&self) -> Order<'_> {
         self.is_orderly.then_some(self.attempt.as_deref())
@@ -437,8 +443,11 @@ impl Desk {
         match visit {
             Visit::Found => self.give_popped(&pop, now_ms),
             Visit::Loading(local, load) => self.wait_for(local, load, Cold::Pop(pop)),
-            Visit::Opening => self.refuse_append(&pop.reply, AppendError::Opening),
-            Visit::Unfinished => self.answer_none(&pop, response::POLLING_TIMEOUT, now_ms),
+            Visit::Opening => {
+                self.leave_line(&pop, false);
+                self.refuse_append(&pop.reply, AppendError::Opening);
+            }
+            Visit::Unfinished => self.end_in_vain(&pop, response::POLLING_TIMEOUT, now_ms),
             Visit::Hop(core) => self.send_pop(core, pop),
             Visit::Nothing => {
                 pop.way.rest &= !(1 << self.index);
@@ -465,6 +474,7 @@ impl Desk {
 
     fn send_pop(&mut self, core: usize, pop: Box<Pop>) {
         if let Err(Mail::Pop(pop)) = self.outbox.offer(core, Mail::Pop(pop)) {
+            self.leave_line(&pop, false);
             self.refuse(&pop.reply, response::SYSTEM_BUSY, BUSY);
         }
     }
@@ -472,30 +482,59 @@ impl Desk {
     /// There is nothing for a pop anywhere: it waits on the core of its queue, if it may.
     fn wait_or_end(&mut self, mut pop: Box<Pop>, now_ms: u64) {
         if pop.until_ms <= now_ms {
-            return self.answer_none(&pop, response::POLLING_TIMEOUT, now_ms);
+            return self.end_in_vain(&pop, response::POLLING_TIMEOUT, now_ms);
         }
         let home = self.core_of(&pop.topic, pop.queue.unwrap_or(0));
         pop.way.step = None;
         if home != self.index {
             return self.send_pop(home, pop);
         }
-        pop.way.home = Some(home);
+        let before = pop.way.home.replace(home);
         let others = cores_of(&self.settings, &pop.topics(), pop.queue) & !(1 << home);
-        let watch = (others != 0).then(|| Watch {
-            line: pop.line(),
-            topics: pop.topics(),
-            is_orderly: pop.is_orderly,
-            home,
-            until_ms: pop.until_ms,
-            may_look: pop.way.looks < LOOKS_MAX,
-        });
-        if let Err(pop) = self.waiting.wait(pop) {
-            return self.answer_none(&pop, response::POLLING_FULL, now_ms);
+        let watch = (others != 0).then(|| pop.watch(home, pop.way.looks < LOOKS_MAX));
+        if let Err(mut pop) = self.waiting.wait(pop) {
+            pop.way.home = before;
+            return self.end_in_vain(&pop, response::POLLING_FULL, now_ms);
         }
-        for core in (0..self.settings.cores).filter(|core| others & 1 << core != 0) {
-            let watch = watch.clone().expect("there are others");
-            self.outbox.send(core, Mail::Watch(Box::new(watch)));
+        self.send_watches(others, watch);
+    }
+
+    fn send_watches(&mut self, cores: u64, watch: Option<Watch>) {
+        let Some(watch) = watch else { return };
+        for core in (0..self.settings.cores).filter(|core| cores & 1 << core != 0) {
+            self.outbox.send(core, Mail::Watch(Box::new(watch.clone())));
         }
+    }
+
+    /// A pop is over. What it was told of, while it waited, may still be there: then it is for the next of its line.
+    /// `is_served`: it got what it wanted.
+    pub(crate) fn leave_line(&mut self, pop: &Pop, is_served: bool) {
+        let Some(home) = pop.way.home else { return };
+        let line = pop.line();
+        match is_served && home == self.index {
+            true => self.watch_again(&line, is_served),
+            false => self.outbox.send(home, Mail::Over { line, is_served }),
+        }
+    }
+
+    /// A pop of a line of this core is over, see [`Desk::leave_line`].
+    pub(crate) fn on_over(&mut self, line: &LineKey, is_served: bool, now_ms: u64) {
+        if !is_served && let Some((pop, _)) = self.waiting.first(line) {
+            let (topics, order) = (pop.topics(), pop.is_orderly.then_some(None));
+            if self.is_ready(&topics, line, order, now_ms) {
+                return self.stir(line, false, self.index);
+            }
+        }
+        self.watch_again(line, is_served);
+    }
+
+    /// Cores that have told a line of something watch again for those who still wait in it. What the last one came for
+    /// may be there: they look, but when it only wanted to know. One message is told once.
+    fn watch_again(&mut self, line: &LineKey, is_served: bool) {
+        let Some((pop, cores)) = self.waiting.first(line).filter(|(_, cores)| *cores != 0) else { return };
+        let watch = pop.watch(self.index, !(is_served && line.is_notice));
+        self.waiting.untold(line);
+        self.send_watches(cores, Some(watch));
     }
 
     /// Another core has pops that wait.
@@ -503,13 +542,16 @@ impl Desk {
         let Watch { line, topics, is_orderly, home, may_look, .. } = &watch;
         let order = is_orderly.then_some(None);
         if *may_look && self.is_ready(topics, line, order, now_ms) {
-            return self.outbox.send(*home, Mail::Stir { line: line.clone(), is_new: false });
+            return self.outbox.send(*home, Mail::Stir { line: line.clone(), is_new: false, from: self.index });
         }
         self.waiting.watch(watch, now_ms);
     }
 
-    /// A pop that waits has something to get, perhaps. `is_new`: that came just now.
-    pub(crate) fn stir(&mut self, line: &LineKey, is_new: bool) {
+    /// A pop that waits has something to get, perhaps. `is_new`: that came just now. `from`: the core that says so.
+    pub(crate) fn stir(&mut self, line: &LineKey, is_new: bool, from: usize) {
+        if from != self.index {
+            self.waiting.told(line, from);
+        }
         let Some(mut pop) = self.waiting.next(line) else { return };
         pop.way.looks = if is_new { 0 } else { pop.way.looks.saturating_add(1) };
         self.stirred.push_back(pop);
@@ -520,7 +562,8 @@ impl Desk {
         let mut told = Vec::new();
         self.waiting.wake(queue, &mut self.stirred, &mut told);
         for watch in told {
-            self.outbox.send(watch.home, Mail::Stir { line: watch.line.clone(), is_new: true });
+            let line = watch.line.clone();
+            self.outbox.send(watch.home, Mail::Stir { line, is_new: true, from: self.index });
         }
     }
 
@@ -594,7 +637,10 @@ impl Desk {
     /// Answers with what was found here.
     fn give_popped(&mut self, pop: &Pop, now_ms: u64) {
         let invisible_ms = match pop.wish {
-            Wish::Notice { .. } => return self.answer_notice(&pop.reply, true, false),
+            Wish::Notice { .. } => {
+                self.leave_line(pop, true);
+                return self.answer_notice(&pop.reply, true, false);
+            }
             Wish::Look { .. } => return self.show_popped(&pop.reply),
             Wish::Messages { invisible_ms, .. } => invisible_ms,
         };
@@ -612,13 +658,16 @@ impl Desk {
         answer.push(&mut header.fields);
         self.replies.send(&pop.reply, gather(&self.popped.messages));
         self.popped.messages.clear();
-        if self.popped.rest > 0 {
-            // One message wakes one pop; it wakes the next one.
-            let line = pop.line();
-            match pop.way.home {
-                Some(home) if home != self.index => self.outbox.send(home, Mail::Stir { line, is_new: true }),
-                _ => self.stir(&line, true),
+        if self.popped.rest == 0 {
+            return self.leave_line(pop, true);
+        }
+        // One message wakes one pop; it wakes the next one.
+        let line = pop.line();
+        match pop.way.home {
+            Some(home) if home != self.index => {
+                self.outbox.send(home, Mail::Stir { line, is_new: true, from: self.index });
             }
+            _ => self.stir(&line, true, self.index),
         }
     }
 
@@ -631,6 +680,12 @@ impl Desk {
         PopAnswer { rest: self.popped.rest.cast_signed(), ..PopAnswer::default() }.push(&mut header.fields);
         self.replies.send(reply, gather(&self.popped.messages));
         self.popped.messages.clear();
+    }
+
+    /// Answers that there is nothing, and tells who waits behind.
+    fn end_in_vain(&mut self, pop: &Pop, code: i32, now_ms: u64) {
+        self.leave_line(pop, false);
+        self.answer_none(pop, code, now_ms);
     }
 
     /// Answers that there is nothing.

@@ -57,6 +57,11 @@ impl<T> Waiters<T> {
         seat
     }
 
+    /// Who waits there.
+    pub fn get(&self, seat: Seat) -> Option<&T> {
+        self.slots[seat as usize].waiter.as_ref()
+    }
+
     /// Takes out who waits there; its deadline means nothing any more.
     pub fn take(&mut self, seat: Seat) -> Option<T> {
         let slot = &mut self.slots[seat as usize];
@@ -102,7 +107,7 @@ mod tests {
         let mut waiters = Waiters::new(3);
         let seats = [("a", 30), ("b", 10), ("c", 20)].map(|(name, until_ms)| waiters.add(name, until_ms));
         assert_eq!((seats, waiters.count(), waiters.has_room(), waiters.deadline()), ([0, 1, 2], 3, false, Some(10)));
-        assert_eq!(waiters.find(|name| *name > "a"), [1, 2]);
+        assert_eq!((waiters.find(|name| *name > "a"), waiters.get(2)), (vec![1, 2], Some(&"c")));
         assert_eq!((waiters.take(1), waiters.take(1), waiters.expire(19)), (Some("b"), None, None));
         assert_eq!(waiters.add("d", 40), 1);
         assert_eq!(

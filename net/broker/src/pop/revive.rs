@@ -256,10 +256,13 @@ impl Desk {
         }
     }
 
-    /// A retry topic is new: pops that wait did not know that they wait for it too.
+    /// A retry topic is new: pops that wait did not know that they wait for it too. All of them come again.
     pub(crate) fn on_fresh(&mut self, topic: u32, group: &str) {
         for line in self.waiting.lines_of(topic, group) {
-            self.stir(&line, true);
+            while let Some(mut pop) = self.waiting.next(&line) {
+                pop.way.looks = 0;
+                self.stirred.push_back(pop);
+            }
         }
     }
 }

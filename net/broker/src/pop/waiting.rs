@@ -2,7 +2,7 @@
 //!
 //! A pop asks many queues, which may lie on several cores. It waits on one of them, in the line of its topic, group and
 //! queue; the other cores keep a *watch*: the first message there is told to that one, which sends the pop on its way
-//! again.
+//! again. Then the watch is gone, and kept again for those who still wait once that pop has ended, whatever it found.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -78,6 +78,8 @@ type Watches = HashMap<(LineKey, usize), Arc<Watch>, RandomState>;
 struct Line {
     pops: VecDeque<Seat>,
     topics: [Option<u32>; 3],
+    /// Cores that told it of something since they were asked to watch, by bit.
+    told: u64,
 }
 
 impl Waiting {
@@ -103,7 +105,8 @@ impl Waiting {
         self.lines.get(line).map_or(0, |line| line.pops.len())
     }
 
-    /// Lets a pop wait until its `until_ms`; gives it back when too many wait already.
+    /// Lets a pop wait until its `until_ms`; gives it back when too many wait already. All other cores that its topics
+    /// lie on are to be asked to watch.
     pub fn wait(&mut self, pop: Box<Pop>) -> Result<(), Box<Pop>> {
         let key = pop.line();
         if !self.pops.has_room() || self.count_in(&key) >= LINE_POPS_MAX {
@@ -121,6 +124,7 @@ impl Waiting {
             }
             line.topics = topics;
         }
+        line.told = 0;
         let until_ms = pop.until_ms;
         line.pops.push_back(self.pops.add(pop, until_ms));
         Ok(())
@@ -159,6 +163,26 @@ impl Waiting {
             self.end(key);
         }
         self.pops.take(seat)
+    }
+
+    /// Another core has told a line of something: it does not watch any more.
+    pub fn told(&mut self, key: &LineKey, core: usize) {
+        if let Some(line) = self.lines.get_mut(key) {
+            line.told |= 1 << core;
+        }
+    }
+
+    /// The first of a line; and the cores that have told it of something, by bit.
+    pub fn first(&self, key: &LineKey) -> Option<(&Pop, u64)> {
+        let line = self.lines.get(key)?;
+        Some((self.pops.get(*line.pops.front()?)?, line.told))
+    }
+
+    /// All of the cores that told a line of something are to be asked to watch again.
+    pub fn untold(&mut self, key: &LineKey) {
+        if let Some(line) = self.lines.get_mut(key) {
+            line.told = 0;
+        }
     }
 
     /// The lines of a group that wait for this topic.
