@@ -25,6 +25,7 @@ mod settling;
 mod snapshot;
 mod transactions;
 
+pub use delivery::DelayedSearch;
 use delivery::Delivery;
 use opening::Opening;
 pub use reading::{Pull, PullLimits};

@@ -134,10 +134,15 @@ impl Timers {
         self.by_time.iter().map(|(place, what)| what.at(*place))
     }
 
-    /// Those found by a key, in the order of the log. Strangers may have the same one.
-    pub fn with_key(&self, key: u32) -> impl Iterator<Item = Timer> {
-        let others = self.namesakes.range((key, 0)..=(key, u64::MAX)).map(|(_, byte)| byte);
-        self.by_key.get(&key).into_iter().chain(others).filter_map(|byte| self.get(*byte))
+    /// Those found by a key, from this log byte on, in the order of the log. Strangers may have the same one.
+    pub fn with_key(&self, key: u32, from: u64) -> impl Iterator<Item = Timer> {
+        let others = self.namesakes.range((key, from)..=(key, u64::MAX)).map(|(_, byte)| byte);
+        self.by_key
+            .get(&key)
+            .into_iter()
+            .filter(move |byte| **byte >= from)
+            .chain(others)
+            .filter_map(|byte| self.get(*byte))
     }
 
     /// Those whose payloads are at log bytes from `from` on, below `to`.
@@ -191,18 +196,18 @@ mod tests {
         assert_eq!((timers.lowest().map(|timer| timer.byte), timers.len(), timers.bytes()), (Some(1), 5, 5 * 32 + 15));
         assert_eq!(bytes(&mut timers.between(2, 4)), [2, 3]);
         assert_eq!(timers.between(5, 2).count(), 0);
-        assert_eq!(bytes(&mut timers.with_key(2)), [4, 5]);
+        assert_eq!(bytes(&mut timers.with_key(2, 0)), [4, 5]);
         let [four, five] = [4, 5].map(|byte| timers.get(byte).expect("it waits"));
         for (gone, left) in [(four, [5]), (five, [4])] {
             timers.remove(gone.byte);
-            assert_eq!(bytes(&mut timers.with_key(2)), left);
+            assert_eq!(bytes(&mut timers.with_key(2, 0)), left);
             timers.insert(gone);
-            assert_eq!(bytes(&mut timers.with_key(2)), [4, 5], "in the order of the log");
+            assert_eq!(bytes(&mut timers.with_key(2, 0)), [4, 5], "in the order of the log");
         }
-        assert_eq!(timers.with_key(0).count(), 0, "it is no key");
+        assert_eq!(timers.with_key(0, 0).count(), 0, "it is no key");
         timers.retain_topics(&|topic| topic != 0);
         assert_eq!((timers.len(), timers.bytes()), (4, 4 * 32 + 10));
-        assert_eq!(bytes(&mut timers.with_key(2)), [4]);
+        assert_eq!(bytes(&mut timers.with_key(2, 0)), [4]);
         assert_eq!(bytes(&mut timers.iter()), [2, 4, 3, 1]);
         assert_eq!(bytes(&mut timers.after((10, 2))), [4, 3, 1]);
         timers.postpone(2, 25);

@@ -1,5 +1,6 @@
 //! Everything that the partition shows, against the model.
 
+use engine::partition::DelayedSearch;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
@@ -175,6 +176,7 @@ impl World {
     /// A delayed message that waits can still be found, and read.
     fn look_for_delayed(&mut self, id: usize) {
         let is_it = |message: &[u8]| id_of(message) == id as u64;
+        let mut search = DelayedSearch::default();
         for _ in 0..TURNS_MAX {
             let sent = &self.sent[id];
             let waits = sent.promised && sent.half.is_none() && sent.withdrawn.is_none();
@@ -182,7 +184,7 @@ impl World {
             if !waits || !self.topics.contains(&sent.queue.topic) || !self.partition.is_open() {
                 return;
             }
-            match self.partition.find_delayed(recall_key(id as u64), &is_it) {
+            match self.partition.find_delayed(recall_key(id as u64), &is_it, &mut search) {
                 Ok(found) => return assert!(found.is_some(), "the delayed message {id} is lost: {sent:?}"),
                 Err(load) => {
                     while !self.loaded.remove(&load) {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use engine::error::AppendError;
 use engine::format::{Position, QueueKey};
 use engine::message::{Draft, Stored};
+use engine::partition::DelayedSearch;
 use engine::partition::{Pull, PullLimits};
 use engine::{KeySearch, LoadId, Ticket};
 use tests::random::noise;
@@ -225,7 +226,11 @@ impl World {
             return;
         }
         let id = ids[self.random.below(ids.len() as u64) as usize] as u64;
-        let Ok(found) = self.partition.find_delayed(recall_key(id), &|message| id_of(message) == id) else { return };
+        let Ok(found) =
+            self.partition.find_delayed(recall_key(id), &|message| id_of(message) == id, &mut DelayedSearch::default())
+        else {
+            return;
+        };
         let Some(byte) = found else { return };
         let ticket = Ticket(self.tickets);
         if let Err(error) = self.partition.withdraw(byte, Some(ticket), self.sim.now_ms()) {

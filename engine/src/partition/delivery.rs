@@ -63,6 +63,16 @@ enum Delivered {
     NoRoom,
 }
 
+/// How far a search for a message that waits came. It goes on there once what it waited for is read: what was read
+/// before may be gone from memory by then.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DelayedSearch {
+    /// Those below this log byte were looked at.
+    from: u64,
+    /// How many that were.
+    looked: usize,
+}
+
 /// A message that waits and was asked for.
 pub(super) enum Recalled {
     Here(Bytes),
@@ -73,19 +83,25 @@ pub(super) enum Recalled {
 
 impl Partition {
     /// The log byte of a delayed message that waits, if it has this key and `is_it`. Of many with one key some are
-    /// not looked at. `Err`: one is being read, ask again.
-    pub fn find_delayed(&mut self, key: u32, is_it: &dyn Fn(&[u8]) -> bool) -> Result<Option<u64>, LoadId> {
+    /// not looked at. `Err`: one is being read, ask again with the same `search`; each is read once.
+    pub fn find_delayed(
+        &mut self,
+        key: u32,
+        is_it: &dyn Fn(&[u8]) -> bool,
+        search: &mut DelayedSearch,
+    ) -> Result<Option<u64>, LoadId> {
         if !self.is_readable() || key == 0 {
             return Ok(None);
         }
-        let namesakes = self.derived.timers.with_key(key).take(NAMESAKES_MAX);
+        let namesakes = self.derived.timers.with_key(key, search.from).take(NAMESAKES_MAX - search.looked);
         for timer in namesakes.collect::<Vec<Timer>>() {
-            let Some(place) = self.place_of(timer) else { continue };
-            match self.bring(place, true) {
-                Recalled::Here(message) if is_it(&message) => return Ok(Some(timer.byte)),
-                Recalled::Here(_) | Recalled::Lost => {}
-                Recalled::Loading(load) => return Err(load),
+            let found = self.place_of(timer).map(|place| self.bring(place, true));
+            match found {
+                Some(Recalled::Here(message)) if is_it(&message) => return Ok(Some(timer.byte)),
+                Some(Recalled::Loading(load)) => return Err(load),
+                Some(Recalled::Here(_) | Recalled::Lost) | None => {}
             }
+            *search = DelayedSearch { from: timer.byte + 1, looked: search.looked + 1 };
         }
         Ok(None)
     }

@@ -36,7 +36,7 @@ use crate::pop::accounts::Accounts;
 use crate::pop::revive::Receipt;
 use crate::pop::waiting::Waiting;
 use crate::pop::{Pop, Popped};
-use crate::produce::{Travels, ours, write_sent};
+use crate::produce::{Sought, Travels, ours, write_sent};
 use crate::promise::{Promise, Promises, Says};
 use crate::registrar::{Order, Registrar};
 use crate::stats::Stats;
@@ -289,7 +289,7 @@ impl Desk {
             Mail::Check { group, frame } => {
                 self.registrar(now_ms, |registrar, orders| registrar.on_check(&group, frame, orders));
             }
-            Mail::Recall(request, others) => self.recall_of(*request, others, now_ms),
+            Mail::Recall(request, others) => self.recall_of(*request, Sought::new(others), now_ms),
             Mail::ColdRead { group, bytes } => self.count_cold(&group, bytes, now_ms),
             Mail::ColdOver(over) => self.cold_gate.shut(over),
             Mail::Publish { catalog, change } => {
@@ -496,7 +496,7 @@ impl Desk {
             POLLING_INFO => self.polling_info(call),
             END_TRANSACTION => self.end_transaction(call, now_ms),
             RESUME_CHECK_HALF_MESSAGE => self.resume_check(call, now_ms),
-            RECALL_MESSAGE => self.recall(call, self.settings.cores - 1, now_ms),
+            RECALL_MESSAGE => self.recall(call, Sought::new(self.settings.cores - 1), now_ms),
             UPDATE_COLD_DATA_FLOW_CTR_CONFIG => self.set_cold_shares(call),
             REMOVE_COLD_DATA_FLOW_CTR_CONFIG => self.remove_cold_share(call),
             GET_COLD_DATA_FLOW_CTR_INFO => self.tell_cold(call, now_ms),
@@ -540,7 +540,7 @@ impl Desk {
             match cold {
                 Cold::Pull(pull) if ok => self.woken.push(pull),
                 Cold::Request(request) if ok => self.serve_owned(*request, now_ms),
-                Cold::Recall(request, others) if ok => self.recall_of(*request, others, now_ms),
+                Cold::Recall(request, sought) if ok => self.recall_of(*request, sought, now_ms),
                 Cold::Pop(pop) if ok => self.pop(pop, now_ms),
                 Cold::Loan(loan) if ok => self.end_loan(loan, now_ms),
                 Cold::Pop(pop) => {

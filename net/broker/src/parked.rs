@@ -12,6 +12,7 @@ use crate::catalog::{Group, Subscription, Topic, Wants};
 use crate::inquiry::Inquiry;
 use crate::pop::Pop;
 use crate::pop::accounts::LoanOf;
+use crate::produce::Sought;
 use crate::waiters::{Seat, Waiters};
 
 /// A pull, without its request.
@@ -163,8 +164,8 @@ pub enum Cold {
     Pull(Pull),
     /// A request that looks at a message or an entry (14, 29, 32, 33, 36, 37, 309, 321): executed again.
     Request(Box<Request>),
-    /// A message that is recalled or deleted; so many other cores have not looked for it.
-    Recall(Box<Request>, usize),
+    /// A message that is recalled or deleted, and how far the search for it came.
+    Recall(Box<Request>, Sought),
     /// A half message whose producer is to be asked, by its id.
     Half(u64),
     /// A question that all cores are asked: goes on where it stopped.

@@ -35,6 +35,7 @@ mod transaction;
 
 pub use dispatch::{Dispatch, Light, Travels};
 pub use origin::Origin;
+pub use timer::Sought;
 
 /// A message could be lost with its topic.
 const IN_DOUBT: &str =
@@ -178,7 +179,7 @@ impl Desk {
         }
 
         if said.deletes.is_some() && said.is_timer && timer::deletes(&send, &said) {
-            return self.delete_timer(call, self.settings.cores - 1, now_ms);
+            return self.delete_timer(call, Sought::new(self.settings.cores - 1), now_ms);
         }
         let mut text = std::mem::take(&mut self.text);
         text.clear();

@@ -6,7 +6,7 @@ use super::*;
 use crate::buffer::Region;
 use crate::format::{BLOCK_BYTES, QueueKey, crc32c};
 use crate::io::{Fault, Handle, Io, Op, OpenHow, Outcome, Tag};
-use crate::limits::LogConfig;
+use crate::limits::{LOADED_BYTES_MAX, LOADS_MAX, LogConfig};
 use crate::message::{Description, Keys, Stamp};
 use crate::partition::{Effect, Pull, PullLimits};
 use crate::sim::{Random, Sim};
@@ -358,7 +358,7 @@ fn a_recalled_one_is_never_delivered_and_no_other_is_recalled() {
     world.rest();
     let find = |world: &mut World, key: u32, number: u32| {
         let is_it = |message: &[u8]| message[24..28] == number.to_be_bytes();
-        world.partition.find_delayed(key, &is_it).unwrap()
+        world.partition.find_delayed(key, &is_it, &mut DelayedSearch::default()).unwrap()
     };
     assert_eq!((find(&mut world, 4, 2), find(&mut world, 0, 3), find(&mut world, 99, 3)), (None, None, None));
     let byte = find(&mut world, 4, 3).expect("it waits");
@@ -372,6 +372,26 @@ fn a_recalled_one_is_never_delivered_and_no_other_is_recalled() {
     world.turn_until("delivered", |partition| partition.stats().delayed == 0);
     world.rest();
     assert_eq!(world.delivered(), [0, 1, 2, 4]);
+}
+
+#[test]
+fn namesakes_that_do_not_fit_into_memory_together_are_each_read_once() {
+    const COUNT: usize = LOADS_MAX + 4;
+    let mut world = World::new(Sim::new(5), u64::MAX);
+    world.open();
+    // Too many for the reads that are kept, and too large for their bytes.
+    let length = LOADED_BYTES_MAX as usize / LOADS_MAX;
+    for _ in 0..COUNT {
+        world.append(WAITING, 7, length, Some(DUE_MS));
+    }
+    world.fill(world.partition.stats().accepted + 6 * MIB);
+    world.rest();
+    let (mut search, mut reads) = (DelayedSearch::default(), 0);
+    while world.partition.find_delayed(8, &|_| false, &mut search).is_err() {
+        reads += world.turn();
+        assert!(reads <= COUNT as u64, "{reads} reads for {COUNT} messages");
+    }
+    assert_eq!(reads, COUNT as u64);
 }
 
 /// Half messages in the oldest segment of a log that is about to be cut, asked about a few times. Returns their

@@ -10,6 +10,7 @@ use protocol::recall::RecallHandle;
 
 use engine::error::AppendError;
 use engine::io::Pieces;
+use engine::partition::DelayedSearch;
 
 use super::{Said, Until, is_half, set_real, write_place};
 use crate::answer::BUSY;
@@ -71,11 +72,27 @@ fn illegal(most_ms: u64) -> String {
     )
 }
 
+/// How far the search for a message that waits came.
+#[derive(Clone, Copy, Debug)]
+pub struct Sought {
+    /// So many other cores have not looked for it.
+    others: usize,
+    /// The partition that is looked through, this core's count, and how far.
+    local: usize,
+    search: DelayedSearch,
+}
+
+impl Sought {
+    /// Nobody on this core has looked for it, and so many other cores have not.
+    pub fn new(others: usize) -> Sought {
+        Sought { others, local: 0, search: DelayedSearch::default() }
+    }
+}
+
 impl Desk {
     /// A send that deletes a timer message which waits: with TIMER_DEL_UNIQKEY, and the time of the other one. Nothing is
-    /// stored for it. As in RocketMQ, the answer does not tell whether there was one. So many other cores have not
-    /// looked for it.
-    pub(crate) fn delete_timer(&mut self, call: &Call<'_>, others: usize, now_ms: u64) {
+    /// stored for it. As in RocketMQ, the answer does not tell whether there was one.
+    pub(crate) fn delete_timer(&mut self, call: &Call<'_>, sought: Sought, now_ms: u64) {
         let send = match SendMessage::parse(call.header.code, &call.header.fields) {
             Ok(send) => send,
             Err(error) => return self.refuse_field(&call.reply, error),
@@ -94,7 +111,7 @@ impl Desk {
             unique: unique.to_owned(),
         });
         match handle {
-            Some(handle) => self.withdraw_any(call, &handle, due_ms, others, now_ms),
+            Some(handle) => self.withdraw_any(call, &handle, due_ms, sought, now_ms),
             None => self.withdraw(call, None, key, now_ms),
         }
     }
@@ -147,17 +164,17 @@ impl Desk {
     }
 
     /// As `recall`, for a request that other cores looked at.
-    pub(crate) fn recall_of(&mut self, request: Request, others: usize, now_ms: u64) {
+    pub(crate) fn recall_of(&mut self, request: Request, sought: Sought, now_ms: u64) {
         let Request { header, body, reply, peer, resumed, orderly } = &request;
         let call = Call { header, body, reply: *reply, peer: *peer, resumed: *resumed, orderly: *orderly };
         match call.header.code {
-            request::RECALL_MESSAGE => self.recall(&call, others, now_ms),
-            _ => self.delete_timer(&call, others, now_ms),
+            request::RECALL_MESSAGE => self.recall(&call, sought, now_ms),
+            _ => self.delete_timer(&call, sought, now_ms),
         }
     }
 
-    /// RECALL_MESSAGE (370): a message that waits is never delivered. So many other cores have not looked for it.
-    pub(crate) fn recall(&mut self, call: &Call<'_>, others: usize, now_ms: u64) {
+    /// RECALL_MESSAGE (370): a message that waits is never delivered.
+    pub(crate) fn recall(&mut self, call: &Call<'_>, sought: Sought, now_ms: u64) {
         let recall = match RecallMessage::parse(&call.header.fields) {
             Ok(recall) => recall,
             Err(error) => return self.refuse_field(&call.reply, error),
@@ -167,11 +184,12 @@ impl Desk {
             Err((code, remark)) => return self.refuse(&call.reply, code, &remark),
         };
         let due_ms = handle.due_ms.expect("it was checked");
-        self.withdraw_any(call, &handle, due_ms, others, now_ms);
+        self.withdraw_any(call, &handle, due_ms, sought, now_ms);
     }
 
     /// Looks for a message that waits, here and then on the other cores.
-    fn withdraw_any(&mut self, call: &Call<'_>, handle: &RecallHandle, due_ms: u64, others: usize, now_ms: u64) {
+    fn withdraw_any(&mut self, call: &Call<'_>, handle: &RecallHandle, due_ms: u64, sought: Sought, now_ms: u64) {
+        let Sought { others, local: first, mut search } = sought;
         let key = RecallHandle::key(&handle.topic, &handle.unique, due_ms);
         let is_it = |record: &[u8]| {
             message::describe(record).is_some_and(|found| {
@@ -181,14 +199,17 @@ impl Desk {
                     && out_ms == due_ms.checked_sub(1)
             })
         };
-        for local in 0..self.partitions.len() {
+        for local in first..self.partitions.len() {
             if !self.partitions[local].is_open() {
                 return self.refuse_append(&call.reply, AppendError::Opening);
             }
-            match self.partitions[local].find_delayed(key, &is_it) {
+            match self.partitions[local].find_delayed(key, &is_it, &mut search) {
                 Ok(Some(byte)) => return self.withdraw(call, Some((local, byte)), &handle.unique, now_ms),
-                Ok(None) => {}
-                Err(load) => return self.wait_for(local, load, Cold::Recall(call.to_request(), others)),
+                Ok(None) => search = DelayedSearch::default(),
+                Err(load) => {
+                    let sought = Sought { others, local, search };
+                    return self.wait_for(local, load, Cold::Recall(call.to_request(), sought));
+                }
             }
         }
         if others == 0 && call.header.code != request::RECALL_MESSAGE {
