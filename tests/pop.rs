@@ -1015,3 +1015,47 @@ fn all_who_wait_hear_of_a_retry_topic_that_is_new() {
         server.stop();
     });
 }
+
+#[test]
+fn a_damaged_message_holds_no_other_of_its_loan() {
+    let home = tempfile::tempdir().expect("a directory for temporary files");
+    let server = Server::with_cores(home.path(), "1", &["--set", "log.tail_bytes=32MiB"]);
+    let mut client = server.client();
+    client.expect(response::SUCCESS, create_topic("T", 1));
+    client.expect(response::SUCCESS, create_topic("others", 1));
+    let text = |index: i32| format!("the body of message {index}");
+    for index in 0..3 {
+        client.expect(response::SUCCESS, send("T", 0, text(index).as_bytes()));
+    }
+    let began_ms = now_ms();
+    let invisible_time = 5 * SHORT_MS;
+    assert_eq!(got(&client.ask(pop_with(PopMessage { invisible_time, ..header("T", 0) }))).len(), 3);
+    // They leave the memory; then one bit of the first rots.
+    let filler = vec![b'x'; 4 << 20];
+    for _ in 0..12 {
+        client.expect(response::SUCCESS, send("others", 0, &filler));
+    }
+    assert!(now_ms() - began_ms < invisible_time - SHORT_MS, "this machine is too slow");
+    rot(&home.path().join("data/partition-00000"), text(0).as_bytes());
+    let mut again = Vec::new();
+    while again.len() < 2 {
+        again.extend(got(&client.ask(pop_with(PopMessage { poll_time: 30_000, ..header("T", 0) }))));
+    }
+    assert_eq!((bodies_of(&again), again[0].times), (vec![text(1).as_str(), &text(2)], 1));
+    server.stop();
+}
+
+/// Flips one bit of a text in the log's files.
+fn rot(partition: &std::path::Path, text: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    for entry in std::fs::read_dir(partition).expect("it is there") {
+        let path = entry.expect("an entry").path();
+        let bytes = std::fs::read(&path).expect("it can be read");
+        if let Some(at) = bytes.windows(text.len()).position(|window| window == text) {
+            let file = std::fs::OpenOptions::new().write(true).open(&path).expect("it can be written");
+            file.write_all_at(&[bytes[at] ^ 1], at as u64).expect("it can be written");
+            return file.sync_all().expect("it can be synced");
+        }
+    }
+    panic!("no file has it");
+}

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::format::QueueKey;
+use engine::LoadId;
+use engine::format::{Position, QueueKey};
 use engine::message::Draft;
 use engine::partition::{Pull as Pulled, PullLimits};
 use protocol::StoredMessage;
@@ -96,7 +97,7 @@ impl Desk {
         let mut waiting = offsets.into_iter().peekable();
         while let Some(first) = waiting.peek().copied() {
             match self.read_again(local, key, first) {
-                Ok(Some(messages)) => {
+                Again::Here(messages) => {
                     for message in messages {
                         let offset = queue_offset(&message);
                         // What is gone is done with.
@@ -108,43 +109,42 @@ impl Desk {
                         }
                     }
                 }
-                Ok(None) => {
-                    for gone in waiting.by_ref() {
+                Again::Gone(below) => {
+                    while let Some(gone) = waiting.next_if(|wanted| *wanted < below) {
                         self.accounts.ack(of, gone, now_ms);
                     }
                 }
-                Err(cold) => {
+                Again::Damaged(position) => {
+                    // It alone waits until it can be read, or is gone.
+                    let (topic, group) = (&*lent.topic.name, &*lent.group);
+                    tracing::error!(?position, topic, group, "a popped message is damaged; it is tried again");
+                    waiting.next();
+                    self.move_again(of, first, now_ms + UNREADABLE_MS, now_ms);
+                }
+                Again::Later(load) => {
                     let rest: Vec<u64> = waiting.collect();
-                    return self.read_later(of, local, &rest, cold, now_ms);
+                    return self.read_later(of, local, &rest, load, now_ms);
                 }
             }
         }
     }
 
-    /// Messages of a queue from an offset on, as far as they are here. `Ok(None)`: there are none. `Err`: not now, or
-    /// once this read is done.
-    fn read_again(
-        &mut self,
-        local: usize,
-        key: QueueKey,
-        offset: u64,
-    ) -> Result<Option<Vec<Bytes>>, Option<engine::LoadId>> {
+    /// Messages of a queue from an offset on, as far as they are here.
+    fn read_again(&mut self, local: usize, key: QueueKey, offset: u64) -> Again {
         let limits = PullLimits { messages: LOAN_MESSAGES_MAX as u32, bytes: 1 << 20, scan: 64 };
         let (found, span) = self.partitions[local].pull(key, offset, limits, &|_| true);
         match found {
-            Pulled::Found { messages, .. } => Ok(Some(messages)),
-            Pulled::OutOfRange if offset < span.min && span.min < span.max => {
-                let (found, _) = self.partitions[local].pull(key, span.min, limits, &|_| true);
-                if let Pulled::Found { messages, .. } = found { Ok(Some(messages)) } else { Err(None) }
-            }
-            Pulled::OutOfRange | Pulled::Empty | Pulled::NoMatch { .. } => Ok(None),
-            Pulled::Loading(load) => Err(Some(load)),
-            Pulled::Opening | Pulled::Damaged(_) => Err(None),
+            Pulled::Found { messages, .. } => Again::Here(messages),
+            Pulled::OutOfRange if offset < span.min && span.min < span.max => Again::Gone(span.min),
+            Pulled::OutOfRange | Pulled::Empty | Pulled::NoMatch { .. } => Again::Gone(u64::MAX),
+            Pulled::Loading(load) => Again::Later(Some(load)),
+            Pulled::Opening => Again::Later(None),
+            Pulled::Damaged(position) => Again::Damaged(position),
         }
     }
 
     /// The rest of a loan is read when that is possible.
-    fn read_later(&mut self, of: LoanOf, local: usize, offsets: &[u64], load: Option<engine::LoadId>, now_ms: u64) {
+    fn read_later(&mut self, of: LoanOf, local: usize, offsets: &[u64], load: Option<LoadId>, now_ms: u64) {
         let until_ms = now_ms + if load.is_some() { RETRY_MS } else { UNREADABLE_MS };
         for offset in offsets {
             self.accounts.change(of.account, now_ms, |account| account.move_again(of.loan, *offset, until_ms));
@@ -265,6 +265,18 @@ impl Desk {
             }
         }
     }
+}
+
+/// What is there of a loan that is over.
+enum Again {
+    /// Messages, in order.
+    Here(Vec<Bytes>),
+    /// Nothing below this offset.
+    Gone(u64),
+    /// The next one cannot be read.
+    Damaged(Position),
+    /// Not now, or once this read is done.
+    Later(Option<LoadId>),
 }
 
 /// Of a group that was deleted meanwhile: RocketMQ's default.
