@@ -55,6 +55,11 @@ fn rotten_bits_are_found_or_harmless() {
 }
 
 #[test]
+fn what_comes_again_at_a_stop_comes_once() {
+    tests::random::repeat(0..200, |seed| World::new(Plan::new(seed)).stop_while_they_come_again());
+}
+
+#[test]
 fn one_seed_twice_is_the_same_run() {
     for seed in 0..3 {
         let plan = || Plan { faults: Faults { write: 5, ..Faults::default() }, rounds: 2, ..Plan::new(seed) };

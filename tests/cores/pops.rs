@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use engine::sim::Faults;
 use protocol::bodies::{self, BatchAck, BatchAcks, BitSet};
 use protocol::codes::{request, response};
 use protocol::headers::{AckMessage, ChangeInvisibleTime, Notification, PopMessage};
@@ -324,6 +325,61 @@ impl World {
             handle = format!("{offset} {pop_ms} {invisible} {}", rest.join(" "));
         }
         self.clients[index].held.push(Held { number, handle, ..held });
+    }
+}
+
+/// A stop.
+impl World {
+    /// Messages come again while the broker is asked to stop: in the next life each of them is there, and once.
+    pub fn stop_while_they_come_again(mut self) {
+        const COUNT: usize = 60;
+        self.manner = Some(Manner::Plain);
+        self.start(Faults::default());
+        self.calm = true;
+        self.make_group();
+        self.expect(&words::create_topic("topic-0", QUEUES));
+        self.model.created(0);
+        for _ in 0..COUNT {
+            let queue = self.random.below(QUEUES.into()) as u32;
+            self.send_small(queue);
+            self.get_answers();
+        }
+        let popped = self.pop_what_is_there(INVISIBLE_MS[0]);
+        assert_eq!(popped.len(), COUNT);
+        self.sim.borrow_mut().advance(INVISIBLE_MS[0]);
+        for _ in 0..self.random.below(60) {
+            self.turn();
+        }
+        self.stop();
+        self.die();
+        self.start(Faults::default());
+        self.calm = true;
+        let mut ids: Vec<usize> = self.pop_what_is_there(LONG_MS.cast_unsigned());
+        ids.sort_unstable();
+        let twice: Vec<usize> = ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+        assert!(twice.is_empty(), "messages {twice:?} come twice, although the broker stopped in order");
+        assert_eq!(ids.len(), COUNT);
+    }
+
+    /// The first client gets all answers.
+    fn get_answers(&mut self) {
+        while !self.clients[0].waiting.is_empty() {
+            self.turn();
+        }
+    }
+
+    /// What the first client pops of the first topic until nothing comes any more.
+    fn pop_what_is_there(&mut self, invisible_ms: u64) -> Vec<usize> {
+        let mut ids = Vec::new();
+        let mut idle = 0;
+        while idle < 3 {
+            self.pop_as(Manner::Plain, 0, 0, -1, (32, invisible_ms, 0), None);
+            self.get_answers();
+            let held = std::mem::take(&mut self.clients[0].held);
+            idle = if held.is_empty() { idle + 1 } else { 0 };
+            ids.extend(held.iter().map(|held| self.loans.of(held.number).id));
+        }
+        ids
     }
 }
 

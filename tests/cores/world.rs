@@ -346,7 +346,7 @@ impl World {
     }
 
     /// Starts until it serves.
-    fn start(&mut self, faults: Faults) {
+    pub fn start(&mut self, faults: Faults) {
         self.sim.borrow_mut().faults = faults;
         self.boot();
         for turn in 0..TURNS_MAX {
@@ -386,7 +386,7 @@ impl World {
     }
 
     /// The process is asked to end, and does.
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         let began_ms = self.now_ms();
         let failed = self.plan.faults != Faults::default() || self.plan.space.is_some();
         for core in 0..self.cores.len() {

@@ -316,7 +316,13 @@ impl Desk {
             }
             Mail::Acks(acks) => self.ack_in_turn(acks, now_ms),
             Mail::Revive(revival) => self.put_revival(revival, now_ms),
-            Mail::Revived { receipt, ok } => self.on_revived(&receipt, ok, now_ms),
+            Mail::Revived { receipt, ok } => {
+                self.on_revived(&receipt, ok, now_ms);
+                if self.stopping {
+                    // It is in its retry topic, too.
+                    self.note_accounts(None);
+                }
+            }
             // The loop takes these itself.
             Mail::Adopt { .. } | Mail::Answer { .. } | Mail::Closed { .. } | Mail::Serve | Mail::Stop => {}
         }
