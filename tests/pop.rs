@@ -1059,3 +1059,28 @@ fn rot(partition: &std::path::Path, text: &[u8]) {
     }
     panic!("no file has it");
 }
+
+#[test]
+fn an_account_hears_that_offsets_were_cloned_to_it() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 2));
+        for index in 0..3 {
+            client.expect(response::SUCCESS, send("T", 1, format!("{index}").as_bytes()));
+        }
+        client.expect(response::SUCCESS, heartbeat("c", "g", &["T"]));
+        client.expect(response::SUCCESS, commit("g", "T", 1, 1));
+        let lent = got(&client.ask(pop("T", 1)));
+        assert_eq!(lent.len(), 3);
+        let fields = [("srcGroup", "g"), ("destGroup", GROUP), ("topic", "T"), ("offline", "true")];
+        client.expect(response::SUCCESS, asking(request::CLONE_GROUP_OFFSET, &fields));
+        assert_eq!(committed(&mut client, GROUP, "T", 1), Some(1));
+        // What the group does from then on is written over it.
+        client.expect(response::SUCCESS, ack(&lent[2]));
+        wait_until_durable(&mut client);
+        assert_eq!(committed(&mut client, GROUP, "T", 1), Some(1));
+        assert_eq!(bodies_of(&got(&client.ask(pop("T", 1)))), ["1", "2"]);
+        server.stop();
+    });
+}

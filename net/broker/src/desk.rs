@@ -587,6 +587,10 @@ impl Desk {
                 if let (Some(reset), Part::Reset(Ok(offsets))) = (ask.inquiry.reset().filter(|to| to.is_kept), &part) {
                     self.reset(reset, offsets, now_ms);
                 }
+                if let Some((group, offsets)) = ask.inquiry.cloned() {
+                    // Else what it has would be written over that.
+                    offsets.into_iter().for_each(|(queue, offset)| self.reset_account(queue, &group, offset));
+                }
                 self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part });
             }
             Err((local, load)) => self.wait_for(local, load, Cold::Ask(ask)),

@@ -37,6 +37,8 @@ pub struct Inquiry {
     progress: Vec<QueueProgress>,
     times: Vec<QueueTimes>,
     offsets: Vec<(u32, u64)>,
+    /// Offsets that were cloned.
+    cloned: Vec<(QueueKey, u64)>,
     /// Offsets of all groups that are still to be looked at, last first. `None`: not looked yet.
     commits: Option<Vec<Commit>>,
     groups: Vec<GroupProgress>,
@@ -55,6 +57,14 @@ impl Inquiry {
         }
     }
 
+    /// Where a group goes on by what was answered, if that was asked to clone offsets to it.
+    pub fn cloned(&mut self) -> Option<(String, Vec<(QueueKey, u64)>)> {
+        match &self.question {
+            Question::Clone { to, .. } => Some((to.clone(), std::mem::take(&mut self.cloned))),
+            _ => None,
+        }
+    }
+
     /// A question that nobody looked at yet.
     pub fn new(question: Question) -> Inquiry {
         Inquiry {
@@ -69,6 +79,7 @@ impl Inquiry {
             progress: Vec::new(),
             times: Vec::new(),
             offsets: Vec::new(),
+            cloned: Vec::new(),
             commits: None,
             groups: Vec::new(),
             is_blind: false,
@@ -114,7 +125,7 @@ impl Inquiry {
                 Part::Correction(here.correction(topic, without, compared))
             }
             Question::Clone { from, to, topics } => {
-                here.clone_offsets(from, to, topics.as_ref());
+                self.cloned = here.clone_offsets(from, to, topics.as_ref());
                 Part::Cloned
             }
             Question::AllProgress => {
@@ -392,7 +403,9 @@ impl Here<'_> {
         rows.map(|(queue, low)| (queue, if is_behind(queue, low) { i64::MAX } else { low.cast_signed() })).collect()
     }
 
-    fn clone_offsets(&mut self, from: &str, to: &str, topics: Option<&BTreeSet<String>>) {
+    /// Returns what was cloned.
+    fn clone_offsets(&mut self, from: &str, to: &str, topics: Option<&BTreeSet<String>>) -> Vec<(QueueKey, u64)> {
+        let mut cloned = Vec::new();
         let ids: Option<BTreeSet<u32>> = topics
             .map(|topics| topics.iter().filter_map(|name| self.catalog.topic(name)).map(|topic| topic.id).collect());
         for partition in &mut *self.partitions {
@@ -405,11 +418,13 @@ impl Here<'_> {
                 })
                 .collect();
             for (topic, queue, offset) in rows {
+                cloned.push((QueueKey { topic, queue }, offset));
                 if !partition.note(&offset_key(topic, queue, to), &offset.to_be_bytes()) {
                     tracing::warn!(group = to, topic, queue, "no room for another consumer offset");
                 }
             }
         }
+        cloned
     }
 
     /// Every group's offsets here.
