@@ -36,6 +36,8 @@ pub enum BodyError {
         /// Byte position in the body.
         at: usize,
     },
+    /// More than [`ENTRIES_MAX`] objects and elements of lists.
+    Entries,
     /// Legal JSON of another shape; the reason in words.
     Shape(String),
     /// A compressed body does not unpack, or its lengths disagree.
@@ -44,7 +46,7 @@ pub enum BodyError {
     Large,
 }
 
-pub use lenient::DEPTH_MAX;
+pub use lenient::{DEPTH_MAX, ENTRIES_MAX};
 
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,6 +54,7 @@ impl fmt::Display for BodyError {
             BodyError::Utf8 => write!(f, "body is not UTF-8"),
             BodyError::Depth => write!(f, "body nests deeper than {DEPTH_MAX}"),
             BodyError::Syntax { at } => write!(f, "body is not JSON at byte {at}"),
+            BodyError::Entries => write!(f, "body has more than {ENTRIES_MAX} entries"),
             BodyError::Shape(reason) => write!(f, "body does not fit: {reason}"),
             BodyError::Packing => write!(f, "compressed body does not unpack"),
             BodyError::Large => write!(f, "compressed body is more than {UNPACKED_BYTES_MAX} bytes"),
@@ -92,6 +95,27 @@ mod tests {
         for (bytes, wanted) in cases {
             assert_eq!(decode::<TopicList>(bytes).unwrap_err().to_string(), wanted);
         }
+    }
+
+    #[test]
+    fn small_entries_do_not_become_much_memory() {
+        let acks = |count: usize| {
+            let entries = vec!["{}"; count].join(",");
+            decode::<BatchAcks>(format!(r#"{{"acks":[{entries}]}}"#).as_bytes())
+        };
+        assert_eq!(acks(ENTRIES_MAX - 2).map(|batch| batch.acks.len()), Ok(ENTRIES_MAX - 2));
+        assert_eq!(acks(ENTRIES_MAX), Err(BodyError::Entries));
+        // Wherever they stand.
+        let subscriptions = vec!["{}"; 1_000].join(",");
+        let consumer = format!(r#"{{"subscriptionDataSet":[{subscriptions}]}}"#);
+        let consumers = |count: usize| {
+            let consumers = vec![consumer.as_str(); count].join(",");
+            decode::<HeartbeatData>(format!(r#"{{"consumerDataSet":[{consumers}]}}"#).as_bytes())
+        };
+        assert_eq!(consumers(2).map(|data| data.consumer_data_set.len()), Ok(2));
+        assert_eq!(consumers(ENTRIES_MAX / 1_000 + 1), Err(BodyError::Entries));
+        let names = vec!["7"; ENTRIES_MAX + 1].join(",");
+        assert_eq!(decode::<LockBatch>(format!(r#"{{"x":[{names}]}}"#).as_bytes()), Err(BodyError::Entries));
     }
 
     #[test]

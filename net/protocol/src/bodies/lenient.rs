@@ -1,10 +1,14 @@
 //! From what fastjson writes to legal JSON.
 
 use super::BodyError;
+use crate::frame::FRAME_BYTES_MAX;
 use crate::json::write_string;
 
 /// Deepest nesting of a body. 64: the deepest stock body has 8 levels.
 pub const DEPTH_MAX: usize = 64;
+/// Most objects of a body, and elements of its lists that are none. 262,144: of the stock bodies' entries, which take 64
+/// bytes and more, no frame holds more. `{}` is three bytes with its comma and may become a hundred and fifty.
+pub const ENTRIES_MAX: usize = FRAME_BYTES_MAX / 64;
 
 /// Copies a JSON text with every key quoted, members that are null left out, and white space gone.
 ///
@@ -13,7 +17,7 @@ pub const DEPTH_MAX: usize = 64;
 /// - Values are copied, not judged: that is for the parser behind.
 pub(super) fn to_legal(bytes: &[u8]) -> Result<Vec<u8>, BodyError> {
     let text = std::str::from_utf8(bytes).map_err(|_| BodyError::Utf8)?;
-    let mut copier = Copier { text, at: 0, out: Vec::with_capacity(bytes.len()), in_key: false };
+    let mut copier = Copier { text, at: 0, out: Vec::with_capacity(bytes.len()), in_key: false, entries: 0 };
     copier.value(0)?;
     match copier.next_token() {
         None => Ok(copier.out),
@@ -26,6 +30,7 @@ struct Copier<'a> {
     at: usize,
     out: Vec<u8>,
     in_key: bool,
+    entries: usize,
 }
 
 impl Copier<'_> {
@@ -45,7 +50,14 @@ impl Copier<'_> {
         }
     }
 
+    /// One more becomes a value of its own.
+    fn count(&mut self) -> Result<(), BodyError> {
+        self.entries += 1;
+        if self.entries > ENTRIES_MAX { Err(BodyError::Entries) } else { Ok(()) }
+    }
+
     fn object(&mut self, depth: usize) -> Result<(), BodyError> {
+        self.count()?;
         self.copy(b'{');
         let (mut begun, mut empty) = (false, true);
         while self.more(begun, b'}')? {
@@ -78,6 +90,9 @@ impl Copier<'_> {
                 self.out.push(b',');
             }
             begun = true;
+            if self.next_token() != Some(b'{') {
+                self.count()?;
+            }
             self.value(depth + 1)?;
         }
         Ok(())
