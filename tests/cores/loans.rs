@@ -200,8 +200,9 @@ impl Loans {
     pub fn changed(&mut self, number: usize, times: (u64, u64), is_orderly: bool) -> usize {
         let given = &mut self.given[number];
         if is_orderly {
-            // The handle stays.
-            given.until_ms = times.1;
+            // The handle stays. Who asked once more meanwhile may have got it for another time.
+            let is_once = given.attempt.as_ref().is_none_or(|attempt| !self.repeated.contains(attempt));
+            given.until_ms = if is_once { times.1 } else { given.pop_ms };
             return number;
         }
         given.until_ms = given.pop_ms;

@@ -332,7 +332,8 @@ impl World {
 impl World {
     /// Messages come again while the broker is asked to stop: in the next life each of them is there, and once.
     pub fn stop_while_they_come_again(mut self) {
-        const COUNT: usize = 60;
+        // As many as a group may have of the one retry queue.
+        const COUNT: usize = 32;
         self.manner = Some(Manner::Plain);
         self.start(Faults::default());
         self.calm = true;
@@ -354,7 +355,18 @@ impl World {
         self.die();
         self.start(Faults::default());
         self.calm = true;
-        let mut ids: Vec<usize> = self.pop_what_is_there(LONG_MS.cast_unsigned());
+        let mut ids: Vec<usize> = Vec::new();
+        for _ in 0..ROUNDS_MAX {
+            ids.extend(self.pop_what_is_there(LONG_MS.cast_unsigned()));
+            if ids.len() >= COUNT {
+                break;
+            }
+            // What did not come again yet is on loan still, and does when it is looked at.
+            let from_ms = self.now_ms();
+            while self.now_ms() < from_ms + 1_500 {
+                self.turn();
+            }
+        }
         ids.sort_unstable();
         let twice: Vec<usize> = ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
         assert!(twice.is_empty(), "messages {twice:?} come twice, although the broker stopped in order");

@@ -371,8 +371,14 @@ impl World {
         panic!("it does not start: {} of {} cores are open: {stats:?}", self.opened, self.cores.len());
     }
 
-    fn mail(&mut self, core: usize, mail: Mail) {
-        assert!(self.mailboxes.push(core, mail).is_ok(), "there is room for the main thread's mail");
+    fn mail(&mut self, core: usize, mut mail: Mail) {
+        let mut turns = 0;
+        while let Err(back) = self.mailboxes.push(core, mail) {
+            // The main thread tries again, too.
+            assert!(turns < TURNS_MAX, "there is never room for the main thread's mail");
+            (mail, turns) = (back, turns + 1);
+            self.turn();
+        }
         use engine::io::Io;
         Side::new(&self.sim, core).wake(core);
     }

@@ -98,6 +98,7 @@ pub struct Desk {
     /// On core 0, once partition 0 is open.
     registrar: Option<Box<Registrar>>,
     stopping: bool,
+    shut: bool,
     seed: u64,
     /// Catalogs on their way, and how many cores do not hold them yet.
     missing: Vec<(u64, usize)>,
@@ -163,6 +164,7 @@ impl Desk {
             touched: false,
             registrar: None,
             stopping: false,
+            shut: false,
             maker: Random(seed ^ index as u64).draw(),
             seed,
             missing: Vec::new(),
@@ -388,13 +390,23 @@ impl Desk {
         }
     }
 
-    /// Takes no request any more, and shuts the partitions down.
+    /// Takes no request any more.
     pub fn stop(&mut self) {
         self.stopping = true;
+    }
+
+    /// Shuts the logs of a core that stops, once it is known what became of messages that go to retry topics; `late`:
+    /// or not. Returns whether it did that now.
+    pub fn shut(&mut self, late: bool) -> bool {
+        if self.shut || self.revivals > 0 && !late {
+            return false;
+        }
+        self.shut = true;
         self.note_accounts(None);
         for partition in &mut self.partitions {
             partition.shut();
         }
+        true
     }
 
     /// Whether it was told to stop.

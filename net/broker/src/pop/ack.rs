@@ -348,9 +348,8 @@ mod tests {
         let id = desk.accounts.find(key, "g").expect("it was opened");
         let out = desk.accounts.get(id).map_or(0, |holder| holder.account.out());
         let list = desk.replies.take();
-        let code = |head: &[u8]| {
-            protocol::Command::decode(bytes::Bytes::copy_from_slice(&head[4..])).expect("a frame").header.code
-        };
+        let code =
+            |head: &[u8]| protocol::Command::decode(bytes::Bytes::copy_from_slice(head)).expect("a frame").header.code;
         let codes = list.iter().map(|reply| code(desk.replies.head(reply))).collect();
         desk.replies.clear(list);
         (out, codes)

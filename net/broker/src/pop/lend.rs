@@ -317,6 +317,8 @@ impl Desk {
     fn tell(&mut self, pop: &Pop, topic: &Topic, queue: u32, id: AccountId, first: usize, now_ms: u64) {
         let origin = Origin::of(&topic.name);
         let Popped { messages, infos, offsets, .. } = &mut self.popped;
+        let bytes = messages[first..].iter().map(|message| message.len() as u64).sum();
+        self.stats.got(topic.id, &pop.group, offsets.len() as u64, bytes, now_ms);
         infos.add(origin, queue, offsets);
         if pop.is_orderly {
             let account = &self.accounts.get(id).expect("it lent just now").account;
