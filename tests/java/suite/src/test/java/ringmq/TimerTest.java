@@ -2,21 +2,36 @@ package ringmq;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertNotNull;
+import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.nio.charset.StandardCharsets;
+import java.time.Duration;
 import java.util.ArrayList;
+import java.util.BitSet;
 import java.util.List;
+import java.util.concurrent.Semaphore;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.atomic.AtomicReference;
+import org.apache.rocketmq.client.consumer.DefaultMQPushConsumer;
+import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
+import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.exception.MQBrokerException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.client.producer.SendCallback;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.junit.jupiter.api.Test;
+import ringmq.rig.Until;
 
 /** Messages with a time of their own come when it has come; those that are recalled do not. */
 class TimerTest extends SharedServer {
     private static final int MESSAGE_ILLEGAL = 13;
+    /** How many wait at once: a million where everything runs, which takes minutes (tests/timers.rs has a million, too). */
+    private static final int MANY = "all".equals(System.getProperty("run")) ? 1_000_000 : 20_000;
+    private static final int UNDER_WAY = 1_000;
     /** How late a message may be where other tests run beside this one. */
     private static final long LATE_MS = 5_000;
 
@@ -75,6 +90,60 @@ class TimerTest extends SharedServer {
         producer.send(last);
         left.add("last");
         inbox.awaitExactly(left);
+    }
+
+    @Test
+    void manyWaitTogether() throws Exception {
+        String topic = clients.topic(4);
+        AtomicInteger early = new AtomicInteger();
+        BitSet came = new BitSet(MANY);
+        DefaultMQPushConsumer consumer = clients.push(Clients.unique("group"), topic, "*");
+        consumer.setConsumeMessageBatchMaxSize(32);
+        consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            for (MessageExt message : messages) {
+                if (message.getStoreTimestamp() < Long.parseLong(message.getUserProperty("due"))) {
+                    early.incrementAndGet();
+                }
+                synchronized (came) {
+                    came.set(Integer.parseInt(new String(message.getBody(), StandardCharsets.UTF_8)));
+                }
+            }
+            return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
+        });
+        consumer.start();
+        DefaultMQProducer producer = clients.producer();
+        Semaphore under = new Semaphore(UNDER_WAY);
+        AtomicReference<Throwable> failed = new AtomicReference<>();
+        // As long as sending takes, so that all of them wait at once; then they come within ten seconds, in no order.
+        long firstMs = System.currentTimeMillis() + 5_000 + MANY / 20;
+        for (int i = 0; i < MANY; i++) {
+            long dueMs = firstMs + i * 7919L % 10_000;
+            Message message = new Message(topic, Clients.bytes("" + i));
+            message.setDeliverTimeMs(dueMs);
+            message.putUserProperty("due", "" + dueMs);
+            under.acquire();
+            producer.send(message, new SendCallback() {
+                @Override
+                public void onSuccess(SendResult result) {
+                    under.release();
+                }
+
+                @Override
+                public void onException(Throwable e) {
+                    failed.set(e);
+                    under.release();
+                }
+            });
+        }
+        under.acquire(UNDER_WAY);
+        assertNull(failed.get(), () -> "a send failed: " + failed.get());
+        Duration limit = Clients.LATER.plusMillis(5_000 + MANY / 20);
+        Until.holds(limit, () -> "all of " + MANY, () -> {
+            synchronized (came) {
+                return came.cardinality() == MANY;
+            }
+        });
+        assertEquals(0, early.get(), "came before their time");
     }
 
     @Test
