@@ -240,7 +240,9 @@ fn offsets_beyond_the_bound_are_refused_and_leave_room_for_the_rest() {
 #[test]
 fn copies_that_do_not_fit_one_batch_take_several() {
     with_cores(|home, cores| {
-        let server = Server::with_cores(home, cores, &ON);
+        // Room enough that nobody has to wait for the next segment: then a send is refused as busy, and some have it twice.
+        let more = [&ON[..], &["--set", "log.segment_bytes=128MiB", "--set", "log.prepare_bytes=128MiB"]].concat();
+        let server = Server::with_cores(home, cores, &more);
         let mut client = server.client();
         client.expect(response::SUCCESS, create_topic("T", 2));
         // With a body of 3 MiB two copies fit a batch, of 5 KiB all do.
@@ -258,7 +260,7 @@ fn copies_that_do_not_fit_one_batch_take_several() {
         }
         wait_until_durable(&mut client);
         server.kill();
-        let server = Server::with_cores(home, cores, &ON);
+        let server = Server::with_cores(home, cores, &more);
         let mut client = server.client();
         for (index, name) in names.iter().enumerate() {
             assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, name, 0), 4);
