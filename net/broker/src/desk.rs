@@ -320,8 +320,8 @@ impl Desk {
             Mail::Revive(revival) => self.put_revival(revival, now_ms),
             Mail::Revived { receipt, ok } => {
                 self.on_revived(&receipt, ok, now_ms);
-                if self.stopping {
-                    // It is in its retry topic, too.
+                if self.shut {
+                    // It is in its retry topic, too: too late to be written down with all others.
                     self.note_accounts(None);
                 }
             }
