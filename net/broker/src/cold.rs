@@ -358,21 +358,12 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
     use crate::config::{Config, Found};
 
     fn settings(group_bytes: u64, bytes: u64) -> Settings {
-        let found = Found {
-            broker_ip1: Ipv4Addr::LOCALHOST,
-            port: 10_911,
-            cores: 1,
-            partitions: 1,
-            memory_bytes: 1 << 30,
-            started_ms: 0,
-        };
-        Settings { cold_read_group_bytes: group_bytes, cold_read_bytes: bytes, ..Config::default().settings(found) }
+        let usual = Config::default().settings(Found::one_core());
+        Settings { cold_read_group_bytes: group_bytes, cold_read_bytes: bytes, ..usual }
     }
 
     fn names(over: &[Over]) -> Vec<Option<&str>> {

@@ -334,26 +334,13 @@ fn plain(number: &toml::de::DeInteger<'_>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
-
-    fn found() -> Found {
-        Found {
-            broker_ip1: Ipv4Addr::LOCALHOST,
-            port: 10_911,
-            cores: 1,
-            partitions: 1,
-            memory_bytes: 1 << 30,
-            started_ms: 0,
-        }
-    }
 
     #[test]
     fn an_empty_file_is_the_defaults_and_they_agree() {
         let config = Config::load("").unwrap();
         config.check().unwrap();
-        let settings = config.settings(found());
+        let settings = config.settings(Found::one_core());
         assert_eq!(settings.address(), "127.0.0.1:10911");
         assert_eq!((settings.limits.message_bytes, settings.flush), (4 << 20, Flush::Sync));
         let delays = [0, -1, 1, 3, 18, 99].map(|level| settings.delay_ms(level));

@@ -54,6 +54,14 @@ impl World {
     }
 
     /// Returns how many reads it began.
+    /// The turn with this number, of a log that others use, too: in each tenth one a message comes.
+    fn busy_turn(&mut self, turn: u64) {
+        if turn.is_multiple_of(10) && self.partition.check_open().is_ok() {
+            self.append(OTHERS, 0, 30_000, None);
+        }
+        self.turn();
+    }
+
     fn turn(&mut self) -> u64 {
         let (mut effects, mut done) = (Vec::new(), Vec::new());
         self.partition.on_turn(self.sim.now_ms());
@@ -252,10 +260,7 @@ fn wherever_a_crash_comes_each_is_delivered_once() {
             let mut world = cutting(&mut disk);
             world.open();
             for turn in 0..turns {
-                if turn % 10 == 0 && world.partition.check_open().is_ok() {
-                    world.append(OTHERS, 0, 30_000, None);
-                }
-                world.turn();
+                world.busy_turn(turn);
             }
             let partition = &world.partition;
             let old = partition.derived.timers.lowest().is_some_and(|timer| timer.byte <= places[4]);
@@ -474,10 +479,7 @@ fn wherever_a_crash_comes_a_half_message_is_decided_once() {
             let mut world = cutting(&mut disk);
             world.open();
             for turn in 0..turns {
-                if turn % 10 == 0 && world.partition.check_open().is_ok() {
-                    world.append(OTHERS, 0, 30_000, None);
-                }
-                world.turn();
+                world.busy_turn(turn);
                 // Also while they are written again.
                 let is_there = |id: &u64| !matches!(world.partition.undecided(*id), Ok(None));
                 assert!(seed > 0 || ids.iter().all(is_there), "turns {turn} of {turns}");

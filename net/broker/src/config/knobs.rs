@@ -238,21 +238,12 @@ fn check(name: &str, value: &str) -> Result<Meaning, ChangeError> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-    use std::net::Ipv4Addr;
-
     use super::*;
     use crate::config::{Config, Found};
+    use std::collections::BTreeSet;
 
     fn settings() -> Settings {
-        Config::default().settings(Found {
-            broker_ip1: Ipv4Addr::LOCALHOST,
-            port: 10_911,
-            cores: 1,
-            partitions: 1,
-            memory_bytes: 1 << 30,
-            started_ms: 0,
-        })
+        Config::default().settings(Found::one_core())
     }
 
     #[test]

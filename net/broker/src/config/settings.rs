@@ -23,6 +23,21 @@ pub struct Found {
     pub started_ms: u64,
 }
 
+#[cfg(test)]
+impl Found {
+    /// For tests: one core with one partition.
+    pub fn one_core() -> Found {
+        Found {
+            broker_ip1: Ipv4Addr::LOCALHOST,
+            port: 10_911,
+            cores: 1,
+            partitions: 1,
+            memory_bytes: 1 << 30,
+            started_ms: 0,
+        }
+    }
+}
+
 /// When a send is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
