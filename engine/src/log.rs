@@ -388,7 +388,12 @@ impl Log {
     }
 
     /// When [`on_turn`](Log::on_turn) has something to do even if nothing happens.
-    pub fn deadline_ms(&self) -> u64 {
+    pub fn deadline_ms(&self, segments: &Segments) -> u64 {
+        let mut ready = self.flights.iter().filter(|flight| flight.state == State::Ready);
+        let has_batch = self.building.is_some() || ready.next().is_some_and(|first| segments.may_write(&first.range));
+        if has_batch && self.writing < self.inflight_max && self.failed.is_none() {
+            return 0;
+        }
         let mut deadline = u64::MAX;
         if self.content > self.named && self.is_idle() && self.durable >= self.content {
             deadline = self.idle_since_ms + IDLE_MS;

@@ -543,15 +543,20 @@ impl Partition {
         }
     }
 
-    /// When [`on_turn`](Partition::on_turn) has something to do even if nothing happens, ms since 1970.
+    /// When [`on_turn`](Partition::on_turn) has something to do even if nothing happens, ms since 1970. Zero while
+    /// effects are to be taken: another partition's effect may have asked for them after this one's turn.
     pub fn deadline_ms(&self) -> u64 {
+        if self.has_effects() {
+            return 0;
+        }
         match self.state {
             State::Opening(_) => return self.opening_deadline_ms(),
             State::Shut | State::Broken | State::Failing => return u64::MAX,
             State::Waiting { until_ms } => return until_ms,
             State::Starting { .. } | State::Open | State::Shutting => {}
         }
-        let mut deadline = self.log.deadline_ms().min(self.segments.deadline_ms()).min(self.loads.deadline_ms());
+        let mut deadline =
+            self.log.deadline_ms(&self.segments).min(self.segments.deadline_ms()).min(self.loads.deadline_ms());
         if matches!(self.state, State::Starting { .. }) {
             return deadline;
         }

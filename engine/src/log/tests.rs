@@ -156,7 +156,7 @@ fn an_idle_log_names_its_last_watermark_once() {
     let mut desk = Desk::new(|_| {});
     desk.through(100);
     assert!(!desk.log.is_settled() && !desk.log.is_quiet(1000 + QUIET_MS - 1) && desk.log.is_quiet(1000 + QUIET_MS));
-    assert_eq!(desk.log.deadline_ms(), 1000 + IDLE_MS);
+    assert_eq!(desk.log.deadline_ms(&desk.segments), 1000 + IDLE_MS);
     desk.now_ms += IDLE_MS - 1;
     assert_eq!(desk.turn(), [0; 0]);
     desk.now_ms += 1;
@@ -172,7 +172,7 @@ fn an_idle_log_names_its_last_watermark_once() {
     assert!(!desk.log.is_settled());
     desk.written(1);
     assert!(desk.log.is_settled());
-    assert_eq!(desk.log.deadline_ms(), u64::MAX);
+    assert_eq!(desk.log.deadline_ms(&desk.segments), u64::MAX);
     desk.now_ms += 10 * IDLE_MS;
     assert_eq!(desk.turn(), [0; 0], "an empty batch needs no other one");
     // Where there is no room for it, it is tried later, and not all the time.
@@ -181,7 +181,7 @@ fn an_idle_log_names_its_last_watermark_once() {
     desk.segments = segments(&desk.config, 0);
     desk.now_ms += IDLE_MS;
     assert_eq!(desk.turn(), [0; 0]);
-    assert_eq!(desk.log.deadline_ms(), desk.now_ms + IDLE_MS);
+    assert_eq!(desk.log.deadline_ms(&desk.segments), desk.now_ms + IDLE_MS);
 }
 
 #[test]
@@ -224,17 +224,17 @@ fn without_a_sync_what_is_written_is_promised_and_not_durable() {
     desk.log.on_synced(Ok(Outcome::Nothing), desk.now_ms);
     assert_eq!(desk.log.durable(), end);
     assert!(!desk.log.is_settled());
-    assert_eq!(desk.log.deadline_ms(), 1050);
+    assert_eq!(desk.log.deadline_ms(&desk.segments), 1050);
     desk.now_ms = 1049;
     desk.turn();
     assert_eq!(desk.syncs(), [0; 0]);
     desk.now_ms = 1050;
     desk.turn();
     assert_eq!(desk.syncs(), [3]);
-    assert_eq!(desk.log.deadline_ms(), u64::MAX, "its completion is waited for, and nothing else");
+    assert_eq!(desk.log.deadline_ms(&desk.segments), u64::MAX, "its completion is waited for, and nothing else");
     desk.log.on_synced(Ok(Outcome::Nothing), desk.now_ms);
     assert_eq!(desk.watermarks().1, desk.watermarks().2);
-    assert_eq!(desk.log.deadline_ms(), 1050 + IDLE_MS, "an idle log is one whose sync is back");
+    assert_eq!(desk.log.deadline_ms(&desk.segments), 1050 + IDLE_MS, "an idle log is one whose sync is back");
     desk.now_ms = 1100;
     desk.turn();
     assert_eq!(desk.syncs(), [0; 0], "all of it is durable");

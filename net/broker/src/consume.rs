@@ -1,8 +1,6 @@
 //! Consuming: pulls (11, 361) with their long polling, consumer offsets (14, 15), the offsets of
 //! queues (29 to 32), and one message by its position (33). PROTOCOL 2.4, 4.3, 4.4.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,24 +10,23 @@ use engine::format::QueueKey;
 use engine::io::Pieces;
 use engine::partition::{Pull as Pulled, PullLimits};
 use protocol::Header;
-use protocol::bodies::{MessageModel, SubscriptionData, TYPE_TAG};
+use protocol::bodies::MessageModel;
 use protocol::codes::{request, response};
-use protocol::headers::{
-    OffsetAnswer, PullAnswer, PullMessage, QueryConsumerOffset, QueueOf, SearchOffset, TimestampAnswer,
-    UpdateConsumerOffset, ViewMessage,
-};
-use protocol::message;
+use protocol::headers::{PullAnswer, PullMessage, ViewMessage};
 use protocol::names::{self, perm, pull_flag};
-use protocol::sql::{EXPRESSION_BYTES_MAX, Expression};
 
 use crate::answer::BUSY;
 use crate::call::{Call, ReplyTo};
-use crate::catalog::{Group, Subscription, Topic, Wants, offset_key, offset_value};
+use crate::catalog::{Group, Topic, Wants};
 use crate::desk::Desk;
+use crate::filter::{Compiled, MATCHED_MAX, matcher, no_filter};
 use crate::mail::{Mail, Make};
-use crate::parked::{Cold, Filter, Pull};
+use crate::parked::{Cold, Filter, Parked, Pull};
 
 mod entries;
+mod offsets;
+
+pub use offsets::Resets;
 
 /// A pull waits at most so long for a message, whatever it asks for. 60 s: Java asks for 15, Go for
 /// 20, and an idle connection is closed after 120. Milliseconds.
@@ -37,17 +34,6 @@ pub const PARK_MS_MAX: u64 = 60_000;
 /// Records from this size on are sent from where they lie; smaller ones are copied together, which
 /// costs less than their share of a long list of pieces. Bytes.
 pub const SHARE_BYTES_MIN: usize = 4096;
-
-/// Messages that one pull compares with an SQL expression: about a millisecond of a turn. 1,024.
-pub const MATCHED_MAX: u32 = 1_024;
-/// Bytes that it looks at for that, at most, and one message always: 16 MiB, some milliseconds. People's expressions look
-/// at some KiB of a message; one of thousands of operators at long properties may look at 100 MiB.
-const MATCHED_BYTES_MAX: u64 = 16 << 20;
-/// Offsets that were set anew and wait for their clients, per core. 65,536: those of topics without live clients stay.
-pub const RESETS_MAX: usize = 65_536;
-/// Expressions of pulls that are kept compiled, per core. 32: a look-up is a walk over them.
-pub const COMPILED_MAX: usize = 32;
-
 /// A stock broker takes so much of its log for being in memory, in percent of the host's
 /// (`accessMessageInMemoryMaxRatio`).
 const NEAR_PERCENT: u64 = 40;
@@ -61,9 +47,30 @@ enum Forbidden {
     Broadcast = 4,
 }
 
-/// Why an offset is not taken.
-const OFFSETS_FULL: &str = "the partition of this queue has no room for another consumer offset; groups that are not \
-                            used any more can be deleted with their offsets";
+/// The pulls of one core: what waits for messages, and what they brought.
+#[derive(Debug)]
+pub struct Pulls {
+    /// Those that wait.
+    pub parked: Parked,
+    /// Those of them that go on.
+    pub woken: Vec<Pull>,
+    /// Offsets that were set anew and that clients do not know yet.
+    pub resets: Resets,
+    /// Expressions that pulls brought with them.
+    pub compiled: Compiled,
+}
+
+impl Pulls {
+    /// None yet; at most `parked_max` will wait.
+    pub fn new(parked_max: usize, seed: u64) -> Pulls {
+        Pulls {
+            parked: Parked::new(parked_max, seed),
+            woken: Vec::new(),
+            resets: Resets::default(),
+            compiled: Compiled::default(),
+        }
+    }
+}
 
 impl Desk {
     /// PULL_MESSAGE (11), LITE_PULL_MESSAGE (361).
@@ -92,7 +99,7 @@ impl Desk {
             return self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
         };
         let key = QueueKey { topic: topic.id, queue };
-        if let Some(offset) = self.resets.take(key, asked.consumer_group) {
+        if let Some(offset) = self.pulls.resets.take(key, asked.consumer_group) {
             let span = self.partitions[local].span(key);
             return self.answer_empty(&call.reply, response::PULL_OFFSET_MOVED, "OFFSET_RESET", offset, span);
         }
@@ -203,142 +210,6 @@ impl Desk {
         }
     }
 
-    /// QUERY_CONSUMER_OFFSET (14).
-    pub(crate) fn query_offset(&mut self, call: &Call<'_>) {
-        let asked = match QueryConsumerOffset::parse(&call.header.fields) {
-            Ok(asked) => asked,
-            Err(error) => return self.refuse_field(&call.reply, error),
-        };
-        if let Some((local, key)) = self.queue_of(asked.topic, asked.queue_id) {
-            if let Some(offset) = self.resets.get(key, asked.consumer_group) {
-                return self.answer_offset(&call.reply, offset);
-            }
-            // What a group that pops has acknowledged is written down a little later.
-            if let Some(floor) = self.popped_floor(key, asked.consumer_group) {
-                return self.answer_offset(&call.reply, floor);
-            }
-            let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, asked.consumer_group));
-            if let Some(offset) = fact.and_then(offset_value) {
-                return self.answer_offset(&call.reply, offset);
-            }
-            // A new group on a young queue begins at its beginning.
-            let near = self.near_bytes();
-            let behind = match self.partitions[local].bytes_behind(key, 0) {
-                Ok(behind) => behind,
-                Err(load) => return self.wait_for(local, load, Cold::Request(call.to_request())),
-            };
-            if asked.set_zero_if_not_found != Some(false) && behind.is_some_and(|bytes| bytes < near) {
-                return self.answer_offset(&call.reply, 0);
-            }
-        }
-        let remark = "Not found, maybe this group consumer boot first";
-        self.refuse(&call.reply, response::QUERY_NOT_FOUND, remark);
-    }
-
-    /// UPDATE_CONSUMER_OFFSET (15). It may go back.
-    pub(crate) fn update_offset(&mut self, call: &Call<'_>) {
-        let asked = match UpdateConsumerOffset::parse(&call.header.fields) {
-            Ok(asked) => asked,
-            Err(error) => return self.refuse_field(&call.reply, error),
-        };
-        let Some(topic) = self.catalog.topic(asked.topic).cloned() else {
-            return self.refuse_topic(&call.reply, asked.topic);
-        };
-        // A group that is named like a light queue needs no configuration.
-        let is_light = self.settings.has_light_queues()
-            && names::is_lmq(asked.consumer_group)
-            && names::check_group(asked.consumer_group).is_ok();
-        if !is_light && self.catalog.group(asked.consumer_group).is_none() {
-            let remark = format!("subscription group not exist, {}", asked.consumer_group);
-            return self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
-        }
-        let (Some((local, key)), Ok(offset)) =
-            (self.queue_of(asked.topic, asked.queue_id), u64::try_from(asked.commit_offset))
-        else {
-            let remark = format!("queueId[{}] or offset {} is illegal", asked.queue_id, asked.commit_offset);
-            return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
-        };
-        let is_reset = self.resets.get(key, asked.consumer_group).is_some();
-        if !is_reset && !self.note_offset(local, &topic, key.queue, asked.consumer_group, offset) {
-            return self.refuse(&call.reply, response::SYSTEM_BUSY, OFFSETS_FULL);
-        }
-        let header = self.replies.header(&call.reply, response::SUCCESS);
-        if is_reset {
-            header.remark.push_str("Offset has been previously reset");
-        }
-        self.replies.send(&call.reply, Pieces::new());
-    }
-
-    /// SEARCH_OFFSET_BY_TIMESTAMP (29).
-    pub(crate) fn search_offset(&mut self, call: &Call<'_>) {
-        let asked = match SearchOffset::parse(&call.header.fields) {
-            Ok(asked) => asked,
-            Err(error) => return self.refuse_field(&call.reply, error),
-        };
-        if self.is_opening(asked.topic, asked.queue_id) {
-            return self.refuse_append(&call.reply, AppendError::Opening);
-        }
-        let upper = asked.boundary.is_some_and(|boundary| boundary.eq_ignore_ascii_case("UPPER"));
-        let time_ms = u64::try_from(asked.timestamp).unwrap_or(0);
-        let offset = match self.queue_of(asked.topic, asked.queue_id) {
-            Some((local, key)) => match self.partitions[local].offset_at(key, time_ms, upper) {
-                Ok(offset) => offset,
-                Err(load) => return self.wait_for(local, load, Cold::Request(call.to_request())),
-            },
-            None => 0,
-        };
-        self.answer_offset(&call.reply, offset);
-    }
-
-    /// GET_MAX_OFFSET (30), GET_MIN_OFFSET (31). A queue that does not exist has none: 0. The lowest offset of an empty
-    /// queue of batches is -1, as a stock broker's.
-    pub(crate) fn edge_offset(&mut self, call: &Call<'_>) {
-        let asked = match QueueOf::parse(&call.header.fields) {
-            Ok(asked) => asked,
-            Err(error) => return self.refuse_field(&call.reply, error),
-        };
-        if self.is_opening(asked.topic, asked.queue_id) {
-            return self.refuse_append(&call.reply, AppendError::Opening);
-        }
-        let span = match self.queue_of(asked.topic, asked.queue_id) {
-            Some((local, key)) => self.partitions[local].span(key),
-            None => Span { min: 0, max: 0 },
-        };
-        let is_max = call.header.code == request::GET_MAX_OFFSET;
-        let offset = match if is_max { span.max } else { span.min }.cast_signed() {
-            0 if !is_max && span.max == 0 && self.keeps_batches(asked.topic) => -1,
-            offset => offset,
-        };
-        let header = self.replies.header(&call.reply, response::SUCCESS);
-        OffsetAnswer { offset }.push(&mut header.fields);
-        self.replies.send(&call.reply, Pieces::new());
-    }
-
-    /// GET_EARLIEST_MSG_STORETIME (32). -1: there is no message.
-    pub(crate) fn earliest_time(&mut self, call: &Call<'_>) {
-        let asked = match QueueOf::parse(&call.header.fields) {
-            Ok(asked) => asked,
-            Err(error) => return self.refuse_field(&call.reply, error),
-        };
-        if self.is_opening(asked.topic, asked.queue_id) {
-            return self.refuse_append(&call.reply, AppendError::Opening);
-        }
-        let time = match self.queue_of(asked.topic, asked.queue_id) {
-            Some((local, key)) => {
-                let first = self.partitions[local].span(key).min;
-                match self.partitions[local].store_time(key, first) {
-                    Ok(time) => time,
-                    Err(load) => return self.wait_for(local, load, Cold::Request(call.to_request())),
-                }
-            }
-            None => None,
-        };
-        let timestamp = time.map_or(-1, u64::cast_signed);
-        let header = self.replies.header(&call.reply, response::SUCCESS);
-        TimestampAnswer { timestamp }.push(&mut header.fields);
-        self.replies.send(&call.reply, Pieces::new());
-    }
-
     /// VIEW_MESSAGE_BY_ID (33).
     pub(crate) fn view(&mut self, call: &Call<'_>) {
         let asked = match ViewMessage::parse(&call.header.fields) {
@@ -445,30 +316,6 @@ impl Desk {
         Some(Filter::Group(subscription.clone()))
     }
 
-    /// What a pull itself says that it wants. `None`: it was refused.
-    pub(crate) fn own_filter(&mut self, reply: &ReplyTo, topic: &str, kind: &str, text: &str) -> Option<Wants> {
-        let wants = if matches!(kind, "" | TYPE_TAG) {
-            wants_of(topic, text)
-        } else if !self.settings.property_filter {
-            self.refuse(reply, response::SYSTEM_ERROR, &no_filter(kind));
-            return None;
-        } else {
-            Some(self.compiled.get(kind, text))
-        };
-        match wants {
-            Some(Wants::Wrong(reason)) => {
-                let remark = format!("parse the consumer's subscription failed: {reason}");
-                self.refuse(reply, response::SUBSCRIPTION_PARSE_FAILED, &remark);
-                None
-            }
-            None => {
-                self.refuse(reply, response::SUBSCRIPTION_PARSE_FAILED, "parse the consumer's subscription failed");
-                None
-            }
-            wants => wants,
-        }
-    }
-
     fn forbid(&mut self, reply: &ReplyTo, why: Forbidden, remark: &str) {
         let header = self.replies.header(reply, response::NO_PERMISSION);
         header.remark.push_str(remark);
@@ -477,7 +324,7 @@ impl Desk {
     }
 
     fn park(&mut self, pull: Pull) {
-        if let Err(pull) = self.parked.park(pull) {
+        if let Err(pull) = self.pulls.parked.park(pull) {
             // Not 19: the client would come again at once.
             self.refuse(&pull.reply, response::SYSTEM_BUSY, BUSY);
         }
@@ -500,26 +347,6 @@ impl Desk {
         header.remark.push_str(status);
         push_pull(header, next, span);
         self.replies.send(reply, Pieces::new());
-    }
-
-    fn answer_offset(&mut self, reply: &ReplyTo, offset: u64) {
-        let header = self.replies.header(reply, response::SUCCESS);
-        OffsetAnswer { offset: offset.cast_signed() }.push(&mut header.fields);
-        self.replies.send(reply, Pieces::new());
-    }
-
-    /// Keeps a consumer offset: it is durable within a second. Returns whether there was room for it.
-    pub(crate) fn note_offset(&mut self, local: usize, topic: &Topic, queue: u32, group: &str, offset: u64) -> bool {
-        let key = offset_key(topic.id, queue, group);
-        self.touched = true;
-        if !self.partitions[local].note(&key, &offset.to_be_bytes()) {
-            tracing::warn!(group, topic = &*topic.name, queue, "no room for another consumer offset");
-            return false;
-        }
-        if !self.accounts.is_empty() {
-            self.reset_account(QueueKey { topic: topic.id, queue }, group, offset);
-        }
-        true
     }
 
     /// Bytes of log that a stock broker takes for being in memory.
@@ -558,86 +385,6 @@ fn push_pull(header: &mut Header, next: u64, span: Span) {
     answer.push(&mut header.fields);
 }
 
-/// The answer to who filters by something else than tags, where that is off.
-pub(crate) fn no_filter(kind: &str) -> String {
-    format!("The broker does not support consumer to filter message by {kind}")
-}
-
-/// Offsets that were set anew (code 222). Until its client has heard of it with its next pull, a commit of the old
-/// one does not count. A restart forgets them: then only the offset itself is left.
-#[derive(Debug, Default)]
-pub struct Resets {
-    /// By topic, queue and group.
-    waiting: BTreeMap<(u32, u32, Box<str>), u64>,
-}
-
-impl Resets {
-    /// A group goes on here. Beyond [`RESETS_MAX`] its clients are not told: they go on where they are.
-    pub fn set(&mut self, queue: QueueKey, group: &str, offset: u64) {
-        if self.waiting.len() < RESETS_MAX {
-            self.waiting.insert((queue.topic, queue.queue, group.into()), offset);
-        }
-    }
-
-    /// Where a group goes on, if its clients do not know yet.
-    #[inline]
-    pub fn get(&self, queue: QueueKey, group: &str) -> Option<u64> {
-        // Nearly always.
-        if self.waiting.is_empty() {
-            return None;
-        }
-        self.waiting.get(&(queue.topic, queue.queue, group.into())).copied()
-    }
-
-    /// The same, once.
-    #[inline]
-    pub fn take(&mut self, queue: QueueKey, group: &str) -> Option<u64> {
-        if self.waiting.is_empty() {
-            return None;
-        }
-        self.waiting.remove(&(queue.topic, queue.queue, group.into()))
-    }
-}
-
-/// Expressions that pulls brought with them, compiled: such a consumer says the same in each.
-#[derive(Debug, Default)]
-pub struct Compiled {
-    /// Expression and type, and what is made of them; the latest last.
-    latest: Vec<(String, String, Wants)>,
-}
-
-impl Compiled {
-    /// What this expression wants. Cost: a look at [`COMPILED_MAX`] texts; one that is not there is compiled.
-    pub fn get(&mut self, kind: &str, text: &str) -> Wants {
-        if let Some((.., wants)) = self.latest.iter().rev().find(|(known, of, _)| known == text && of == kind) {
-            return wants.clone();
-        }
-        let wants = Wants::of_expression(kind, text);
-        if kind.len() + text.len() > EXPRESSION_BYTES_MAX {
-            // It is refused, and not worth the memory.
-            return wants;
-        }
-        if self.latest.len() == COMPILED_MAX {
-            self.latest.remove(0);
-        }
-        self.latest.push((text.to_owned(), kind.to_owned(), wants.clone()));
-        wants
-    }
-}
-
-/// Compares stored messages with an expression, until it has looked at too many bytes.
-pub(crate) fn matcher(expression: &Expression) -> impl Fn(&[u8]) -> Option<bool> {
-    let looked = Cell::new(0);
-    move |record| {
-        if looked.get() >= MATCHED_BYTES_MAX {
-            return None;
-        }
-        let Some(properties) = message::properties_of(record) else { return Some(false) };
-        looked.set(looked.get() + expression.work(properties));
-        Some(expression.matches(properties))
-    }
-}
-
 /// The body of a pull's answer: records one behind the other, small ones in one copy.
 pub(crate) fn gather(messages: &[Bytes]) -> Pieces {
     let is_small = |message: &&Bytes| message.len() < SHARE_BYTES_MIN;
@@ -661,85 +408,9 @@ pub(crate) fn gather(messages: &[Bytes]) -> Pieces {
     pieces
 }
 
-/// The filter of a tag expression: empty or `*` is everything. `None`: it has no tag.
-fn wants_of(topic: &str, expression: &str) -> Option<Wants> {
-    // Nearly every one of them; without a look at tags.
-    if matches!(expression, "" | "*") {
-        return Some(Wants::All);
-    }
-    SubscriptionData::from_expression(topic, expression).map(|data| Subscription::of(&data).wants)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn expressions_become_filters() {
-        let tags = |codes: &[i32]| Some(Wants::Tags(codes.to_vec()));
-        for (expression, wanted) in [
-            ("", Some(Wants::All)),
-            ("*", Some(Wants::All)),
-            ("A", tags(&[65])),
-            (" TagA ||A|| ", tags(&[65, 2_598_919])),
-            ("||", None),
-        ] {
-            assert_eq!(wants_of("T", expression), wanted, "{expression:?}");
-        }
-    }
-
-    #[test]
-    fn an_expression_looks_at_so_many_bytes_and_one_message_always() {
-        let text = (0..1_000).map(|number| format!("a = '{number}'")).collect::<Vec<_>>().join(" OR ");
-        let host = "10.0.0.1:1".parse().unwrap();
-        let record = |value: &str| {
-            let mut properties = String::new();
-            protocol::properties::append(&mut properties, "a", value);
-            let message = protocol::StoredMessage {
-                queue_id: 0,
-                flag: 0,
-                queue_offset: 0,
-                physical_offset: 0,
-                sys_flag: 0,
-                born_timestamp: 0,
-                born_host: host,
-                store_timestamp: 0,
-                store_host: host,
-                reconsume_times: 0,
-                prepared_transaction_offset: 0,
-                body: b"",
-                topic: "T",
-                properties: &properties,
-            };
-            let mut out = vec![0; message.encoded_len()];
-            message.encode(&mut out);
-            out
-        };
-        let (long, short) = (record(&"x".repeat(30_000)), record("999"));
-        let expression = Expression::compile(&text).unwrap();
-        let matches = matcher(&expression);
-        assert_eq!((matches(&long), matches(&long)), (Some(false), None));
-        let plain = Expression::compile("a = '998' OR a = '999'").unwrap();
-        let matches = matcher(&plain);
-        assert!((0..MATCHED_MAX).all(|_| matches(&short) == Some(true)), "a plain expression costs little");
-    }
-
-    #[test]
-    fn expressions_of_pulls_are_compiled_once() {
-        let mut compiled = Compiled::default();
-        let Wants::Sql(first) = compiled.get("SQL92", "a = 0") else { panic!("it is legal") };
-        for number in 1..COMPILED_MAX {
-            assert!(matches!(compiled.get("SQL92", &format!("a = {number}")), Wants::Sql(_)));
-        }
-        let Wants::Sql(again) = compiled.get("SQL92", "a = 0") else { panic!("it is legal") };
-        assert!(Arc::ptr_eq(&first, &again));
-        assert!(matches!(compiled.get("SQL93", "a = 0"), Wants::Wrong(_)));
-        assert!(matches!(compiled.get("SQL92", "a ="), Wants::Wrong(_)));
-        assert_eq!(compiled.latest.len(), COMPILED_MAX);
-        let long = "a".repeat(EXPRESSION_BYTES_MAX + 1);
-        assert!(matches!(compiled.get("SQL92", &long), Wants::Wrong(_)));
-        assert!(compiled.latest.iter().all(|(text, ..)| text.len() < EXPRESSION_BYTES_MAX), "long texts are not kept");
-    }
 
     #[test]
     fn small_records_are_copied_and_large_ones_shared() {

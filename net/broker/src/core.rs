@@ -254,9 +254,7 @@ impl<I: Io> Core<I> {
 
     /// How long the next drive may wait.
     fn wait(&self, wait_max: Option<Duration>) -> Option<Duration> {
-        // What woke in one partition may have asked another one, whose turn was over.
-        let is_asked = self.desk.touched || self.desk.partitions.iter().any(Partition::has_effects);
-        if self.more || is_asked || !self.deferred.is_empty() {
+        if self.more || !self.deferred.is_empty() {
             return Some(Duration::ZERO);
         }
         let mut until_ms = self.desk.deadline_ms().min(self.tick_at_ms).min(self.accept_again_ms);
@@ -332,7 +330,6 @@ impl<I: Io> Core<I> {
     }
 
     fn turn_partitions(&mut self) {
-        self.desk.touched = false;
         let mut effects = std::mem::take(&mut self.effects);
         for place in 0..self.desk.partitions.len() {
             let partition = &mut self.desk.partitions[place];

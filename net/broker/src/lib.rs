@@ -14,6 +14,7 @@ mod control;
 pub mod core;
 mod desk;
 mod errands;
+mod filter;
 mod home;
 mod host;
 mod inquiry;

@@ -11,44 +11,39 @@ use bytes::Bytes;
 use engine::error::AppendError;
 use engine::format::QueueKey;
 use engine::io::Pieces;
-use engine::partition::{Pull as Pulled, PullLimits};
-use protocol::bodies::SubscriptionData;
 use protocol::codes::response;
-use protocol::headers::{Notification, NotificationAnswer, PeekMessage, PopAnswer, PopMessage};
-use protocol::names::{self, perm};
+use protocol::headers::{NotificationAnswer, PopAnswer};
+use protocol::names::{self};
 
 use crate::answer::BUSY;
 use crate::attributes::{MESSAGE_TYPE, PRIORITY_FACTOR, PRIORITY_TYPE};
-use crate::call::{Call, ReplyTo};
-use crate::catalog::{OFFSET_BYTES, OFFSET_KEY, Subscription, Topic, Wants, offset_key, split_offset_key};
+use crate::call::ReplyTo;
+use crate::catalog::{OFFSET_BYTES, OFFSET_KEY, Topic, offset_key, split_offset_key};
 use crate::config::Settings;
-use crate::consume::{PARK_MS_MAX, gather};
+use crate::consume::gather;
 use crate::desk::Desk;
-use crate::mail::{Ensure, Mail, Make};
+use crate::mail::Mail;
 use crate::parked::{Cold, Filter};
 
 pub mod account;
 pub mod accounts;
 pub mod ack;
+mod asking;
 pub mod handle;
 mod lend;
+mod ready;
 pub mod revive;
 pub mod waiting;
 
-use account::{Account, LOAN_MESSAGES_MAX};
+use account::Account;
+use accounts::Accounts;
 use handle::{Infos, REVIVE_ORDERLY, REVIVE_PLAIN};
 use lend::Visit;
-use waiting::{LineKey, Watch};
+use waiting::{LineKey, Waiting, Watch};
 
 /// Longest time for which messages are lent, in ms. Three days, how long a stock broker's timers wait
 /// (`timerMaxDelaySec`); who wants more gets this.
 pub const INVISIBLE_MS_MAX: u64 = 259_200_000;
-/// So many messages of a queue a notification with a filter looks at; when more wait, at none.
-const NOTICE_MESSAGES_MAX: u64 = 64;
-/// Longest text of tags that a notification is filtered by; with a longer one everything is told.
-const NOTICE_TAGS_BYTES_MAX: usize = 1 << 10;
-/// A pop that comes so late after its own end is not served. Milliseconds.
-const LATE_MS: u64 = 500;
 /// How often a pop that was told of a message in vain is told again at once. Then it waits for the next one: what it may
 /// not have (it is damaged, or there is no room for an account) would send it around until its time is over.
 const LOOKS_MAX: u8 = 4;
@@ -129,13 +124,41 @@ struct Way {
 
 /// What a pop found here. Memory that is used again.
 #[derive(Debug, Default)]
-pub struct Popped {
+struct Popped {
     messages: Vec<Bytes>,
     bytes: usize,
     rest: u64,
     infos: Infos,
     offsets: Vec<u64>,
     scratch: String,
+}
+
+/// The pops of one core.
+#[derive(Debug)]
+pub struct Pops {
+    /// What groups have on loan.
+    pub accounts: Accounts,
+    /// Pops that wait for messages.
+    pub waiting: Waiting,
+    /// Those of them that go on.
+    pub stirred: VecDeque<Box<Pop>>,
+    /// Messages on their way to retry topics.
+    pub revivals: usize,
+    /// What a pop finds.
+    popped: Popped,
+}
+
+impl Pops {
+    /// None yet; at most `waiting_max` will wait.
+    pub fn new(waiting_max: usize, seed: u64) -> Pops {
+        Pops {
+            accounts: Accounts::new(seed),
+            waiting: Waiting::new(waiting_max, seed),
+            stirred: VecDeque::new(),
+            revivals: 0,
+            popped: Popped::default(),
+        }
+    }
 }
 
 impl Way {
@@ -192,197 +215,7 @@ impl Pop {
     }
 }
 
-/// What both requests say.
-struct Asked<'a> {
-    group: &'a str,
-    topic: &'a str,
-    queue: i32,
-    poll_ms: i64,
-    born_ms: Option<i64>,
-    is_orderly: bool,
-    attempt: Option<&'a str>,
-}
-
 impl Desk {
-    /// POP_MESSAGE (200050).
-    pub(crate) fn pop_request(&mut self, call: &Call<'_>, now_ms: u64) {
-        let asked = match PopMessage::parse(&call.header.fields) {
-            Ok(asked) => asked,
-            Err(error) => return self.refuse_field(&call.reply, error),
-        };
-        let (poll_ms, born_ms) = (asked.poll_time, asked.born_time.filter(|born_ms| *born_ms != 0));
-        let end_ms = born_ms.map_or(now_ms.cast_signed(), |born_ms| born_ms.saturating_add(poll_ms.max(0)));
-        // One that waited for its group to be made is late by our own doing.
-        if !call.resumed && now_ms.cast_signed().saturating_sub(end_ms) > LATE_MS.cast_signed() {
-            let remark = format!("the broker[{}] pop message is timeout too much", self.settings.broker_ip1);
-            // Clients look for the fields of an answer beside this code.
-            let header = self.replies.header(&call.reply, response::POLLING_TIMEOUT);
-            header.remark.push_str(&remark);
-            PopAnswer::default().push(&mut header.fields);
-            return self.replies.send(&call.reply, Pieces::new());
-        }
-        if asked.max_msg_nums > LOAN_MESSAGES_MAX as i32 {
-            let remark = format!(
-                "the broker[{}] pop message's num is greater than {LOAN_MESSAGES_MAX}",
-                self.settings.broker_ip1
-            );
-            return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
-        }
-        let Some(invisible_ms) = u64::try_from(asked.invisible_time).ok().filter(|time_ms| *time_ms > 0) else {
-            let remark = format!("invisibleTime[{}] is illegal", asked.invisible_time);
-            return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
-        };
-        let common = Asked {
-            group: asked.consumer_group,
-            topic: asked.topic,
-            queue: asked.queue_id,
-            poll_ms,
-            born_ms,
-            is_orderly: asked.order,
-            attempt: asked.attempt_id,
-        };
-        let Some(mut pop) = self.admit_pop(call, &common, now_ms) else { return };
-        let (kind, text) = (asked.expression_type.unwrap_or(""), asked.expression.unwrap_or(""));
-        // Without a text there is nothing to filter by, whatever the type.
-        let kind = if text.is_empty() { "" } else { kind };
-        let Some(wants) = self.own_filter(&call.reply, asked.topic, kind, text) else { return };
-        pop.wish = Wish::Messages {
-            count: u32::try_from(asked.max_msg_nums).unwrap_or(0).max(1),
-            invisible_ms: invisible_ms.min(INVISIBLE_MS_MAX),
-            from_last: asked.init_mode != 0,
-            filter: Filter::Own(wants),
-        };
-        self.pop_again(pop, now_ms);
-    }
-
-    /// PEEK_MESSAGE (200052).
-    pub(crate) fn peek_request(&mut self, call: &Call<'_>, now_ms: u64) {
-        let asked = match PeekMessage::parse(&call.header.fields) {
-            Ok(asked) => asked,
-            Err(error) => return self.refuse_field(&call.reply, error),
-        };
-        let common = Asked {
-            group: asked.consumer_group,
-            topic: asked.topic,
-            queue: asked.queue_id,
-            poll_ms: 0,
-            born_ms: None,
-            is_orderly: false,
-            attempt: None,
-        };
-        let Some(mut pop) = self.admit_pop(call, &common, now_ms) else { return };
-        let count = u32::try_from(asked.max_msg_nums).unwrap_or(0).min(self.settings.limits.pull_messages);
-        pop.wish = Wish::Look { count };
-        self.pop_again(pop, now_ms);
-    }
-
-    /// NOTIFICATION (200054).
-    pub(crate) fn notification(&mut self, call: &Call<'_>, now_ms: u64) {
-        let asked = match Notification::parse(&call.header.fields) {
-            Ok(asked) => asked,
-            Err(error) => return self.refuse_field(&call.reply, error),
-        };
-        let common = Asked {
-            group: asked.consumer_group,
-            topic: asked.topic,
-            queue: asked.queue_id,
-            poll_ms: asked.poll_time,
-            born_ms: asked.born_time.filter(|born_ms| *born_ms != 0),
-            is_orderly: asked.order,
-            attempt: asked.attempt_id,
-        };
-        let Some(mut pop) = self.admit_pop(call, &common, now_ms) else { return };
-        let (kind, text) = (asked.expression_type.unwrap_or(""), asked.expression.unwrap_or(""));
-        // As in RocketMQ: without a type there is no filter, and one that is not of tags lets everything through here.
-        if !kind.is_empty() && !text.is_empty() {
-            let Some(wants) = self.own_filter(&call.reply, asked.topic, kind, text) else { return };
-            // A long text would be looked through at every message: who wants that much is told of everything.
-            let is_filter = matches!(wants, Wants::Tags(_)) && text.len() <= NOTICE_TAGS_BYTES_MAX;
-            pop.wish = Wish::Notice { tags: is_filter.then(|| text.into()) };
-        }
-        self.pop_again(pop, now_ms);
-    }
-
-    /// Checks that a group may pop from a topic. `None`: it is answered, or waits for its group.
-    fn admit_pop(&mut self, call: &Call<'_>, asked: &Asked<'_>, now_ms: u64) -> Option<Box<Pop>> {
-        let (topic, queue) = self.topic_to_pop(call, asked.topic, asked.queue)?;
-        let group = self.group_to_pop(call, asked.group)?;
-        let now = now_ms.cast_signed();
-        // A client's clock may be any; nobody waits for longer than it asks.
-        let until = asked.born_ms.unwrap_or(now).saturating_add(asked.poll_ms).min(now.saturating_add(asked.poll_ms));
-        let until_ms = u64::try_from(until).unwrap_or(0).min(now_ms + PARK_MS_MAX);
-        Some(Box::new(Pop {
-            reply: call.reply,
-            group,
-            topic,
-            queue,
-            wish: Wish::Notice { tags: None },
-            is_orderly: asked.is_orderly,
-            attempt: asked.attempt.filter(|attempt| !attempt.is_empty()).map(Box::from),
-            until_ms: if asked.poll_ms > 0 { until_ms } else { 0 },
-            way: Way::default(),
-        }))
-    }
-
-    /// The topic of a pop and its queue. `None`: it was refused.
-    fn topic_to_pop(&mut self, call: &Call<'_>, name: &str, queue: i32) -> Option<(Arc<Topic>, Option<u32>)> {
-        let reply = &call.reply;
-        if !perm::readable(self.settings.permission) {
-            let remark = format!("the broker[{}] pop message is forbidden", self.settings.broker_ip1);
-            self.refuse(reply, response::NO_PERMISSION, &remark);
-            return None;
-        }
-        let Some(topic) = self.catalog.topic(name).cloned() else {
-            self.refuse_topic(reply, name);
-            return None;
-        };
-        if !topic.is_readable() {
-            let remark = format!("the topic[{name}] peeking message is forbidden");
-            self.refuse(reply, response::NO_PERMISSION, &remark);
-            return None;
-        }
-        if topic.keeps_batches() {
-            let remark = format!("the topic[{name}] is of queue.type BatchCQ: its messages cannot be popped");
-            self.refuse(reply, response::NO_PERMISSION, &remark);
-            return None;
-        }
-        let queue = u32::try_from(queue).ok();
-        if let Some(queue) = queue.filter(|queue| *queue >= topic.read_queues()) {
-            let remark = illegal_queue(queue.cast_signed(), name, &topic, call);
-            self.refuse(reply, response::INVALID_PARAMETER, &remark);
-            return None;
-        }
-        Some((topic, queue))
-    }
-
-    /// The name of a group that may pop. `None`: it was refused, or is being made.
-    fn group_to_pop(&mut self, call: &Call<'_>, name: &str) -> Option<Arc<str>> {
-        match self.catalog.group(name) {
-            Some(group) if group.may_consume() => Some(group.name.clone()),
-            Some(_) => {
-                let remark = format!("subscription group no permission, {name}");
-                self.refuse(&call.reply, response::NO_PERMISSION, &remark);
-                None
-            }
-            None if call.resumed || !self.settings.auto_create_group || names::check_group(name).is_err() => {
-                let remark = format!("subscription group [{name}] does not exist");
-                self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
-                None
-            }
-            None => {
-                // What a group has consumed lasts only if the group does.
-                let mut request = call.to_request();
-                request.resumed = true;
-                let how = Make::Group { group: name.to_owned() };
-                let ensure = Ensure { topic: String::new(), how, then: Mail::Request(request), back: self.index };
-                if self.outbox.offer(0, Mail::Ensure(Box::new(ensure))).is_err() {
-                    self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
-                }
-                None
-            }
-        }
-    }
-
     /// Sends a pop on its way, for the first time or again.
     pub(crate) fn pop_again(&mut self, mut pop: Box<Pop>, now_ms: u64) {
         self.begin(&mut pop);
@@ -398,7 +231,7 @@ impl Desk {
             if !has_retries || is_v2 && !self.settings.pop_retry_v2 {
                 return None;
             }
-            let name = &mut self.popped.scratch;
+            let name = &mut self.pops.popped.scratch;
             name.clear();
             names::pop_retry_topic(name, &pop.group, &pop.topic.name, is_v2);
             self.catalog.topic(name).cloned()
@@ -492,7 +325,7 @@ impl Desk {
         let before = pop.way.home.replace(home);
         let others = cores_of(&self.settings, &pop.topics(), pop.queue) & !(1 << home);
         let watch = (others != 0).then(|| pop.watch(home, pop.way.looks < LOOKS_MAX));
-        if let Err(mut pop) = self.waiting.wait(pop) {
+        if let Err(mut pop) = self.pops.waiting.wait(pop) {
             pop.way.home = before;
             return self.end_in_vain(&pop, response::POLLING_FULL, now_ms);
         }
@@ -519,7 +352,7 @@ impl Desk {
 
     /// A pop of a line of this core is over, see [`Desk::leave_line`].
     pub(crate) fn on_over(&mut self, line: &LineKey, is_served: bool, now_ms: u64) {
-        if !is_served && let Some((pop, _)) = self.waiting.first(line) {
+        if !is_served && let Some((pop, _)) = self.pops.waiting.first(line) {
             let (topics, order) = (pop.topics(), pop.is_orderly.then_some(None));
             if self.is_ready(&topics, line, order, now_ms) {
                 return self.stir(line, false, self.index);
@@ -531,9 +364,9 @@ impl Desk {
     /// Cores that have told a line of something watch again for those who still wait in it. What the last one came for
     /// may be there: they look, but when it only wanted to know. One message is told once.
     fn watch_again(&mut self, line: &LineKey, is_served: bool) {
-        let Some((pop, cores)) = self.waiting.first(line).filter(|(_, cores)| *cores != 0) else { return };
+        let Some((pop, cores)) = self.pops.waiting.first(line).filter(|(_, cores)| *cores != 0) else { return };
         let watch = pop.watch(self.index, !(is_served && line.is_notice));
-        self.waiting.untold(line);
+        self.pops.waiting.untold(line);
         self.send_watches(cores, Some(watch));
     }
 
@@ -544,23 +377,23 @@ impl Desk {
         if *may_look && self.is_ready(topics, line, order, now_ms) {
             return self.outbox.send(*home, Mail::Stir { line: line.clone(), is_new: false, from: self.index });
         }
-        self.waiting.watch(watch, now_ms);
+        self.pops.waiting.watch(watch, now_ms);
     }
 
     /// A pop that waits has something to get, perhaps. `is_new`: that came just now. `from`: the core that says so.
     pub(crate) fn stir(&mut self, line: &LineKey, is_new: bool, from: usize) {
         if from != self.index {
-            self.waiting.told(line, from);
+            self.pops.waiting.told(line, from);
         }
-        let Some(mut pop) = self.waiting.next(line) else { return };
+        let Some(mut pop) = self.pops.waiting.next(line) else { return };
         pop.way.looks = if is_new { 0 } else { pop.way.looks.saturating_add(1) };
-        self.stirred.push_back(pop);
+        self.pops.stirred.push_back(pop);
     }
 
     /// A queue has something for pops that wait.
     pub(crate) fn wake_pops(&mut self, queue: QueueKey) {
         let mut told = Vec::new();
-        self.waiting.wake(queue, &mut self.stirred, &mut told);
+        self.pops.waiting.wake(queue, &mut self.pops.stirred, &mut told);
         for watch in told {
             let line = watch.line.clone();
             self.outbox.send(watch.home, Mail::Stir { line, is_new: true, from: self.index });
@@ -571,7 +404,7 @@ impl Desk {
     pub(crate) fn pops_on_time(&mut self, now_ms: u64) {
         self.end_loans(now_ms);
         let mut expired = VecDeque::new();
-        self.waiting.expire(now_ms, &mut expired);
+        self.pops.waiting.expire(now_ms, &mut expired);
         for pop in expired {
             match pop.wish {
                 // It looks once more before it ends: to an attempt that popped meanwhile its loan is not closed.
@@ -580,7 +413,7 @@ impl Desk {
             }
         }
         while !self.replies.is_full()
-            && let Some(pop) = self.stirred.pop_front()
+            && let Some(pop) = self.pops.stirred.pop_front()
         {
             self.pop_again(pop, now_ms);
         }
@@ -590,10 +423,8 @@ impl Desk {
     /// Writes down what groups have consumed; all of it, if no time is told.
     pub(crate) fn note_accounts(&mut self, now_ms: Option<u64>) {
         let partitions = &mut self.partitions;
-        let touched = &mut self.touched;
-        self.accounts.note(now_ms, |holder, value| {
+        self.pops.accounts.note(now_ms, |holder, value| {
             let key = offset_key(holder.key.topic, holder.key.queue, &holder.group);
-            *touched = true;
             partitions[holder.local].note(&key, value)
         });
     }
@@ -606,7 +437,7 @@ impl Desk {
         let mut found = Vec::new();
         for (key, value) in partition.facts(OFFSET_KEY).filter(|(_, value)| value.len() > OFFSET_BYTES) {
             let Some((topic, queue, group)) = split_offset_key(key) else { continue };
-            if self.accounts.find(QueueKey { topic, queue }, group).is_none() {
+            if self.pops.accounts.find(QueueKey { topic, queue }, group).is_none() {
                 let account = Account::read(value).filter(|account| account.loans() > 0);
                 found.extend(account.map(|account| (topic, queue, group.to_owned(), account)));
             }
@@ -616,21 +447,21 @@ impl Desk {
             for (topic, queue, group, account) in found {
                 // What is left of topics and groups that are gone is nobody's.
                 if let (Some(topic), Some(group)) = (topics.get(&topic), self.catalog.group(&group)) {
-                    self.accounts.open(queue, topic, &group.name, local, account);
+                    self.pops.accounts.open(queue, topic, &group.name, local, account);
                 }
             }
         }
         let partition = &mut self.partitions[local];
-        if self.accounts.cut(local, |queue| partition.span(queue).max) {
+        if self.pops.accounts.cut(local, |queue| partition.span(queue).max) {
             self.note_accounts(None);
         }
     }
 
     /// Somebody committed an offset of a group that pops.
     pub(crate) fn reset_account(&mut self, queue: QueueKey, group: &str, floor: u64) {
-        let Some(id) = self.accounts.find(queue, group) else { return };
-        let used_ms = self.accounts.get(id).map_or(0, |holder| holder.used_ms());
-        self.accounts.change(id, used_ms, |account| account.reset(floor));
+        let Some(id) = self.pops.accounts.find(queue, group) else { return };
+        let used_ms = self.pops.accounts.get(id).map_or(0, |holder| holder.used_ms());
+        self.pops.accounts.change(id, used_ms, |account| account.reset(floor));
         self.wake_pops(queue);
     }
 
@@ -644,21 +475,21 @@ impl Desk {
             Wish::Look { .. } => return self.show_popped(&pop.reply),
             Wish::Messages { invisible_ms, .. } => invisible_ms,
         };
-        self.traffic.got_messages += self.popped.messages.len() as u64;
+        self.traffic.got_messages += self.pops.popped.messages.len() as u64;
         self.traffic.pulls_found += 1;
         let header = self.replies.header(&pop.reply, response::SUCCESS);
         header.remark.push_str("FOUND");
-        let infos = &self.popped.infos;
+        let infos = &self.pops.popped.infos;
         let answer = PopAnswer {
             start_offset_info: Some(&infos.start),
             msg_offset_info: Some(&infos.offsets),
             order_count_info: pop.is_orderly.then_some(infos.times.as_str()),
-            ..empty_answer(pop, invisible_ms, now_ms, self.popped.rest)
+            ..empty_answer(pop, invisible_ms, now_ms, self.pops.popped.rest)
         };
         answer.push(&mut header.fields);
-        self.replies.send(&pop.reply, gather(&self.popped.messages));
-        self.popped.messages.clear();
-        if self.popped.rest == 0 {
+        self.replies.send(&pop.reply, gather(&self.pops.popped.messages));
+        self.pops.popped.messages.clear();
+        if self.pops.popped.rest == 0 {
             return self.leave_line(pop, true);
         }
         // One message wakes one pop; it wakes the next one.
@@ -673,13 +504,13 @@ impl Desk {
 
     /// Answers with what was seen here.
     fn show_popped(&mut self, reply: &ReplyTo) {
-        self.traffic.got_messages += self.popped.messages.len() as u64;
+        self.traffic.got_messages += self.pops.popped.messages.len() as u64;
         self.traffic.pulls_found += 1;
         let header = self.replies.header(reply, response::SUCCESS);
         header.remark.push_str("FOUND");
-        PopAnswer { rest: self.popped.rest.cast_signed(), ..PopAnswer::default() }.push(&mut header.fields);
-        self.replies.send(reply, gather(&self.popped.messages));
-        self.popped.messages.clear();
+        PopAnswer { rest: self.pops.popped.rest.cast_signed(), ..PopAnswer::default() }.push(&mut header.fields);
+        self.replies.send(reply, gather(&self.pops.popped.messages));
+        self.pops.popped.messages.clear();
     }
 
     /// Answers that there is nothing, and tells who waits behind.
@@ -708,83 +539,10 @@ impl Desk {
         self.replies.send(reply, Pieces::new());
     }
 
-    /// Whether a pop of this line would find something in this core's queues, but for its filter. A notification's
-    /// filter counts, in the topic that was asked for. `order`: of [`Pop::order`].
-    fn is_ready(&mut self, topics: &Topics, line: &LineKey, order: Order<'_>, now_ms: u64) -> bool {
-        let wants = line.tags.as_ref().map(|tags| wants_of(tags));
-        topics.iter().enumerate().any(|(index, topic)| {
-            let Some(topic) = topic else { return false };
-            let queues = match line.queue.filter(|_| index == 0) {
-                Some(queue) => queue..queue + 1,
-                None => 0..topic.read_queues(),
-            };
-            let wants = wants.as_ref().filter(|_| index == 0);
-            queues.into_iter().any(|queue| {
-                self.has_some(topic, queue, &line.group, order, now_ms)
-                    && wants.is_none_or(|wants| self.has_wanted(topic, queue, &line.group, wants))
-            })
-        })
-    }
-
-    /// Whether a message that comes next in a queue has a tag that is wanted. When many wait, they are not looked at,
-    /// as in RocketMQ (`maxMessageFilterNumForNotification`): whoever is told in vain comes again.
-    fn has_wanted(&mut self, topic: &Topic, queue: u32, group: &str, wants: &Wants) -> bool {
-        let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else { return false };
-        let key = QueueKey { topic: topic.id, queue };
-        let account = self.accounts.find(key, group).and_then(|id| self.accounts.get(id));
-        if account.is_some_and(|holder| holder.account.has_orderly()) {
-            // What is lent and comes again lies before the next one, and was wanted.
-            return true;
-        }
-        let next = self.next_of(local, key, group);
-        if self.partitions[local].span(key).max.saturating_sub(next) >= NOTICE_MESSAGES_MAX {
-            return true;
-        }
-        let limits = PullLimits { messages: 1, bytes: 1, scan: NOTICE_MESSAGES_MAX as u32 };
-        let (found, _) = self.partitions[local].pull(key, next, limits, &|tag_hash| wants.tag(tag_hash));
-        // What cannot be seen at once may be wanted.
-        !matches!(found, Pulled::NoMatch { .. } | Pulled::Empty)
-    }
-
-    /// The offset in a queue that a group is lent next.
-    fn next_of(&mut self, local: usize, key: QueueKey, group: &str) -> u64 {
-        let min = self.partitions[local].span(key).min;
-        let next = match self.accounts.find(key, group) {
-            Some(id) => self.accounts.get(id).map(|holder| holder.account.next()),
-            None => {
-                let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, group));
-                // Nobody has opened it: if something is on loan, it is in order, and over.
-                fact.and_then(Account::read).map(|mut account| {
-                    account.take_back(None);
-                    account.next()
-                })
-            }
-        };
-        next.unwrap_or(min).max(min)
-    }
-
-    fn has_some(&mut self, topic: &Topic, queue: u32, group: &str, order: Order<'_>, now_ms: u64) -> bool {
-        let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else { return false };
-        let key = QueueKey { topic: topic.id, queue };
-        let max = self.partitions[local].span(key).max;
-        let Some(id) = self.accounts.find(key, group) else { return self.next_of(local, key, group) < max };
-        let has_room = self.accounts.has_room();
-        let account = &self.accounts.get(id).expect("it was found just now").account;
-        if let Some(attempt) = order {
-            return account.blocked_until_ms(attempt, now_ms) == 0 && (account.next() < max || account.has_orderly());
-        }
-        has_room && account.out() < self.settings.limits.pop_unacked && account.next() < max
-    }
-
     /// The core of a queue.
     fn core_of(&self, topic: &Topic, queue: u32) -> usize {
         usize::from(topic.partition_of(queue, self.settings.partitions)) % self.settings.cores
     }
-}
-
-/// What an expression of tags wants; it was looked at when it came.
-fn wants_of(tags: &str) -> Wants {
-    SubscriptionData::from_expression("", tags).map_or(Wants::All, |data| Subscription::of(&data).wants)
 }
 
 /// The cores that have queues of these topics, by bit; `queue` is one of the first topic.
@@ -814,14 +572,6 @@ fn empty_answer(pop: &Pop, invisible_ms: u64, now_ms: u64, rest: u64) -> PopAnsw
         rest: rest.cast_signed(),
         ..PopAnswer::default()
     }
-}
-
-fn illegal_queue(queue: i32, name: &str, topic: &Topic, call: &Call<'_>) -> String {
-    format!(
-        "queueId[{queue}] is illegal, topic:[{name}] topicConfig.readQueueNums:[{}] consumer:[{}]",
-        topic.read_queues(),
-        call.peer.address
-    )
 }
 
 #[cfg(test)]

@@ -481,7 +481,6 @@ impl Desk {
         let ticket = self.promises.open(promise);
         let mut stored = std::mem::take(&mut self.stored);
         stored.clear();
-        self.touched = true;
         let partition = &mut self.partitions[target.local];
         let outcome = match (pieces, until) {
             ([piece], Until::Now) => {

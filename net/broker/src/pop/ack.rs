@@ -11,14 +11,14 @@ use engine::format::QueueKey;
 use engine::io::Pieces;
 use protocol::bodies::{self, BatchAck, BatchAcks};
 use protocol::codes::response;
-use protocol::headers::{AckMessage, ChangeInvisibleTime, ChangeInvisibleTimeAnswer, PollingInfo, PollingInfoAnswer};
+use protocol::headers::{AckMessage, ChangeInvisibleTime, ChangeInvisibleTimeAnswer};
 use protocol::names;
 
+use super::INVISIBLE_MS_MAX;
 use super::account::{Account, Done, Kind, LoanId};
 use super::accounts::LoanOf;
+use super::asking::illegal_queue;
 use super::handle::{Handle, REVIVE_ORDERLY};
-use super::waiting::LineKey;
-use super::{INVISIBLE_MS_MAX, illegal_queue};
 use crate::answer::BUSY;
 use crate::call::{Call, ReplyTo};
 use crate::catalog::Topic;
@@ -119,9 +119,9 @@ impl Desk {
                 continue;
             };
             let loan = LoanId { start, pop_ms };
-            let Some(account) = self.accounts.find(key, &ack.consumer_group) else { continue };
-            let before = self.accounts.get(account).map_or(0, |holder| holder.account.out());
-            self.accounts.ack_some(LoanOf { account, loan }, now_ms, |bit| ack.bits.get(bit));
+            let Some(account) = self.pops.accounts.find(key, &ack.consumer_group) else { continue };
+            let before = self.pops.accounts.get(account).map_or(0, |holder| holder.account.out());
+            self.pops.accounts.ack_some(LoanOf { account, loan }, now_ms, |bit| ack.bits.get(bit));
             self.after_ack(key, &ack.consumer_group, before, ack.revive_queue_id == REVIVE_ORDERLY, now_ms);
         }
     }
@@ -148,7 +148,7 @@ impl Desk {
             Err(remark) => return self.refuse(&call.reply, response::SYSTEM_ERROR, &remark),
         };
         // It becomes a loan of its own.
-        if !handle.is_orderly() && !self.accounts.has_room() {
+        if !handle.is_orderly() && !self.pops.accounts.has_room() {
             return self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
         }
         let invisible_ms = invisible_ms.min(INVISIBLE_MS_MAX);
@@ -172,29 +172,15 @@ impl Desk {
         self.replies.send(&call.reply, Pieces::new());
     }
 
-    /// POLLING_INFO (200055): how many pops wait.
-    pub(crate) fn polling_info(&mut self, call: &Call<'_>) {
-        let asked = match PollingInfo::parse(&call.header.fields) {
-            Ok(asked) => asked,
-            Err(error) => return self.refuse_field(&call.reply, error),
-        };
-        let Some((topic, queue)) = self.topic_to_pop(call, asked.topic, asked.queue_id) else { return };
-        let Some(group) = self.group_to_pop(call, asked.consumer_group) else { return };
-        let count = self.waiting.count_in(&LineKey { topic: topic.id, group, queue, is_notice: false, tags: None });
-        let header = self.replies.header(&call.reply, response::SUCCESS);
-        PollingInfoAnswer { polling_num: i32::try_from(count).unwrap_or(i32::MAX) }.push(&mut header.fields);
-        self.replies.send(&call.reply, Pieces::new());
-    }
-
     /// Acknowledges a message. False: an orderly one was never lent.
     fn ack(&mut self, key: QueueKey, group: &str, handle: &Handle<'_>, offset: u64, now_ms: u64) -> bool {
-        let Some(account) = self.accounts.find(key, group) else {
+        let Some(account) = self.pops.accounts.find(key, group) else {
             return !handle.is_orderly();
         };
         if handle.broker != self.settings.broker_name {
             return true;
         }
-        let Some(holder) = self.accounts.get(account) else { return true };
+        let Some(holder) = self.pops.accounts.get(account) else { return true };
         let before = holder.account.out();
         let mut loan = handle.loan;
         if handle.is_orderly() {
@@ -205,7 +191,7 @@ impl Desk {
                 None => return offset < holder.account.floor(),
             }
         }
-        if self.accounts.ack(LoanOf { account, loan }, offset, now_ms) == Done::Now {
+        if self.pops.accounts.ack(LoanOf { account, loan }, offset, now_ms) == Done::Now {
             self.after_ack(key, group, before, handle.is_orderly(), now_ms);
         }
         true
@@ -218,7 +204,7 @@ impl Desk {
             return;
         }
         let held = |account: &Account| is_orderly && account.blocked_until_ms(None, now_ms) > 0;
-        let account = self.accounts.find(key, group).and_then(|id| self.accounts.get(id));
+        let account = self.pops.accounts.find(key, group).and_then(|id| self.pops.accounts.get(id));
         if account.is_some_and(|holder| !held(&holder.account)) {
             self.wake_pops(key);
         }
@@ -239,24 +225,24 @@ impl Desk {
         if handle.broker != self.settings.broker_name {
             return None;
         }
-        let account = self.accounts.find(key, group)?;
+        let account = self.pops.accounts.find(key, group)?;
         let mut loan = handle.loan;
         if handle.is_orderly() {
-            let found = self.accounts.get(account)?.account.orderly(offset)?;
+            let found = self.pops.accounts.get(account)?.account.orderly(offset)?;
             loan = Some(found).filter(|found| found.pop_ms == loan.pop_ms)?;
         }
         let extend = |account: &mut Account| account.extend(loan, offset, now_ms, until_ms, kind);
-        let loan = self.accounts.change(account, now_ms, extend)??;
+        let loan = self.pops.accounts.change(account, now_ms, extend)??;
         // Orderly: the loan ends when the last of its messages may come again.
-        let ends_ms = self.accounts.get(account)?.account.loan(loan)?.until_ms;
-        self.accounts.remind(LoanOf { account, loan }, ends_ms);
+        let ends_ms = self.pops.accounts.get(account)?.account.loan(loan)?.until_ms;
+        self.pops.accounts.remind(LoanOf { account, loan }, ends_ms);
         Some(loan)
     }
 
     /// Below which offset a group is done with everything, if it pops here.
     pub(crate) fn popped_floor(&mut self, key: QueueKey, group: &str) -> Option<u64> {
-        let id = self.accounts.find(key, group)?;
-        self.accounts.get(id).map(|holder| holder.account.floor())
+        let id = self.pops.accounts.find(key, group)?;
+        self.pops.accounts.get(id).map(|holder| holder.account.floor())
     }
 
     /// The queue of an acknowledgement. `None`: it was refused.
@@ -336,7 +322,7 @@ mod tests {
             let mut account = Account::new(0);
             account.advance(1);
             account.lend(&[0], 1_000, 9_000, Kind::Plain);
-            desk.accounts.open(index as u32, &topic, &"g".into(), 0, account).expect("there is room");
+            desk.pops.accounts.open(index as u32, &topic, &"g".into(), 0, account).expect("there is room");
             desk
         };
         (0..3).map(desk).collect()
@@ -345,8 +331,8 @@ mod tests {
     /// What is still on loan, and the codes of the answers so far.
     fn seen(desk: &mut Desk) -> (usize, Vec<i32>) {
         let key = QueueKey { topic: 1, queue: desk.index as u32 };
-        let id = desk.accounts.find(key, "g").expect("it was opened");
-        let out = desk.accounts.get(id).map_or(0, |holder| holder.account.out());
+        let id = desk.pops.accounts.find(key, "g").expect("it was opened");
+        let out = desk.pops.accounts.get(id).map_or(0, |holder| holder.account.out());
         let list = desk.replies.take();
         let code =
             |head: &[u8]| protocol::Command::decode(bytes::Bytes::copy_from_slice(head)).expect("a frame").header.code;

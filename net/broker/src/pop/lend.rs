@@ -16,8 +16,8 @@ use super::accounts::AccountId;
 use super::handle::{Origin, REVIVE_PLAIN};
 use super::{Pop, Popped, Wish};
 use crate::catalog::{Topic, offset_key};
-use crate::consume::{MATCHED_MAX, matcher};
 use crate::desk::Desk;
+use crate::filter::{MATCHED_MAX, matcher};
 
 /// Times that one pop looks on in one queue, each for `limits.pull_scan` entries, when none is wanted.
 const SCANS_MAX: u32 = 8;
@@ -37,9 +37,9 @@ pub(super) enum Visit {
 impl Desk {
     /// Looks through this core's queues for messages.
     pub(super) fn visit(&mut self, pop: &mut Pop, now_ms: u64) -> Visit {
-        self.popped.messages.clear();
-        self.popped.infos.clear();
-        (self.popped.bytes, self.popped.rest) = (0, 0);
+        self.pops.popped.messages.clear();
+        self.pops.popped.infos.clear();
+        (self.pops.popped.bytes, self.pops.popped.rest) = (0, 0);
         if let Some(step) = pop.way.step {
             return self.visit_in_order(pop, step, now_ms);
         }
@@ -53,7 +53,7 @@ impl Desk {
         if !pop.way.is_retry_first && matches!(visit, Visit::Nothing) {
             visit = self.visit_retries(pop, now_ms);
         }
-        if self.popped.messages.is_empty() { visit } else { Visit::Found }
+        if self.pops.popped.messages.is_empty() { visit } else { Visit::Found }
     }
 
     fn visit_topic(&mut self, pop: &Pop, now_ms: u64) -> Visit {
@@ -76,18 +76,18 @@ impl Desk {
         while let Some((topic, queue)) = pop.way.queue_at(&pop.topic, step) {
             let core = self.core_of(&topic, queue);
             if core != self.index {
-                return if self.popped.messages.is_empty() { Visit::Hop(core) } else { Visit::Found };
+                return if self.pops.popped.messages.is_empty() { Visit::Hop(core) } else { Visit::Found };
             }
             match self.visit_queue(pop, &topic, queue, now_ms) {
                 Visit::Nothing | Visit::Found => {}
-                other => return if self.popped.messages.is_empty() { other } else { Visit::Found },
+                other => return if self.pops.popped.messages.is_empty() { other } else { Visit::Found },
             }
             step += 1;
             pop.way.step = Some(step);
         }
         // There is no core left to ask.
         pop.way.rest = 1 << self.index;
-        if self.popped.messages.is_empty() { Visit::Nothing } else { Visit::Found }
+        if self.pops.popped.messages.is_empty() { Visit::Nothing } else { Visit::Found }
     }
 
     fn visit_retries(&mut self, pop: &Pop, now_ms: u64) -> Visit {
@@ -119,7 +119,7 @@ impl Desk {
         let key = QueueKey { topic: topic.id, queue };
         let bytes_max = self.settings.limits.pull_bytes as usize;
         let Span { min, max } = self.partitions[local].span(key);
-        let id = match self.accounts.find(key, &pop.group) {
+        let id = match self.pops.accounts.find(key, &pop.group) {
             Some(id) => id,
             None => match self.open_account(pop, topic, queue, local, now_ms) {
                 Ok(Some(id)) => id,
@@ -127,46 +127,46 @@ impl Desk {
                 Err(visit) => return visit,
             },
         };
-        if let Some(offset) = self.resets.take(key, &pop.group) {
-            self.accounts.change(id, now_ms, |account| account.reset(offset));
+        if let Some(offset) = self.pulls.resets.take(key, &pop.group) {
+            self.pops.accounts.change(id, now_ms, |account| account.reset(offset));
         }
         let unacked_max = self.settings.limits.pop_unacked;
-        let has_room = self.accounts.has_room();
-        let account = &self.accounts.get(id).expect("it was found or opened just now").account;
+        let has_room = self.pops.accounts.has_room();
+        let account = &self.pops.accounts.get(id).expect("it was found or opened just now").account;
         let is_held = pop.is_orderly && account.blocked_until_ms(pop.attempt.as_deref(), now_ms) > 0;
         let is_over = account.next() >= max && !(pop.is_orderly && account.has_orderly()) && account.next() <= max;
         if is_held || is_over {
             return Visit::Nothing;
         }
-        let wanted = (*count as usize).saturating_sub(self.popped.messages.len());
-        let is_full = wanted == 0 || self.popped.bytes >= bytes_max && !self.popped.messages.is_empty();
+        let wanted = (*count as usize).saturating_sub(self.pops.popped.messages.len());
+        let is_full = wanted == 0 || self.pops.popped.bytes >= bytes_max && !self.pops.popped.messages.is_empty();
         if pop.is_orderly && !is_full {
             // What is lent once more takes no new room. Who has it keeps it as long as nobody else gets it.
-            self.accounts.change(id, now_ms, |account| account.take_back(pop.attempt.as_deref()));
+            self.pops.accounts.change(id, now_ms, |account| account.take_back(pop.attempt.as_deref()));
         }
-        let account = &self.accounts.get(id).expect("it was found or opened just now").account;
+        let account = &self.pops.accounts.get(id).expect("it was found or opened just now").account;
         let room = unacked_max.saturating_sub(account.out()).min(wanted);
         if is_full || room == 0 || !has_room {
-            self.popped.rest += max.saturating_sub(account.next());
+            self.pops.popped.rest += max.saturating_sub(account.next());
             return Visit::Nothing;
         }
-        self.accounts.change(id, now_ms, |account| {
+        self.pops.accounts.change(id, now_ms, |account| {
             account.advance(min);
             if account.next() > max {
                 // The log has lost its end (it may, when it is not flushed at once).
                 account.cut(max);
             }
         });
-        let first = self.popped.messages.len();
-        self.popped.offsets.clear();
+        let first = self.pops.popped.messages.len();
+        self.pops.popped.offsets.clear();
         let mut visit = Visit::Nothing;
         let matches = filter.expression().map(matcher);
         for scan in 0.. {
-            let account = &self.accounts.get(id).expect("nobody closes it meanwhile").account;
+            let account = &self.pops.accounts.get(id).expect("nobody closes it meanwhile").account;
             let from = account.next();
-            let room = room - self.popped.offsets.len();
-            let bytes = bytes_max.saturating_sub(self.popped.bytes);
-            let span = self.popped.offsets.first().map_or(0, |first| from - first);
+            let room = room - self.pops.popped.offsets.len();
+            let bytes = bytes_max.saturating_sub(self.pops.popped.bytes);
+            let span = self.pops.popped.offsets.first().map_or(0, |first| from - first);
             if from >= max || room == 0 || bytes == 0 || span > LOAN_SPAN_MAX {
                 break;
             }
@@ -189,9 +189,9 @@ impl Desk {
                 Pulled::Found { messages, next } => {
                     for message in messages {
                         // Records that are larger than what is left wait for the next pop.
-                        self.popped.bytes += message.len();
-                        self.popped.offsets.push(queue_offset(&message));
-                        self.popped.messages.push(message);
+                        self.pops.popped.bytes += message.len();
+                        self.pops.popped.offsets.push(queue_offset(&message));
+                        self.pops.popped.messages.push(message);
                     }
                     next
                 }
@@ -218,15 +218,15 @@ impl Desk {
                     break;
                 }
             };
-            self.accounts.change(id, now_ms, |account| account.advance(next));
+            self.pops.accounts.change(id, now_ms, |account| account.advance(next));
         }
-        let next = self.accounts.get(id).map_or(max, |holder| holder.account.next());
-        self.popped.rest += max.saturating_sub(next);
-        if self.popped.offsets.is_empty() {
+        let next = self.pops.accounts.get(id).map_or(max, |holder| holder.account.next());
+        self.pops.popped.rest += max.saturating_sub(next);
+        if self.pops.popped.offsets.is_empty() {
             return visit;
         }
         let kind = if pop.is_orderly { Kind::Orderly } else { Kind::Plain };
-        self.accounts.lend(id, &self.popped.offsets, now_ms, now_ms + invisible_ms, kind);
+        self.pops.accounts.lend(id, &self.pops.popped.offsets, now_ms, now_ms + invisible_ms, kind);
         self.tell(pop, topic, queue, id, first, now_ms);
         Visit::Found
     }
@@ -239,17 +239,17 @@ impl Desk {
         let key = QueueKey { topic: topic.id, queue };
         let from = self.next_of(local, key, &pop.group);
         let Span { max, .. } = self.partitions[local].span(key);
-        self.popped.rest += max.saturating_sub(from);
-        let bytes = (self.settings.limits.pull_bytes as usize).saturating_sub(self.popped.bytes);
-        let messages = (count as usize).saturating_sub(self.popped.messages.len());
+        self.pops.popped.rest += max.saturating_sub(from);
+        let bytes = (self.settings.limits.pull_bytes as usize).saturating_sub(self.pops.popped.bytes);
+        let messages = (count as usize).saturating_sub(self.pops.popped.messages.len());
         if messages == 0 || bytes == 0 {
             return Visit::Nothing;
         }
         let limits = PullLimits { messages: messages as u32, bytes: bytes as u32, scan: count };
         match self.partitions[local].pull(key, from.min(max), limits, &|_| true).0 {
             Pulled::Found { messages, .. } => {
-                self.popped.bytes += messages.iter().map(Bytes::len).sum::<usize>();
-                self.popped.messages.extend(messages);
+                self.pops.popped.bytes += messages.iter().map(Bytes::len).sum::<usize>();
+                self.pops.popped.messages.extend(messages);
                 Visit::Found
             }
             Pulled::Loading(load) => Visit::Loading(local, load),
@@ -288,13 +288,13 @@ impl Desk {
             }
             None => Account::new(self.first_offset(pop, topic, key, local)?),
         };
-        let Some(id) = self.accounts.open(queue, topic, &pop.group, local, account) else {
+        let Some(id) = self.pops.accounts.open(queue, topic, &pop.group, local, account) else {
             tracing::warn!(group = &*pop.group, topic = &*topic.name, "no room for another pop account");
             return Ok(None);
         };
         if is_new {
             // Where it begins is decided once.
-            self.accounts.change(id, now_ms, |_| ());
+            self.pops.accounts.change(id, now_ms, |_| ());
         }
         Ok(Some(id))
     }
@@ -316,12 +316,12 @@ impl Desk {
     /// Says what was lent of a queue: `messages[first..]`, at the offsets collected.
     fn tell(&mut self, pop: &Pop, topic: &Topic, queue: u32, id: AccountId, first: usize, now_ms: u64) {
         let origin = Origin::of(&topic.name);
-        let Popped { messages, infos, offsets, .. } = &mut self.popped;
+        let Popped { messages, infos, offsets, .. } = &mut self.pops.popped;
         let bytes = messages[first..].iter().map(|message| message.len() as u64).sum();
         self.stats.got(topic.id, &pop.group, offsets.len() as u64, bytes, now_ms);
         infos.add(origin, queue, offsets);
         if pop.is_orderly {
-            let account = &self.accounts.get(id).expect("it lent just now").account;
+            let account = &self.pops.accounts.get(id).expect("it lent just now").account;
             for offset in &*offsets {
                 let times = account.times(*offset);
                 if times > 0 {

@@ -68,23 +68,23 @@ impl Desk {
     /// Ends the loans whose time is over, as many as may be on their way.
     pub(super) fn end_loans(&mut self, now_ms: u64) {
         for _ in 0..ENDS_MAX {
-            if self.is_stopping() || self.revivals + LOAN_MESSAGES_MAX > REVIVALS_MAX {
+            if self.is_stopping() || self.pops.revivals + LOAN_MESSAGES_MAX > REVIVALS_MAX {
                 return;
             }
-            let Some(of) = self.accounts.take_due(now_ms) else { return };
+            let Some(of) = self.pops.accounts.take_due(now_ms) else { return };
             self.end_loan(of, now_ms);
         }
     }
 
     /// When there is a loan to end, in ms; `None` also when nothing more may be on its way.
     pub(crate) fn accounts_deadline(&self) -> Option<u64> {
-        let may_end = !self.is_stopping() && self.revivals + LOAN_MESSAGES_MAX <= REVIVALS_MAX;
-        self.accounts.deadline().filter(|_| may_end)
+        let may_end = !self.is_stopping() && self.pops.revivals + LOAN_MESSAGES_MAX <= REVIVALS_MAX;
+        self.pops.accounts.deadline().filter(|_| may_end)
     }
 
     /// A loan is over.
     pub(crate) fn end_loan(&mut self, of: LoanOf, now_ms: u64) {
-        let Some(holder) = self.accounts.get(of.account) else { return };
+        let Some(holder) = self.pops.accounts.get(of.account) else { return };
         let (key, local) = (holder.key, holder.local);
         let Some(kind) = holder.account.loan(of.loan).map(|loan| loan.kind) else { return };
         if kind == Kind::Orderly {
@@ -102,7 +102,7 @@ impl Desk {
                         let offset = queue_offset(&message);
                         // What is gone is done with.
                         while let Some(gone) = waiting.next_if(|wanted| *wanted < offset) {
-                            self.accounts.ack(of, gone, now_ms);
+                            self.pops.accounts.ack(of, gone, now_ms);
                         }
                         if waiting.next_if_eq(&offset).is_some() {
                             self.revive(of, &lent, &message, offset, now_ms);
@@ -111,7 +111,7 @@ impl Desk {
                 }
                 Again::Gone(below) => {
                     while let Some(gone) = waiting.next_if(|wanted| *wanted < below) {
-                        self.accounts.ack(of, gone, now_ms);
+                        self.pops.accounts.ack(of, gone, now_ms);
                     }
                 }
                 Again::Damaged(position) => {
@@ -147,21 +147,21 @@ impl Desk {
     fn read_later(&mut self, of: LoanOf, local: usize, offsets: &[u64], load: Option<LoadId>, now_ms: u64) {
         let until_ms = now_ms + if load.is_some() { RETRY_MS } else { UNREADABLE_MS };
         for offset in offsets {
-            self.accounts.change(of.account, now_ms, |account| account.move_again(of.loan, *offset, until_ms));
+            self.pops.accounts.change(of.account, now_ms, |account| account.move_again(of.loan, *offset, until_ms));
         }
         match load {
             Some(load) => self.wait_for(local, load, Cold::Loan(of)),
-            None => self.accounts.remind(of, until_ms),
+            None => self.pops.accounts.remind(of, until_ms),
         }
     }
 
     /// A loan cannot go on now: the disk does not give what it needs, or too much waits.
     pub(crate) fn end_later(&mut self, of: LoanOf) {
-        let Some(holder) = self.accounts.get(of.account) else { return };
+        let Some(holder) = self.pops.accounts.get(of.account) else { return };
         let now_ms = holder.used_ms();
         let until_ms = now_ms + UNREADABLE_MS;
-        self.accounts.change(of.account, now_ms, |account| account.postpone(of.loan, until_ms));
-        self.accounts.remind(of, until_ms);
+        self.pops.accounts.change(of.account, now_ms, |account| account.postpone(of.loan, until_ms));
+        self.pops.accounts.remind(of, until_ms);
     }
 
     /// Sends a message to the retry topic, or to the dead letters.
@@ -173,7 +173,7 @@ impl Desk {
             return self.move_again(of, offset, now_ms + UNREADABLE_MS, now_ms);
         };
         let receipt = Receipt { core: self.index, loan: of, offset, news: None };
-        self.revivals += 1;
+        self.pops.revivals += 1;
         self.put_revival(Box::new(Revival { receipt, topic, queue, how, is_fresh: false, record }), now_ms);
     }
 
@@ -214,7 +214,6 @@ impl Desk {
             stamp: description.stamp,
             fill: &mut |out| out.copy_from_slice(&record),
         }];
-        self.touched = true;
         self.stored.clear();
         let outcome = self.partitions[local].append(&mut draft, Some(ticket), now_ms, &mut self.stored);
         if outcome.is_err() {
@@ -239,10 +238,10 @@ impl Desk {
 
     /// A message of this core's loans is safe elsewhere, or could not be made so: then it is tried again.
     pub(crate) fn on_revived(&mut self, receipt: &Receipt, ok: bool, now_ms: u64) {
-        self.revivals -= 1;
+        self.pops.revivals -= 1;
         let Receipt { loan, offset, .. } = *receipt;
         if ok {
-            self.accounts.ack(loan, offset, now_ms);
+            self.pops.accounts.ack(loan, offset, now_ms);
             return;
         }
         self.move_again(loan, offset, now_ms + RETRY_MS, now_ms);
@@ -251,17 +250,17 @@ impl Desk {
     /// A message is tried again later.
     fn move_again(&mut self, of: LoanOf, offset: u64, until_ms: u64, now_ms: u64) {
         let again = |account: &mut Account| account.move_again(of.loan, offset, until_ms);
-        if self.accounts.change(of.account, now_ms, again) == Some(true) {
-            self.accounts.remind(of, until_ms);
+        if self.pops.accounts.change(of.account, now_ms, again) == Some(true) {
+            self.pops.accounts.remind(of, until_ms);
         }
     }
 
     /// A retry topic is new: pops that wait did not know that they wait for it too. All of them come again.
     pub(crate) fn on_fresh(&mut self, topic: u32, group: &str) {
-        for line in self.waiting.lines_of(topic, group) {
-            while let Some(mut pop) = self.waiting.next(&line) {
+        for line in self.pops.waiting.lines_of(topic, group) {
+            while let Some(mut pop) = self.pops.waiting.next(&line) {
                 pop.way.looks = 0;
-                self.stirred.push_back(pop);
+                self.pops.stirred.push_back(pop);
             }
         }
     }

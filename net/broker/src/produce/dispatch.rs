@@ -352,7 +352,6 @@ impl Desk {
         let ticket = self.promises.open(promise);
         let mut stored = std::mem::take(&mut self.stored);
         stored.clear();
-        self.touched = true;
         let fill = &message;
         let mut fills: Vec<_> = queues.iter().map(|_| move |out: &mut [u8]| fill.encode(out)).collect();
         let mut drafts: Vec<Draft<'_>> =

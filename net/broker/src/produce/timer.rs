@@ -283,7 +283,6 @@ impl Desk {
         }
         let promise = Promise::Answer { to: call.reply, messages: 0, bytes: 0, since_ms: now_ms, says };
         let ticket = self.promises.open(promise);
-        self.touched = true;
         if let Err(error) = self.partitions[local].withdraw(byte, Some(ticket), now_ms) {
             self.promises.close(ticket);
             self.refuse_append(&call.reply, error);

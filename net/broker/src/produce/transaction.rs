@@ -150,7 +150,6 @@ impl Desk {
         let messages = u32::from(committed.is_some());
         let promise = Promise::Answer { to: call.reply, messages, bytes, since_ms: now_ms, says };
         let ticket = self.promises.open(promise);
-        self.touched = true;
         let partition = &mut self.partitions[local];
         let outcome = match committed {
             None => partition.decide(id, None, None, Some(ticket), now_ms),
@@ -215,7 +214,6 @@ impl Desk {
             // If too much waits already, it is due again in a second.
             Err(load) => return self.wait_for(local, load, Cold::Half(id)),
         };
-        self.touched = true;
         let Ok(message) = StoredMessage::decode(&half.message) else {
             tracing::error!(partition = self.partitions[local].number(), id, "a half message cannot be read: it ends");
             // If the log refuses that, it is due again.

@@ -13,7 +13,7 @@ use super::{Order, Outcome, Registrar, body_that_fits, system_error, wrong_body}
 use crate::answer::Answer;
 use crate::call::{ConnectionId, Request};
 use crate::catalog::{Group, Subscription, Topic, Wants};
-use crate::consume::no_filter;
+use crate::filter::no_filter;
 use crate::members::{Beat, CLIENT_ID_BYTES_MAX, Client};
 use crate::topics;
 

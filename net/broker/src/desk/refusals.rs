@@ -1,0 +1,72 @@
+//! What is said to requests that are not served.
+
+use engine::error::AppendError;
+use engine::io::Pieces;
+use protocol::codes::response;
+use protocol::names::ext;
+use protocol::{FieldError, Header};
+
+use super::Desk;
+use crate::answer::LOG_BUSY;
+use crate::call::ReplyTo;
+use crate::config::Settings;
+use crate::place::is_send;
+
+impl Desk {
+    /// Refuses a request: sends with the fields that their answers always have.
+    pub fn refuse(&mut self, to: &ReplyTo, code: i32, remark: &str) {
+        let header = self.replies.header(to, code);
+        header.remark.push_str(remark);
+        if is_send(to.code) {
+            push_region(header, &self.settings);
+            self.traffic.put_failures += 1;
+        }
+        self.replies.send(to, Pieces::new());
+    }
+
+    /// Refuses a request whose fields are missing or malformed, as Java does when it trips over them.
+    pub fn refuse_field(&mut self, to: &ReplyTo, error: FieldError) {
+        self.refuse(to, response::SYSTEM_ERROR, &error.to_string());
+    }
+
+    /// Refuses a request about a topic that does not exist.
+    pub fn refuse_topic(&mut self, to: &ReplyTo, topic: &str) {
+        let remark = format!("topic[{topic}] not exist, apply first please!");
+        self.refuse(to, response::TOPIC_NOT_EXIST, &remark);
+    }
+
+    /// Answers that a message was not stored.
+    pub fn refuse_append(&mut self, to: &ReplyTo, error: AppendError) {
+        let (code, remark) = match error {
+            AppendError::TooLarge { bytes, bytes_max } => (
+                response::MESSAGE_ILLEGAL,
+                format!("the message is illegal: stored it would take {bytes} bytes, at most {bytes_max} fit"),
+            ),
+            AppendError::Busy => (response::SYSTEM_BUSY, LOG_BUSY.to_owned()),
+            AppendError::Full => (
+                response::SERVICE_NOT_AVAILABLE,
+                "service not available now. It may be caused by one of the following reasons: the broker's disk is full".to_owned(),
+            ),
+            AppendError::Opening => (response::SERVICE_NOT_AVAILABLE, "the broker is starting up".to_owned()),
+            AppendError::Closed(kind) => {
+                (response::SERVICE_NOT_AVAILABLE, format!("service not available now: the log is closed ({kind})"))
+            }
+        };
+        self.refuse(to, code, &remark);
+    }
+
+    pub(super) fn refuse_code(&mut self, reply: &ReplyTo) {
+        let remark = format!(" request type {} not supported", reply.code);
+        self.refuse(reply, response::REQUEST_CODE_NOT_SUPPORTED, &remark);
+    }
+
+    pub(super) fn refuse_read(&mut self, reply: &ReplyTo) {
+        self.refuse(reply, response::SYSTEM_ERROR, "the log cannot be read here: the disk reported an error");
+    }
+}
+
+/// The fields that every answer to a send has (PROTOCOL 4.1, item 2).
+pub fn push_region(header: &mut Header, settings: &Settings) {
+    header.fields.push(ext::MSG_REGION, &settings.region);
+    header.fields.push_bool(ext::TRACE_ON, settings.trace_on);
+}

@@ -1,0 +1,239 @@
+//! What consumers ask: pops, peeks and notifications, checked and made into pops (PROTOCOL 7).
+
+use std::sync::Arc;
+
+use engine::io::Pieces;
+use protocol::codes::response;
+use protocol::headers::{Notification, PeekMessage, PollingInfo, PollingInfoAnswer, PopAnswer, PopMessage};
+use protocol::names::{self, perm};
+
+use super::account::LOAN_MESSAGES_MAX;
+use super::waiting::LineKey;
+use super::{INVISIBLE_MS_MAX, Pop, Way, Wish};
+use crate::answer::BUSY;
+use crate::call::Call;
+use crate::catalog::{Topic, Wants};
+use crate::consume::PARK_MS_MAX;
+use crate::desk::Desk;
+use crate::mail::{Ensure, Mail, Make};
+use crate::parked::Filter;
+
+/// Longest text of tags that a notification is filtered by; with a longer one everything is told.
+const NOTICE_TAGS_BYTES_MAX: usize = 1 << 10;
+/// A pop that comes so late after its own end is not served. Milliseconds.
+const LATE_MS: u64 = 500;
+
+/// What both requests say.
+struct Asked<'a> {
+    group: &'a str,
+    topic: &'a str,
+    queue: i32,
+    poll_ms: i64,
+    born_ms: Option<i64>,
+    is_orderly: bool,
+    attempt: Option<&'a str>,
+}
+
+impl Desk {
+    /// POP_MESSAGE (200050).
+    pub(crate) fn pop_request(&mut self, call: &Call<'_>, now_ms: u64) {
+        let asked = match PopMessage::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let (poll_ms, born_ms) = (asked.poll_time, asked.born_time.filter(|born_ms| *born_ms != 0));
+        let end_ms = born_ms.map_or(now_ms.cast_signed(), |born_ms| born_ms.saturating_add(poll_ms.max(0)));
+        // One that waited for its group to be made is late by our own doing.
+        if !call.resumed && now_ms.cast_signed().saturating_sub(end_ms) > LATE_MS.cast_signed() {
+            let remark = format!("the broker[{}] pop message is timeout too much", self.settings.broker_ip1);
+            // Clients look for the fields of an answer beside this code.
+            let header = self.replies.header(&call.reply, response::POLLING_TIMEOUT);
+            header.remark.push_str(&remark);
+            PopAnswer::default().push(&mut header.fields);
+            return self.replies.send(&call.reply, Pieces::new());
+        }
+        if asked.max_msg_nums > LOAN_MESSAGES_MAX as i32 {
+            let remark = format!(
+                "the broker[{}] pop message's num is greater than {LOAN_MESSAGES_MAX}",
+                self.settings.broker_ip1
+            );
+            return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
+        }
+        let Some(invisible_ms) = u64::try_from(asked.invisible_time).ok().filter(|time_ms| *time_ms > 0) else {
+            let remark = format!("invisibleTime[{}] is illegal", asked.invisible_time);
+            return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
+        };
+        let common = Asked {
+            group: asked.consumer_group,
+            topic: asked.topic,
+            queue: asked.queue_id,
+            poll_ms,
+            born_ms,
+            is_orderly: asked.order,
+            attempt: asked.attempt_id,
+        };
+        let Some(mut pop) = self.admit_pop(call, &common, now_ms) else { return };
+        let (kind, text) = (asked.expression_type.unwrap_or(""), asked.expression.unwrap_or(""));
+        // Without a text there is nothing to filter by, whatever the type.
+        let kind = if text.is_empty() { "" } else { kind };
+        let Some(wants) = self.own_filter(&call.reply, asked.topic, kind, text) else { return };
+        pop.wish = Wish::Messages {
+            count: u32::try_from(asked.max_msg_nums).unwrap_or(0).max(1),
+            invisible_ms: invisible_ms.min(INVISIBLE_MS_MAX),
+            from_last: asked.init_mode != 0,
+            filter: Filter::Own(wants),
+        };
+        self.pop_again(pop, now_ms);
+    }
+
+    /// PEEK_MESSAGE (200052).
+    pub(crate) fn peek_request(&mut self, call: &Call<'_>, now_ms: u64) {
+        let asked = match PeekMessage::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let common = Asked {
+            group: asked.consumer_group,
+            topic: asked.topic,
+            queue: asked.queue_id,
+            poll_ms: 0,
+            born_ms: None,
+            is_orderly: false,
+            attempt: None,
+        };
+        let Some(mut pop) = self.admit_pop(call, &common, now_ms) else { return };
+        let count = u32::try_from(asked.max_msg_nums).unwrap_or(0).min(self.settings.limits.pull_messages);
+        pop.wish = Wish::Look { count };
+        self.pop_again(pop, now_ms);
+    }
+
+    /// NOTIFICATION (200054).
+    pub(crate) fn notification(&mut self, call: &Call<'_>, now_ms: u64) {
+        let asked = match Notification::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let common = Asked {
+            group: asked.consumer_group,
+            topic: asked.topic,
+            queue: asked.queue_id,
+            poll_ms: asked.poll_time,
+            born_ms: asked.born_time.filter(|born_ms| *born_ms != 0),
+            is_orderly: asked.order,
+            attempt: asked.attempt_id,
+        };
+        let Some(mut pop) = self.admit_pop(call, &common, now_ms) else { return };
+        let (kind, text) = (asked.expression_type.unwrap_or(""), asked.expression.unwrap_or(""));
+        // As in RocketMQ: without a type there is no filter, and one that is not of tags lets everything through here.
+        if !kind.is_empty() && !text.is_empty() {
+            let Some(wants) = self.own_filter(&call.reply, asked.topic, kind, text) else { return };
+            // A long text would be looked through at every message: who wants that much is told of everything.
+            let is_filter = matches!(wants, Wants::Tags(_)) && text.len() <= NOTICE_TAGS_BYTES_MAX;
+            pop.wish = Wish::Notice { tags: is_filter.then(|| text.into()) };
+        }
+        self.pop_again(pop, now_ms);
+    }
+
+    /// POLLING_INFO (200055): how many pops wait.
+    pub(crate) fn polling_info(&mut self, call: &Call<'_>) {
+        let asked = match PollingInfo::parse(&call.header.fields) {
+            Ok(asked) => asked,
+            Err(error) => return self.refuse_field(&call.reply, error),
+        };
+        let Some((topic, queue)) = self.topic_to_pop(call, asked.topic, asked.queue_id) else { return };
+        let Some(group) = self.group_to_pop(call, asked.consumer_group) else { return };
+        let count =
+            self.pops.waiting.count_in(&LineKey { topic: topic.id, group, queue, is_notice: false, tags: None });
+        let header = self.replies.header(&call.reply, response::SUCCESS);
+        PollingInfoAnswer { polling_num: i32::try_from(count).unwrap_or(i32::MAX) }.push(&mut header.fields);
+        self.replies.send(&call.reply, Pieces::new());
+    }
+
+    /// Checks that a group may pop from a topic. `None`: it is answered, or waits for its group.
+    fn admit_pop(&mut self, call: &Call<'_>, asked: &Asked<'_>, now_ms: u64) -> Option<Box<Pop>> {
+        let (topic, queue) = self.topic_to_pop(call, asked.topic, asked.queue)?;
+        let group = self.group_to_pop(call, asked.group)?;
+        let now = now_ms.cast_signed();
+        // A client's clock may be any; nobody waits for longer than it asks.
+        let until = asked.born_ms.unwrap_or(now).saturating_add(asked.poll_ms).min(now.saturating_add(asked.poll_ms));
+        let until_ms = u64::try_from(until).unwrap_or(0).min(now_ms + PARK_MS_MAX);
+        Some(Box::new(Pop {
+            reply: call.reply,
+            group,
+            topic,
+            queue,
+            wish: Wish::Notice { tags: None },
+            is_orderly: asked.is_orderly,
+            attempt: asked.attempt.filter(|attempt| !attempt.is_empty()).map(Box::from),
+            until_ms: if asked.poll_ms > 0 { until_ms } else { 0 },
+            way: Way::default(),
+        }))
+    }
+
+    /// The topic of a pop and its queue. `None`: it was refused.
+    fn topic_to_pop(&mut self, call: &Call<'_>, name: &str, queue: i32) -> Option<(Arc<Topic>, Option<u32>)> {
+        let reply = &call.reply;
+        if !perm::readable(self.settings.permission) {
+            let remark = format!("the broker[{}] pop message is forbidden", self.settings.broker_ip1);
+            self.refuse(reply, response::NO_PERMISSION, &remark);
+            return None;
+        }
+        let Some(topic) = self.catalog.topic(name).cloned() else {
+            self.refuse_topic(reply, name);
+            return None;
+        };
+        if !topic.is_readable() {
+            let remark = format!("the topic[{name}] peeking message is forbidden");
+            self.refuse(reply, response::NO_PERMISSION, &remark);
+            return None;
+        }
+        if topic.keeps_batches() {
+            let remark = format!("the topic[{name}] is of queue.type BatchCQ: its messages cannot be popped");
+            self.refuse(reply, response::NO_PERMISSION, &remark);
+            return None;
+        }
+        let queue = u32::try_from(queue).ok();
+        if let Some(queue) = queue.filter(|queue| *queue >= topic.read_queues()) {
+            let remark = illegal_queue(queue.cast_signed(), name, &topic, call);
+            self.refuse(reply, response::INVALID_PARAMETER, &remark);
+            return None;
+        }
+        Some((topic, queue))
+    }
+
+    /// The name of a group that may pop. `None`: it was refused, or is being made.
+    fn group_to_pop(&mut self, call: &Call<'_>, name: &str) -> Option<Arc<str>> {
+        match self.catalog.group(name) {
+            Some(group) if group.may_consume() => Some(group.name.clone()),
+            Some(_) => {
+                let remark = format!("subscription group no permission, {name}");
+                self.refuse(&call.reply, response::NO_PERMISSION, &remark);
+                None
+            }
+            None if call.resumed || !self.settings.auto_create_group || names::check_group(name).is_err() => {
+                let remark = format!("subscription group [{name}] does not exist");
+                self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
+                None
+            }
+            None => {
+                // What a group has consumed lasts only if the group does.
+                let mut request = call.to_request();
+                request.resumed = true;
+                let how = Make::Group { group: name.to_owned() };
+                let ensure = Ensure { topic: String::new(), how, then: Mail::Request(request), back: self.index };
+                if self.outbox.offer(0, Mail::Ensure(Box::new(ensure))).is_err() {
+                    self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
+                }
+                None
+            }
+        }
+    }
+}
+
+pub(super) fn illegal_queue(queue: i32, name: &str, topic: &Topic, call: &Call<'_>) -> String {
+    format!(
+        "queueId[{queue}] is illegal, topic:[{name}] topicConfig.readQueueNums:[{}] consumer:[{}]",
+        topic.read_queues(),
+        call.peer.address
+    )
+}
