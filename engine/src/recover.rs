@@ -194,8 +194,10 @@ pub struct Recovery {
     chain: Option<u32>,
     epoch: u64,
     durable: u64,
-    /// Log bytes behind the end that are still to be searched for headers: from, to.
+    /// Log bytes behind the end that are still to be searched for headers: from there to their segment's end.
     searches: VecDeque<(u64, u64)>,
+    /// Nothing is searched from this log byte on. It moves on with each batch that is found before.
+    reach: u64,
     /// The highest durable watermark that a header there names.
     named: u64,
     /// Bytes of the next read, and of the largest.
@@ -236,6 +238,7 @@ impl Recovery {
             epoch: 0,
             durable: 0,
             searches: VecDeque::new(),
+            reach: 0,
             named: 0,
             read_bytes: READ_BYTES_MIN,
             read_bytes_max: READ_BYTES_MAX,
@@ -469,11 +472,10 @@ impl Recovery {
         }
         // The chain ends here. Is there anybody who knows of more?
         self.stage = Stage::Search;
-        let upto = self.head + self.search_bytes;
+        self.reach = (self.head + self.search_bytes).next_multiple_of(BLOCK_BYTES);
         for segment in &self.live {
-            // Nothing, of those that lie before the end or too far behind it.
-            let from = self.head.max(segment.base + SEGMENT_HEADER_BYTES);
-            self.searches.push_back((from, segment.end().min(upto.next_multiple_of(BLOCK_BYTES))));
+            // Nothing, of those that lie before the end.
+            self.searches.push_back((self.head.max(segment.base + SEGMENT_HEADER_BYTES), segment.end()));
         }
         self.search()
     }
@@ -509,16 +511,16 @@ impl Recovery {
 
     /// Looks for intact headers behind the end.
     fn search(&mut self) -> Result<Next, OpenError> {
-        while let Some(&(from, to)) = self.searches.front() {
-            if from < to {
+        while let Some(&(from, end)) = self.searches.front() {
+            if from < end.min(self.reach) {
                 let start = from - from % BLOCK_BYTES;
                 if !(self.window.from..self.window.end()).contains(&start) {
                     self.window.clear(start);
                     return Ok(Next::Do(self.read_op(start)));
                 }
-                let left = self.look_for_names(from, to);
+                let left = self.look_for_names(from, end);
                 self.searches[0].0 = left;
-                if left < to {
+                if left < end.min(self.reach) {
                     self.window.skip_to(left);
                     return Ok(Next::Do(self.read_op(self.window.end())));
                 }
@@ -540,12 +542,15 @@ impl Recovery {
         Ok(Next::Finished(Found { live, spares, direct: self.direct, end, durable: self.durable }))
     }
 
-    /// Takes the durable watermarks that intact headers in the window name, of log bytes `from` to `to`. Returns where
-    /// to go on, once there is more in the window unless it is `to`, or the window's end.
-    fn look_for_names(&mut self, from: u64, to: u64) -> u64 {
+    /// Takes the durable watermarks that intact headers in the window name, from log byte `from` to the reach or the
+    /// segment's end. Returns where to go on, once there is more in the window unless it is one of them.
+    ///
+    /// A batch that names none moves the reach: what it names was known when it was closed, and it may have waited
+    /// behind many others; an asynchronous log learns what is durable once in a while.
+    fn look_for_names(&mut self, from: u64, end: u64) -> u64 {
         let window = &self.window;
         let bytes = &window.bytes;
-        let is_last = window.end() >= to;
+        let is_last = |reach: u64| window.end() >= end.min(reach);
         let mut at = (from - window.from) as usize;
         while at < bytes.len() {
             // Most of what lies there is zero.
@@ -563,17 +568,19 @@ impl Recovery {
                     && header.partition == self.partition
                     && header.durable <= header.base
                 {
-                    if header.length as usize > bytes.len() - at && !is_last {
+                    if header.length as usize > bytes.len() - at && !is_last(self.reach) {
                         break;
                     }
                     if Batch::open_headers(&bytes[at..]).is_ok() {
                         self.named = self.named.max(header.durable);
+                        let reach = header.end() + self.search_bytes;
+                        self.reach = self.reach.max(reach.next_multiple_of(BLOCK_BYTES));
                     }
                 }
             }
             at += 1;
         }
-        if is_last { to } else { window.from + at as u64 }
+        if is_last(self.reach) { end.min(self.reach) } else { window.from + at as u64 }
     }
 
     /// `length` bytes of the log at `at`; `Err` is where to read on.

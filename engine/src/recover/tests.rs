@@ -581,6 +581,28 @@ fn the_search_behind_the_end_goes_as_far_as_batches_may_have_been_under_way() {
 }
 
 #[test]
+fn the_search_goes_on_behind_each_batch_that_it_finds() {
+    // A watermark may lag by more than what is in the kernel: batches that wait were closed before, and an asynchronous
+    // log learns late what is durable.
+    let reach = 4 * u64::from(BATCH_BYTES_MAX);
+    let mut disk = Disk::new(64 << 20);
+    disk.config.inflight_batches = 1;
+    disk.batch(100);
+    let end = disk.head;
+    disk.segment();
+    disk.segment();
+    let step = reach - 2 * BLOCK_BYTES;
+    for (count, durable) in [(1, 0), (2, end), (3, 0), (4, end + 1)] {
+        let place = (end + count * step).next_multiple_of(BLOCK_BYTES);
+        let mut draft = Draft { at: place, ..disk.draft(5_000) };
+        (draft.header.base, draft.header.previous, draft.header.durable) = (place, 77, durable);
+        disk.put(draft);
+    }
+    let inside = OpenError::Inside { path: path(&name(0)), byte: end, durable: end + 1 };
+    assert_eq!(disk.recover().unwrap_err(), inside);
+}
+
+#[test]
 fn a_checkpoint_says_where_to_begin_and_what_must_be_there() {
     let mut disk = Disk::new(SEGMENT);
     disk.batch(100);
