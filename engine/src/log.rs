@@ -156,6 +156,8 @@ pub struct Log {
     idle_since_ms: u64,
     syncing: Option<Syncing>,
     sync_at_ms: u64,
+    /// Somebody waits until the log is durable up to here.
+    hurried: u64,
     tail: Tail,
     promises: Vec<Promise>,
     failed: Option<Fault>,
@@ -209,6 +211,7 @@ impl Log {
             idle_since_ms: 0,
             syncing: None,
             sync_at_ms: 0,
+            hurried: 0,
             tail: Tail::default(),
             promises: Vec::new(),
             failed: None,
@@ -376,7 +379,7 @@ impl Log {
         if let Flush::Async { interval_ms } = self.flush
             && self.syncing.is_none()
             && self.durable < self.written
-            && now_ms >= self.sync_at_ms
+            && (now_ms >= self.sync_at_ms || self.is_hurried())
         {
             self.sync_at_ms = now_ms + interval_ms;
             let touched = |base: u64, end: u64| base < self.written && self.durable < end;
@@ -399,9 +402,18 @@ impl Log {
             deadline = self.idle_since_ms + IDLE_MS;
         }
         if self.durable < self.written && self.syncing.is_none() {
-            deadline = deadline.min(self.sync_at_ms);
+            deadline = deadline.min(if self.is_hurried() { 0 } else { self.sync_at_ms });
         }
         deadline
+    }
+
+    /// Makes a sync due as soon as all up to this log byte is written.
+    pub fn hurry_to(&mut self, byte: u64) {
+        self.hurried = self.hurried.max(byte);
+    }
+
+    fn is_hurried(&self) -> bool {
+        self.durable < self.hurried && self.hurried <= self.written
     }
 
     /// Makes the next sync due at once.

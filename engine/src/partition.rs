@@ -9,7 +9,7 @@ use crate::facts;
 use crate::format::{Kind, Position, QueueKey};
 use crate::index::Entry;
 use crate::io::{Fault, Op, Outcome};
-use crate::limits::{BATCH_BYTES_MAX, FACT_BYTES_MAX, LogConfig, NOTES_INTERVAL_MS, RECORD_BYTES_MAX};
+use crate::limits::{BATCH_BYTES_MAX, FACT_BYTES_MAX, Flush, LogConfig, NOTES_INTERVAL_MS, RECORD_BYTES_MAX};
 use crate::loads::{LoadId, Loads};
 use crate::log::{Counts, End, Log, Promise, Ticket, Want};
 use crate::message::{Draft, Stored};
@@ -152,6 +152,8 @@ pub struct Partition {
     moving: BTreeMap<u64, u64>,
     /// Marks that end messages that waited and are not durable yet, each with the log byte of the message.
     delivering: VecDeque<(u64, u64)>,
+    /// Who is told when the log is durable up to a byte.
+    promised: VecDeque<(u64, Ticket)>,
     delayed_offset: u64,
     /// The checkpoint that is being written, and the log byte up to which there is one.
     checkpoint: Option<Checkpoint>,
@@ -217,6 +219,7 @@ impl Partition {
             rolled: 0,
             moving: BTreeMap::new(),
             delivering: VecDeque::new(),
+            promised: VecDeque::new(),
             delayed_offset: 0,
             checkpoint: None,
             checkpointed: 0,
@@ -303,7 +306,7 @@ impl Partition {
     }
 
     /// Changes facts together; `None` deletes one. They are readable at once; when the ticket comes back all of them are
-    /// durable, or, after a failure, all or none. Keys start with a byte that is not zero.
+    /// as safe as a message is then, or, after a failure, all or none. Keys start with a byte that is not zero.
     pub fn put(
         &mut self,
         changes: &[(&[u8], Option<&[u8]>)],
@@ -329,6 +332,23 @@ impl Partition {
         payloads.iter().for_each(|payload| _ = self.record_facts(payload));
         changes.iter().for_each(|(key, value)| self.derived.facts.set(key, *value));
         self.log.promise().tickets.extend(ticket);
+        Ok(())
+    }
+
+    /// As [`put`](Partition::put), for what other partitions build on: when the ticket comes back the facts are durable,
+    /// whatever the flush. An asynchronous log is synced at once for it.
+    pub fn put_durably(
+        &mut self,
+        changes: &[(&[u8], Option<&[u8]>)],
+        ticket: Ticket,
+        now_ms: u64,
+    ) -> Result<(), AppendError> {
+        if self.config.flush == Flush::Sync {
+            return self.put(changes, Some(ticket), now_ms);
+        }
+        self.put(changes, None, now_ms)?;
+        self.log.hurry_to(self.log.accepted());
+        self.promised.push_back((self.log.accepted(), ticket));
         Ok(())
     }
 
@@ -483,6 +503,10 @@ impl Partition {
                 return;
             }
             State::Starting { .. } | State::Open | State::Shutting => {}
+        }
+        let durable = self.log.durable();
+        while let Some((_, ticket)) = self.promised.pop_front_if(|(end, _)| *end <= durable) {
+            self.effects.push(Effect::Stored(ticket, Ok(())));
         }
         self.begin_loads(Some(now_ms));
         let busy = !self.log.is_quiet(now_ms);

@@ -491,8 +491,7 @@ impl World {
         let topic = self.topic();
         let changes = |asked: &Asked| matches!(asked, Asked::Create { topic: other } | Asked::Delete { topic: other } if *other == topic);
         let changing = self.clients.iter().any(|client| client.waiting.values().any(changes));
-        // What a power cut makes of a deletion that is not synced is beyond this model.
-        if changing || self.model.topics[topic].doubtful || self.flush != engine::limits::Flush::Sync {
+        if changing || self.model.topics[topic].doubtful {
             return;
         }
         let name = self.name(topic);

@@ -575,9 +575,9 @@ impl Model {
             let older = |sent: &Sent| sent.topic == topic && sent.sure && sent.life == life && !sent.gone;
             if !found.iter().any(|id| older(&self.sent[*id])) {
                 self.topics[topic].life += 1;
-                // Without a message that would have to be there, nobody knows: retention takes some.
+                // Without a message that would have to be there, nobody knows: retention takes some, a power cut too.
                 let stays = |sent: &Sent| sent.place.is_some_and(|place| !retired(place.position));
-                let known = self.sent.iter().any(|sent| older(sent) && stays(sent));
+                let known = !lossy && self.sent.iter().any(|sent| older(sent) && stays(sent));
                 self.forget_slots(topic, known);
                 for sent in self.sent.iter_mut().filter(|sent| !known && sent.topic == topic && sent.life == life) {
                     sent.sure = false;

@@ -216,9 +216,9 @@ impl Partition {
         let fault = self.log.failed().expect("the caller looked");
         tracing::error!(partition = self.config.partition, %fault, "a write or a sync failed: the log is closed until it is recovered");
         let broken = AppendError::Closed(fault.kind());
-        for promise in self.log.take_broken() {
-            self.effects.extend(promise.tickets.iter().map(|ticket| Effect::Stored(*ticket, Err(broken))));
-        }
+        let tickets = self.log.take_broken().into_iter().flat_map(|promise| promise.tickets);
+        let tickets = tickets.chain(self.promised.drain(..).map(|(_, ticket)| ticket));
+        self.effects.extend(tickets.map(|ticket| Effect::Stored(ticket, Err(broken))));
         self.effects.push(Effect::Closed(format!("a write or a sync failed: {fault}")));
         if matches!(self.state, State::Shutting) {
             // It was about to end anyway: the next start recovers it.

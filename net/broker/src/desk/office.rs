@@ -84,7 +84,7 @@ impl Desk {
         let ticket = self.promises.open(Promise::Change(change));
         let local = self.local(0).expect("the registrar is where partition 0 is");
         let changes: Vec<_> = facts.iter().map(|(key, value)| (key.as_slice(), value.as_deref())).collect();
-        if let Err(error) = self.partitions[local].put(&changes, Some(ticket), now_ms) {
+        if let Err(error) = self.partitions[local].put_durably(&changes, ticket, now_ms) {
             // Told in the next turn: never from within an order.
             self.office.refused.push((ticket, error));
         }
