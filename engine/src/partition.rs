@@ -731,7 +731,7 @@ impl Partition {
         let Some(oldest) = live.front().filter(|_| live.len() > 1) else { return };
         let (end, newest_ms) = (oldest.end(), oldest.newest_ms);
         let content = self.log.head() - oldest.base;
-        let scarce = self.segments.is_scarce(self.config.disk_free_min.saturating_mul(2));
+        let scarce = self.segments.lack_room(self.config.disk_free_min);
         let old = newest_ms.saturating_add(self.config.retention_ms) < now_ms;
         let due = old || content > self.config.retention_bytes || scarce;
         let free = self.derived.snapshot.is_some_and(|snapshot| snapshot >= end) && self.log.durable() >= end;

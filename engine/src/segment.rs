@@ -200,9 +200,24 @@ impl Segments {
         self.live.iter().map(|segment| segment.handle).chain(spares).chain(making).chain(retiring)
     }
 
-    /// Whether less than `bytes` are available, as far as is known since the last segment was retired.
-    pub fn is_scarce(&self, bytes: u64) -> bool {
-        !self.retired && self.going.is_none() && self.available.is_some_and(|available| available < bytes)
+    /// Whether the oldest segment should go for room: less than twice `least` bytes are available, and there is no spare
+    /// file of one that went before. That one is recycled, as long as half as much again as `least` is available; then it
+    /// is freed, before another segment goes.
+    pub fn lack_room(&mut self, least: u64) -> bool {
+        if self.retired || self.going.is_some() || !matches!(self.retiring, Retiring::Rest) {
+            return false;
+        }
+        let Some(available) = self.available.filter(|available| *available < least.saturating_mul(2)) else {
+            return false;
+        };
+        if self.spares.is_empty() {
+            return true;
+        }
+        if available < least.saturating_add(least / 2) {
+            self.going = self.spares.pop_front();
+            self.retired = true;
+        }
+        false
     }
 
     /// Files are opened past the page cache.
@@ -510,5 +525,64 @@ impl Segments {
 
     fn spare_path(&self, base: u64) -> PathBuf {
         self.directory.join(format!("spare-{}", name(base)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Region;
+
+    const SEGMENT: u64 = 128 << 20;
+    const LEAST: u64 = 1 << 30;
+
+    /// A second of a log that retires when there is no room: `available` bytes are left. Returns the files that were
+    /// retired and the bytes that were freed.
+    fn second(segments: &mut Segments, available: u64, now_ms: &mut u64) -> (usize, u64) {
+        let (mut wanted, mut retired, mut freed) = (Vec::new(), 0, 0);
+        let head = segments.live().front().expect("one is live").base + SEGMENT / 2;
+        for _ in 0..SPACE_INTERVAL_MS / SHRINK_INTERVAL_MS {
+            *now_ms += SHRINK_INTERVAL_MS;
+            segments.on_turn(head, true, *now_ms, &mut wanted);
+            if segments.lack_room(LEAST) && segments.retire_oldest(&mut wanted) {
+                retired += 1;
+            }
+            while let Some((chore, op)) = wanted.pop() {
+                let outcome = match op {
+                    Op::Space { .. } => Outcome::Space { available, total: 1 << 40 },
+                    Op::Remove { .. } => {
+                        freed += SEGMENT;
+                        Outcome::Nothing
+                    }
+                    _ => Outcome::Nothing,
+                };
+                segments.on_done(chore, Ok(outcome), *now_ms, &mut wanted);
+            }
+        }
+        (retired, freed)
+    }
+
+    #[test]
+    fn where_room_is_scarce_what_went_is_freed_before_more_goes() {
+        let mut config = LogConfig::new("/p", 3, Region::new(8, 1 << 20).unwrap(), |_| None);
+        (config.segment_bytes, config.prepare_bytes) = (SEGMENT, 0);
+        let live = (0..8).map(|index| {
+            let (base, handle) = (index * SEGMENT, Handle(3 + index as i32));
+            Segment { base, bytes: SEGMENT, handle, newest_ms: 0, zeroed_to: base + SEGMENT }
+        });
+        let mut segments = Segments::new(&config, true, live.collect(), Vec::new());
+        let mut now_ms = 1_000_000;
+        let mut go = |available| second(&mut segments, available, &mut now_ms);
+        assert_eq!(go(2 * LEAST), (0, 0));
+        // A little too few: one goes and waits to be recycled, however long that takes.
+        assert_eq!((go(2 * LEAST - 1).0, go(2 * LEAST - 1), go(3 * LEAST / 2)), (1, (0, 0), (0, 0)));
+        // Far too few: that one is freed, and then one after the other.
+        let (mut retired, mut freed) = (1, 0);
+        for _ in 0..6 {
+            let (more, less) = go(3 * LEAST / 2 - 1);
+            (retired, freed) = (retired + more, freed + less);
+            assert!(retired as u64 <= 1 + freed / SEGMENT, "{retired} went, {freed} bytes are free");
+        }
+        assert!(freed >= 2 * SEGMENT, "{freed}");
     }
 }
