@@ -138,6 +138,8 @@ pub struct Partition {
     snapshot_ending: Option<(u64, u64)>,
     /// Where the log stood when the last snapshot was begun or thought unnecessary.
     snapshot_segment: u64,
+    /// The next snapshot begins behind this log byte, so that at most half of the log is snapshots.
+    snapshot_after: u64,
     /// Syncs of an opening in the kernel.
     starts: usize,
     /// Noted facts that are in the log and not durable yet, with the log byte of their record.
@@ -210,6 +212,7 @@ impl Partition {
             snapshot: None,
             snapshot_ending: None,
             snapshot_segment: 0,
+            snapshot_after: 0,
             starts: 0,
             notes: VecDeque::new(),
             notes_at_ms: 0,

@@ -174,6 +174,7 @@ impl Partition {
         self.log = Log::new(&self.config, found.end);
         self.snapshot = None;
         self.snapshot_ending = None;
+        self.snapshot_after = 0;
         self.delivering.clear();
         self.delivery = Default::default();
         self.rolled = 0;

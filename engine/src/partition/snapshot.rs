@@ -1,4 +1,5 @@
-//! All live facts, written again into the log whenever a segment is sealed: what retention needs.
+//! All live facts, written again into the log whenever a segment is sealed: what retention needs. Where they are larger
+//! than a segment, the log grows by as much before they are written once more.
 
 use super::{FACTS_RECORD_BYTES, Partition, RETRY_MS};
 use crate::derived::queue_fact_key;
@@ -25,7 +26,8 @@ impl Partition {
     pub(super) fn snapshot(&mut self, now_ms: u64) {
         let current = self.segments.holding(self.log.head()).map_or(0, |segment| segment.base);
         let nobody = QueueKey { topic: 0, queue: 0 };
-        if self.snapshot.is_none() && self.snapshot_ending.is_none() && current > self.snapshot_segment {
+        let is_due = current > self.snapshot_segment && self.log.head() >= self.snapshot_after;
+        if is_due && self.snapshot.is_none() && self.snapshot_ending.is_none() {
             if self.reserve(0, 1, now_ms).is_err() {
                 return;
             }
@@ -59,6 +61,8 @@ impl Partition {
         } else if self.reserve(0, 1, now_ms).is_ok() {
             let end = self.log.record(Kind::SnapshotEnd, nobody, self.snapshot_segment, 0, |_, _| {});
             self.snapshot_ending = Some((end, snapshot.begin));
+            // One that is larger than a segment ends in another one: that would be due at once.
+            self.snapshot_after = end + (end - snapshot.begin);
         } else {
             snapshot.facts_left = false;
             snapshot.again_ms = now_ms + RETRY_MS;
