@@ -16,7 +16,7 @@ use io_uring::types::{CancelBuilder, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, cqueue, opcode, squeue};
 use std::collections::VecDeque;
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -51,6 +51,9 @@ pub struct RingConfig {
     pub busy_poll: Duration,
     /// Regions whose writes skip the mapping of pages: registered with the kernel, which pins them.
     pub regions: Vec<Arc<Region>>,
+    /// A file that the kernel keeps open until it has done all operations of this ring. After `kill -9` those go on for
+    /// as long as the disk takes: whoever waits for the lock (`flock`) on this file sees none of them land later.
+    pub kept: Option<Arc<File>>,
 }
 
 impl Default for RingConfig {
@@ -62,6 +65,7 @@ impl Default for RingConfig {
             receive_bytes: 16 * 1024,
             busy_poll: Duration::ZERO,
             regions: Vec::new(),
+            kept: None,
         }
     }
 }
@@ -221,6 +225,9 @@ impl Ring {
             .map_err(explain)?;
         let mut notes = Vec::new();
         let registered = register(&uring, config.regions, &mut notes);
+        if let Some(kept) = &config.kept {
+            uring.submitter().register_files(&[kept.as_raw_fd()]).map_err(explain)?;
+        }
         let mut probe = Probe::new();
         uring.submitter().register_probe(&mut probe).map_err(explain)?;
         let mut ring = Ring {

@@ -6,6 +6,7 @@ use engine::buffer::{BLOCK, Chunk, Region};
 use engine::io::{Done, Fault, Handle, Io, Op, OpenHow, Outcome, Pieces, Tag};
 use engine::ring::{Ring, RingConfig};
 use std::collections::{HashMap, VecDeque};
+use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -589,6 +590,21 @@ fn dropping_a_busy_ring_lets_go_of_its_memory() {
         let received = reader.join().unwrap().unwrap();
         assert!(received.iter().all(|byte| *byte == round), "round {round}: reused memory was sent");
     }
+}
+
+/// After `kill -9` the kernel still writes for the ring of the process that is gone: a lock tells the next one.
+#[test]
+fn a_file_stays_open_until_the_kernel_has_done_everything_for_its_ring() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("LOCK");
+    let lock = File::create(&path).unwrap();
+    lock.lock().unwrap();
+    let Some(ring) = ring(RingConfig { kept: Some(Arc::new(lock)), ..RingConfig::default() }) else { return };
+    // The config and with it our own descriptor are gone.
+    let next = File::open(&path).unwrap();
+    assert!(matches!(next.try_lock(), Err(TryLockError::WouldBlock)));
+    drop(ring);
+    next.lock().unwrap();
 }
 
 /// A ring dropped on a thread that may not drive it gives nothing back rather than too early.

@@ -502,6 +502,7 @@ impl Builder<'_> {
             receive_bytes: small("engine.receive_buffer_bytes"),
             busy_poll: Duration::from_micros(self.config.number("engine.busy_poll_us")),
             regions: vec![memory.clone()],
+            kept: Some(self.home.lock()),
         });
         let ring = ring.map_err(|error| format!("core {core}: {error}"))?;
         for note in ring.notes() {

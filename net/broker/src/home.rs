@@ -10,6 +10,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::ring::Disk;
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 /// The format of what lies in the directory. A directory of another one is refused.
 pub const FORMAT: u32 = 1;
 /// How long to wait for a lock or a port of a dead process. 3 s: its ring lets go of them some tens
-/// of milliseconds after `kill -9`, on a busy machine later.
+/// of milliseconds after `kill -9`, on a busy machine later, and not before its last write has come back from the disk.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 /// How often to look again: the kernel has no event for it.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -33,7 +34,7 @@ pub struct Home {
     path: PathBuf,
     partitions: u16,
     is_kept: bool,
-    _lock: File,
+    lock: Arc<File>,
 }
 
 /// What `store.toml` says.
@@ -77,7 +78,7 @@ impl Home {
             let text = format!("store.toml: format {} is not {FORMAT}, which this version reads", store.format);
             return Err(format!("data directory {} (log.dir): {text}", path.display()));
         }
-        Ok(Home { path: path.to_path_buf(), partitions: store.partitions, is_kept, _lock: lock })
+        Ok(Home { path: path.to_path_buf(), partitions: store.partitions, is_kept, lock: Arc::new(lock) })
     }
 
     /// Fixes the number of partitions for ever. Before the first log is made, and not before everything
@@ -90,6 +91,11 @@ impl Home {
             self.is_kept = true;
         }
         Ok(())
+    }
+
+    /// The file whose lock says that the directory is in use. Rings keep it open while the kernel writes for them.
+    pub fn lock(&self) -> Arc<File> {
+        Arc::clone(&self.lock)
     }
 
     /// How many partitions it has.
