@@ -18,6 +18,12 @@ use crate::config::Limits;
 pub const CONNECTION_GROUPS_MAX: usize = 1_024;
 /// Most memberships at all. 1 Mi, some 200 bytes each.
 pub const MEMBERSHIPS_MAX: usize = 1 << 20;
+/// Most bytes of what a group says of one topic: its name, an expression or tags. 64 KiB: an expression has 16 at most.
+pub const SUBSCRIPTION_BYTES_MAX: usize = 64 << 10;
+/// Most bytes of the subscriptions of all groups. 64 MiB; a usual one has some 40 bytes.
+pub const SUBSCRIPTIONS_BYTES_MAX: usize = 64 << 20;
+/// What a tag takes beside its text, about.
+const TAG_BYTES: usize = 48;
 /// Longest client id, in bytes. Stock ones are `ip@instance@unit`, mostly below 60.
 pub const CLIENT_ID_BYTES_MAX: usize = 512;
 
@@ -30,6 +36,8 @@ pub struct Members {
     /// Where the producers are, by what they call themselves.
     ids: BTreeMap<Arc<str>, ConnectionId>,
     count: usize,
+    /// Of all subscriptions.
+    bytes: usize,
 }
 
 /// A client instance on a connection.
@@ -49,6 +57,8 @@ struct ConsumerGroup {
     /// As the last heartbeat said: type, model, where from; the subscriptions stand below.
     about: About,
     subscriptions: BTreeMap<Arc<str>, Subscribed>,
+    /// Bytes of the subscriptions.
+    bytes: usize,
     /// Of the last heartbeat's subscriptions, made by a client of version 5; else 0.
     fingerprint: i32,
 }
@@ -116,6 +126,13 @@ impl Members {
         if data.subscription_data_set.len() > limits.group_subscriptions {
             return Err(format!("group {name} subscribes to more than {} topics", limits.group_subscriptions));
         }
+        if data.subscription_data_set.iter().any(|data| bytes_of(data) > SUBSCRIPTION_BYTES_MAX) {
+            return Err(format!("group {name} says more than {SUBSCRIPTION_BYTES_MAX} bytes of a topic"));
+        }
+        let bytes = data.subscription_data_set.iter().map(bytes_of).sum::<usize>();
+        if self.bytes - known.map_or(0, |(_, group)| group.bytes) + bytes > SUBSCRIPTIONS_BYTES_MAX {
+            return Err(format!("subscriptions of {SUBSCRIPTIONS_BYTES_MAX} bytes are all this broker holds"));
+        }
         if is_new {
             if clients >= limits.group_clients {
                 return Err(format!("group {name} has {clients} clients already"));
@@ -134,6 +151,7 @@ impl Members {
                 clients: BTreeMap::new(),
                 about,
                 subscriptions: BTreeMap::new(),
+                bytes: 0,
                 fingerprint: beat.fingerprint,
             }),
         };
@@ -142,7 +160,9 @@ impl Members {
         group.fingerprint = beat.fingerprint;
         let mut is_notable = is_new;
         if !beat.without_subscriptions {
+            self.bytes -= group.bytes;
             is_notable |= group.subscribe(data.subscription_data_set);
+            self.bytes += group.bytes;
         } else if group.subscriptions.is_empty() {
             // Stock brokers forget to ask: after their restart such a client consumes nothing.
             wants_full = true;
@@ -165,7 +185,13 @@ impl Members {
             }
             self.count_one(connection, |joined| &mut joined.producers, &name)?;
         }
-        self.producers.entry(name).or_default().insert(connection, client.clone());
+        let before = self.producers.entry(name).or_default().insert(connection, client.clone());
+        // It calls itself something else now.
+        if let Some(before) = before.filter(|before| before.id != client.id)
+            && self.ids.get(&before.id) == Some(&connection)
+        {
+            self.ids.remove(&before.id);
+        }
         if self.ids.get(&client.id) != Some(&connection) {
             self.ids.insert(client.id.clone(), connection);
         }
@@ -353,6 +379,7 @@ impl Members {
         group.clients.remove(&connection).expect("a connection is in its groups");
         self.count -= 1;
         if group.clients.is_empty() {
+            self.bytes -= group.bytes;
             self.consumers.remove(name);
         }
     }
@@ -389,8 +416,15 @@ impl ConsumerGroup {
                 }
             }
         }
+        self.bytes = self.subscriptions.values().map(|subscribed| bytes_of(&subscribed.data)).sum();
         is_changed
     }
+}
+
+/// About what a subscription takes.
+fn bytes_of(data: &SubscriptionData) -> usize {
+    let tags = data.tags_set.iter().map(|tag| tag.len() + TAG_BYTES).sum::<usize>();
+    data.topic.len() + data.sub_string.len() + data.expression_type.len() + tags + data.code_set.len() * TAG_BYTES
 }
 
 fn connection_of(client: &Client) -> Connection {
@@ -399,5 +433,62 @@ fn connection_of(client: &Client) -> Connection {
         client_addr: client.peer.address.to_string(),
         language: client.peer.language.name().to_owned(),
         version: client.peer.version,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Found};
+    use protocol::Language;
+
+    fn client(id: &str, slot: u32) -> Client {
+        let connection = ConnectionId { core: 0, slot, generation: 0 };
+        let address = "127.0.0.1:1".parse().expect("an address");
+        Client { id: id.into(), peer: Peer { connection, address, language: Language::Java, version: 0 }, seen_ms: 0 }
+    }
+
+    fn limits() -> Limits {
+        Config::default().settings(Found::one_core()).limits
+    }
+
+    #[test]
+    fn a_producer_is_found_by_the_name_it_said_last_and_by_no_other() {
+        let (mut members, limits) = (Members::default(), limits());
+        for number in 0..1_000 {
+            members.join_producer(&client(&format!("c{number}"), 1), "p", &limits).unwrap();
+        }
+        assert_eq!((members.ids.len(), members.producer("c998")), (1, None));
+        assert_eq!(members.producer("c999"), Some(client("", 1).peer.connection));
+        members.close(client("", 1).peer.connection);
+        assert!(members.ids.is_empty());
+    }
+
+    #[test]
+    fn subscriptions_are_bounded_by_their_bytes() {
+        let (mut members, limits) = (Members::default(), limits());
+        let beat = Beat { fingerprint: 0, without_subscriptions: false };
+        let mut join = |group: &str, slot: u32, topics: usize, text: usize| {
+            let of = |topic| SubscriptionData {
+                topic: format!("T{topic}"),
+                sub_string: "x".repeat(text),
+                ..SubscriptionData::default()
+            };
+            let data = ConsumerData {
+                group_name: group.to_owned(),
+                subscription_data_set: (0..topics).map(of).collect(),
+                ..ConsumerData::default()
+            };
+            members.join_consumer(&client("c", slot), data, beat, &limits).map(|_| members.bytes)
+        };
+        assert!(join("g", 1, 1, SUBSCRIPTION_BYTES_MAX).unwrap_err().contains("of a topic"));
+        let most = SUBSCRIPTION_BYTES_MAX - 100;
+        assert!(join("g", 1, 1_000, most).unwrap() < SUBSCRIPTIONS_BYTES_MAX);
+        assert!(join("h", 1, 100, most).unwrap_err().contains("all this broker holds"));
+        // The same again takes no more; what a group gives up is free.
+        assert!(join("g", 1, 1_000, most).is_ok() && join("g", 1, 900, most).is_ok());
+        assert!(join("h", 1, 100, most).is_ok());
+        members.close(client("", 1).peer.connection);
+        assert_eq!(members.bytes, 0);
     }
 }
