@@ -80,7 +80,14 @@ impl Filter {
 #[derive(Debug)]
 pub struct Parked {
     pulls: Waiters<Pull>,
-    queues: HashMap<QueueKey, Vec<Seat>, RandomState>,
+    queues: HashMap<QueueKey, Line, RandomState>,
+}
+
+/// Who waits for one queue. Seats of those who left stay for a while: they are empty, or somebody else's.
+#[derive(Debug, Default)]
+struct Line {
+    seats: Vec<Seat>,
+    left: usize,
 }
 
 impl Parked {
@@ -102,21 +109,23 @@ impl Parked {
         }
         let (queue, until_ms) = (pull.key(), pull.until_ms);
         let seat = self.pulls.add(pull, until_ms);
-        self.queues.entry(queue).or_default().push(seat);
+        self.queues.entry(queue).or_default().seats.push(seat);
         Ok(())
     }
 
     /// Takes out those that wait for this queue.
     pub fn wake(&mut self, queue: QueueKey, woken: &mut Vec<Pull>) {
-        for seat in self.queues.remove(&queue).unwrap_or_default() {
-            woken.extend(self.pulls.take(seat));
+        for seat in self.queues.remove(&queue).unwrap_or_default().seats {
+            if self.pulls.get(seat).is_some_and(|pull| pull.key() == queue) {
+                woken.extend(self.pulls.take(seat));
+            }
         }
     }
 
     /// Takes out those whose time is over.
     pub fn expire(&mut self, now_ms: u64, expired: &mut Vec<Pull>) {
-        while let Some((seat, pull)) = self.pulls.expire(now_ms) {
-            self.leave(seat, pull.key());
+        while let Some((_, pull)) = self.pulls.expire(now_ms) {
+            self.leave(pull.key());
             expired.push(pull);
         }
     }
@@ -133,7 +142,7 @@ impl Parked {
         }
         for seat in self.pulls.find(|pull| gone.contains(&pull.reply.connection)) {
             if let Some(pull) = self.pulls.take(seat) {
-                self.leave(seat, pull.key());
+                self.leave(pull.key());
             }
         }
     }
@@ -146,13 +155,20 @@ impl Parked {
         }
     }
 
-    /// Who waited there does not wait for this queue any more.
-    fn leave(&mut self, seat: Seat, queue: QueueKey) {
-        if let Some(waiting) = self.queues.get_mut(&queue) {
-            waiting.retain(|other| *other != seat);
-            if waiting.is_empty() {
-                self.queues.remove(&queue);
-            }
+    /// One who waited for this queue does not any more. Its seat stays in the line until half of those there are left:
+    /// many who leave at once cost each a few steps, and not all of the line.
+    fn leave(&mut self, queue: QueueKey) {
+        let Some(line) = self.queues.get_mut(&queue) else { return };
+        line.left += 1;
+        if 2 * line.left < line.seats.len() {
+            return;
+        }
+        line.left = 0;
+        line.seats.sort_unstable();
+        line.seats.dedup();
+        line.seats.retain(|seat| self.pulls.get(*seat).is_some_and(|pull| pull.key() == queue));
+        if line.seats.is_empty() {
+            self.queues.remove(&queue);
         }
     }
 }
@@ -261,6 +277,29 @@ mod tests {
         assert_eq!(slots(&mut out), [4]);
         parked.expire(1000, &mut out);
         assert!(out.is_empty() && parked.count() == 0 && parked.queues.is_empty() && parked.deadline().is_none());
+    }
+
+    #[test]
+    fn seats_of_those_who_left_are_used_again_and_nobody_is_woken_for_another_queue() {
+        let mut parked = Parked::new(100_000, 7);
+        let mut out = Vec::new();
+        for slot in 0..50_000 {
+            parked.park(pull(9, 0, slot, if slot < 20_000 { 10 } else { 20 })).unwrap();
+        }
+        parked.expire(10, &mut out);
+        assert_eq!((out.len(), parked.count()), (20_000, 30_000));
+        // Their seats are taken again, by those of another queue and of the same.
+        for slot in 0..20_000 {
+            parked.park(pull(9, slot % 2, slot, 30)).unwrap();
+        }
+        out.clear();
+        parked.wake(QueueKey { topic: 9, queue: 1 }, &mut out);
+        assert!(out.len() == 10_000 && out.iter().all(|pull| pull.queue == 1));
+        out.clear();
+        parked.expire(20, &mut out);
+        assert_eq!(out.len(), 30_000);
+        parked.wake(QueueKey { topic: 9, queue: 0 }, &mut out);
+        assert_eq!((out.len(), parked.count(), parked.queues.len()), (40_000, 0, 0));
     }
 
     #[test]
