@@ -11,6 +11,9 @@ use crate::call::ReplyTo;
 use crate::catalog::{Subscription, Wants};
 use crate::desk::Desk;
 
+/// Tags that a pull brings with it, at most; a group's subscription has room for as many.
+const TAGS_MAX: usize = 1_024;
+
 /// Messages that one pull compares with an SQL expression: about a millisecond of a turn. 1,024.
 pub const MATCHED_MAX: u32 = 1_024;
 
@@ -96,7 +99,11 @@ fn wants_of(topic: &str, expression: &str) -> Option<Wants> {
     if matches!(expression, "" | "*") {
         return Some(Wants::All);
     }
-    SubscriptionData::from_expression(topic, expression).map(|data| Subscription::of(&data).wants)
+    let data = SubscriptionData::from_expression(topic, expression)?;
+    if data.code_set.len() > TAGS_MAX {
+        return Some(Wants::Wrong(format!("it has more than {TAGS_MAX} tags").into()));
+    }
+    Some(Subscription::of(&data).wants)
 }
 
 /// What an expression of tags wants; it was looked at when it came.
@@ -122,6 +129,9 @@ mod tests {
         ] {
             assert_eq!(wants_of("T", expression), wanted, "{expression:?}");
         }
+        let many = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>().join("||");
+        assert!(matches!(wants_of("T", &many(TAGS_MAX)), Some(Wants::Tags(tags)) if tags.len() == TAGS_MAX));
+        assert!(matches!(wants_of("T", &many(TAGS_MAX + 1)), Some(Wants::Wrong(_))));
     }
 
     #[test]
