@@ -40,6 +40,9 @@ mod refusals;
 
 use office::Office;
 
+/// Why a reset is refused: a client that did not hear of it would write its old offset over it.
+const RESETS_FULL: &str =
+    "too many offsets that were reset wait for their consumers to come; delete groups that are not used";
 /// What is said to requests of a broker that stops.
 const STOPPING: &str = "the broker is shutting down";
 
@@ -458,13 +461,18 @@ impl Desk {
         let inquiry = &mut ask.inquiry;
         if let Some(group) = inquiry.forgets() {
             self.pops.accounts.forget(|holder| *holder.group == *group);
+            self.pulls.resets.forget_group(group);
         }
         let unwritten = self.pops.accounts.changed() as u64;
         let tally = Tally { traffic: self.traffic, counters: self.counters, unwritten, ..Tally::default() };
         match inquiry.answer(&mut self.partitions, partitions_all, &self.catalog, tally, now_ms) {
-            Ok(part) => {
+            Ok(mut part) => {
                 if let (Some(reset), Part::Reset(Ok(offsets))) = (ask.inquiry.reset().filter(|to| to.is_kept), &part) {
-                    self.reset(reset, offsets, now_ms);
+                    if self.pulls.resets.has_room(offsets.len()) {
+                        self.reset(reset, offsets, now_ms);
+                    } else {
+                        part = Part::Reset(Err(RESETS_FULL.to_owned()));
+                    }
                 }
                 if let Some((group, offsets)) = ask.inquiry.cloned() {
                     // Else what it has would be written over that.

@@ -1,6 +1,6 @@
 //! Where groups are in queues: offsets that they commit and ask for, and the edges of a queue (PROTOCOL 5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use engine::Span;
 use engine::error::AppendError;
@@ -32,11 +32,24 @@ pub struct Resets {
 }
 
 impl Resets {
-    /// A group goes on here. Beyond [`RESETS_MAX`] its clients are not told: they go on where they are.
+    /// Whether `count` more may wait.
+    pub fn has_room(&self, count: usize) -> bool {
+        self.waiting.len() + count <= RESETS_MAX
+    }
+
+    /// A group goes on here; there is room.
     pub fn set(&mut self, queue: QueueKey, group: &str, offset: u64) {
-        if self.waiting.len() < RESETS_MAX {
-            self.waiting.insert((queue.topic, queue.queue, group.into()), offset);
-        }
+        self.waiting.insert((queue.topic, queue.queue, group.into()), offset);
+    }
+
+    /// A group is gone: one of its name has nothing to be told. Cost: all that wait.
+    pub fn forget_group(&mut self, group: &str) {
+        self.waiting.retain(|(_, _, waiting), _| **waiting != *group);
+    }
+
+    /// Topics are gone. Cost: all that wait.
+    pub fn forget_topics(&mut self, gone: &BTreeSet<u32>) {
+        self.waiting.retain(|(topic, ..), _| !gone.contains(topic));
     }
 
     /// Where a group goes on, if its clients do not know yet.

@@ -158,6 +158,7 @@ impl Desk {
         self.pops.accounts.forget(|holder| gone.contains(&holder.key.topic));
         gone.iter().for_each(|id| self.pops.waiting.wake_topic(*id, &mut self.pops.stirred));
         self.stats.forget(&gone);
+        self.pulls.resets.forget_topics(&gone);
         let mut woken = Vec::new();
         gone.iter().for_each(|id| self.pulls.parked.wake_topic(*id, &mut woken));
         for pull in woken {
