@@ -380,7 +380,7 @@ fn the_times_of_a_queue_and_of_a_group_in_it_are_told() {
 }
 
 #[test]
-fn what_a_group_may_not_read_is_noted_and_told() {
+fn what_a_group_may_not_read_is_refused_and_told() {
     with_cores(|home, cores| {
         let server = Server::with_cores(home, cores, &[]);
         let mut client = server.client();
@@ -392,7 +392,14 @@ fn what_a_group_may_not_read_is_noted_and_told() {
             bodies::decode::<Forbidden>(&answer.body).expect("what it may").readable
         };
         assert!(ask(&mut client, &[]));
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        client.expect(response::SUCCESS, heartbeat("c", "g", &["T"]));
+        let header = PullMessage { consumer_group: "g", sys_flag: 0, subscription: None, ..pull_header("T", 0, 0) };
+        let pull = |client: &mut Client, code| client.expect(code, pull_with(request::PULL_MESSAGE, header));
+        pull(&mut client, response::PULL_NOT_FOUND);
         assert!(!ask(&mut client, &[("readable", "false")]));
+        let refused = pull(&mut client, response::NO_PERMISSION);
+        assert_eq!(refused.header.fields.get("forbiddenType"), Some("5"));
         server.kill();
         let server = Server::with_cores(home, cores, &[]);
         let mut client = server.client();

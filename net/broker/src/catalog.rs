@@ -280,6 +280,11 @@ impl Group {
         self.config.consume_broadcast_enable
     }
 
+    /// Whether its members may read this topic (code 353).
+    pub fn may_read(&self, topic: &str) -> bool {
+        self.forbidden.is_empty() || self.forbidden.get(topic).is_none_or(|bits| bits & perm::READ == 0)
+    }
+
     /// How often a message is tried again before it is dead.
     pub fn retries_max(&self) -> i32 {
         self.config.retry_max_times

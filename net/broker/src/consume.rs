@@ -45,6 +45,7 @@ enum Forbidden {
     Group = 2,
     Topic = 3,
     Broadcast = 4,
+    Subscription = 5,
 }
 
 /// The pulls of one core: what waits for messages, and what they brought.
@@ -293,6 +294,13 @@ impl Desk {
         if live.model == MessageModel::Broadcasting && !may_broadcast {
             let remark = format!("the consumer group[{}] can not consume by broadcast way", asked.consumer_group);
             self.forbid(reply, Forbidden::Broadcast, &remark);
+            return None;
+        }
+        let group = self.catalog.group(asked.consumer_group);
+        if group.is_some_and(|group| !group.may_read(asked.topic)) {
+            let remark =
+                format!("the consumer group[{}] is forbidden for topic[{}]", asked.consumer_group, asked.topic);
+            self.forbid(reply, Forbidden::Subscription, &remark);
             return None;
         }
         let Some(subscription) = live.topic(asked.topic) else {

@@ -303,7 +303,8 @@ impl Registrar {
         body_that_fits(bodies::encode(&group.config))
     }
 
-    /// Code 353. As in RocketMQ it is noted and told, and no pull is refused for it: `consumeEnable` forbids consuming.
+    /// Code 353: a group may not read a topic any more, or may again. Pulls that bring their own subscription are served,
+    /// as in RocketMQ.
     pub(super) fn group_forbidden(&mut self, header: &GroupForbidden<'_>) -> Result<Outcome, Answer> {
         self.check_room()?;
         let Some(old) = self.ledger.newest().group(header.group).cloned() else {
