@@ -95,6 +95,46 @@ class SendTest extends SharedServer {
         assertEquals(bodies.stream().sorted().toList(), Clients.texts(clients.read(topic)).stream().sorted().toList());
     }
 
+    /** A producer that gathers what is sent at nearly the same time and sends it as batches. */
+    @Test
+    void autoBatch() throws Exception {
+        String topic = clients.topic(4);
+        DefaultMQProducer producer = clients.producer();
+        producer.setAutoBatch(true);
+        producer.batchMaxDelayMs(20);
+        List<String> bodies = Clients.bodies("gathered", 500);
+        Queue<Throwable> failures = new ConcurrentLinkedQueue<>();
+        Map<String, String> places = new ConcurrentHashMap<>();
+        CountDownLatch answers = new CountDownLatch(bodies.size());
+        for (String body : bodies) {
+            producer.send(new Message(topic, "tag", "key-" + body, Clients.bytes(body)), new SendCallback() {
+                @Override
+                public void onSuccess(SendResult result) {
+                    places.put(result.getMessageQueue().getQueueId() + "@" + result.getQueueOffset(), body);
+                    answers.countDown();
+                }
+
+                @Override
+                public void onException(Throwable e) {
+                    failures.add(e);
+                    answers.countDown();
+                }
+            });
+        }
+        assertTrue(answers.await(Clients.SOON.toSeconds(), TimeUnit.SECONDS), answers.getCount() + " were never answered");
+        assertEquals(List.of(), new ArrayList<>(failures));
+        Map<String, String> stored = new HashMap<>();
+        Set<Long> times = new HashSet<>();
+        for (MessageExt message : clients.read(topic)) {
+            stored.put(message.getQueueId() + "@" + message.getQueueOffset(), Clients.text(message));
+            assertEquals("key-" + Clients.text(message), message.getKeys());
+            times.add(message.getBornTimestamp());
+        }
+        assertEquals(bodies.size(), places.size(), "each message has a place of its own");
+        assertEquals(places, stored);
+        assertTrue(times.size() < bodies.size() / 2, "those of a batch were born together: " + times.size());
+    }
+
     @Test
     void batch() throws Exception {
         String topic = clients.topic(4);
