@@ -142,6 +142,10 @@ fn served(client: &mut Client, queue: i32, mut offset: i64) -> Sent {
     loop {
         let answer = client.ask(pull("T", queue, offset));
         if answer.header.code != response::SUCCESS {
+            // Its queue ends here, or a message is there and says what is wrong with it and where.
+            let (code, remark) = (answer.header.code, &answer.header.remark);
+            let is_named = remark.starts_with("the message at 0:") && remark.ends_with(" is damaged");
+            assert_eq!(code == response::SYSTEM_ERROR, is_named, "{code}: {remark}");
             return found;
         }
         for message in messages(&answer) {

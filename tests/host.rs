@@ -104,7 +104,7 @@ fn pull_what_is_kept(client: &mut Client, stored: i64, mut each: impl FnMut(&Sto
 #[test]
 fn a_filling_disk_refuses_sends_and_goes_on_with_reads() {
     let Some(disk) = Mounted::ext4(320) else {
-        return println!("skipped: no loop device may be mounted here");
+        return tests::skip("no loop device may be mounted here");
     };
     let more = ["--cores", "1", "--set", "log.disk_free_bytes_min=64MiB"];
     let server = Server::start(&disk.at, &more);
@@ -158,7 +158,7 @@ fn a_filling_disk_refuses_sends_and_goes_on_with_reads() {
 #[test]
 fn a_disk_that_is_full_to_the_brim_loses_nothing() {
     let Some(disk) = Mounted::ext4(320) else {
-        return println!("skipped: no loop device may be mounted here");
+        return tests::skip("no loop device may be mounted here");
     };
     // It looks once a second how much is free: until then it finds out by ENOSPC, at whatever it makes next.
     let more = ["--cores", "1", "--set", "log.disk_free_bytes_min=64MiB"];
@@ -257,7 +257,7 @@ fn a_broker_that_is_stopped_and_goes_on_loses_nothing() {
 #[test]
 fn a_disk_without_room_for_a_log_is_named() {
     let Some(disk) = Mounted::ext4(24) else {
-        return println!("skipped: no loop device may be mounted here");
+        return tests::skip("no loop device may be mounted here");
     };
     fill(&disk.at, 4 << 20);
     let refusal = Server::try_start(&disk.at, &["--cores", "1"]).expect_err("a log needs a segment");
@@ -281,7 +281,7 @@ fn a_directory_that_cannot_be_written_is_named() {
     std::fs::create_dir(&data).unwrap();
     std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o555)).unwrap();
     if File::create(data.join("probe")).is_ok() {
-        return println!("skipped: root may write anywhere, and may not mount here");
+        return tests::skip("root may write anywhere, and may not mount here");
     }
     let refusal = Server::try_start(home.path(), &[]).expect_err("nobody may write there");
     assert!(refusal.text.contains("log.dir") && refusal.text.contains("may not write"), "{}", refusal.text);
@@ -291,7 +291,7 @@ fn a_directory_that_cannot_be_written_is_named() {
 fn without_o_direct_it_falls_back_and_says_so() {
     let memory = Path::new("/dev/shm");
     let Ok(home) = tempfile::tempdir_in(memory) else {
-        return println!("skipped: there is no /dev/shm");
+        return tests::skip("there is no /dev/shm");
     };
     // Kernels from 6.6 on have O_DIRECT there too; then there is nothing to say.
     let probe = OpenOptions::new().write(true).create(true).custom_flags(libc::O_DIRECT).open(home.path().join("p"));
@@ -321,7 +321,7 @@ fn a_user_without_privileges_and_locked_memory_is_served() {
     let user = [&*format!("--reuid={NOBODY}"), "--clear-groups", "--inh-caps=-all"];
     let tried = Command::new("setpriv").args(user).arg(&copy).arg("--version").output();
     if !tried.is_ok_and(|output| output.status.success()) {
-        return println!("skipped: this process may not become another user");
+        return tests::skip("this process may not become another user");
     }
     let data = home.path().join("data");
     let start = |locked_bytes: u64| {

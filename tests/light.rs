@@ -195,7 +195,7 @@ fn without_the_settings_the_property_means_nothing_and_they_change_at_run_time()
 #[test]
 fn offsets_beyond_the_bound_are_refused_and_leave_room_for_the_rest() {
     if !tests::is_soak() {
-        return println!("skipped: tests/run --soak runs it");
+        return tests::skip("tests/run --soak runs it");
     }
     let home = tempfile::tempdir().expect("a directory for temporary files");
     let server = Server::with_cores(home.path(), "1", &ON);

@@ -24,7 +24,8 @@ fn ring(config: RingConfig) -> Option<Ring> {
     match Ring::new(config) {
         Ok(ring) => Some(ring),
         Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => {
-            println!("skipped: {error}");
+            // Past the harness, which hides what a test prints that passes.
+            std::io::stderr().write_all(format!("skipped: {error}\n").as_bytes()).expect("stderr");
             None
         }
         Err(error) => panic!("{error}"),

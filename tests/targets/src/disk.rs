@@ -53,7 +53,9 @@ fn repair(bytes: &mut [u8]) -> bool {
         return false;
     }
     bytes[..4].copy_from_slice(b"RMQB");
-    bytes[4..6].copy_from_slice(&1u16.to_be_bytes());
+    // Of each version that is read.
+    let version = 1 + u16::from(bytes[5]) % engine::format::FORMAT_VERSION;
+    bytes[4..6].copy_from_slice(&version.to_be_bytes());
     bytes[52..60].fill(0);
     // As far as the bytes go, so that most inputs lead somewhere.
     let length = bytes.len().min(engine::limits::BATCH_BYTES_MAX as usize);
