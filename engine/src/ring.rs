@@ -631,6 +631,8 @@ impl Drop for Ring {
                 drop(unsafe { OwnedFd::from_raw_fd(number) });
             }
         }
+        // All is done: a process that ends in order lets go of this file at once. It fails if there is none.
+        let _ = self.uring.submitter().unregister_files();
     }
 }
 

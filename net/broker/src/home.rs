@@ -139,14 +139,16 @@ pub fn look(path: &Path) -> Result<Look, String> {
     Ok(Look { partitions: store.map(|store| store.partitions), user: user(&path.join("LOCK")) })
 }
 
-/// Who holds the lock, by the kernel's table: `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`.
+/// Who holds the lock, by the kernel's table: `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`. Nobody, if that process
+/// was killed and the kernel still writes for it.
 fn user(lock: &Path) -> Option<u32> {
     let inode = fs::metadata(lock).ok()?.ino();
     let table = fs::read_to_string("/proc/locks").ok()?;
     table.lines().find_map(|line| {
         let mut words = line.split_ascii_whitespace().skip_while(|word| *word != "FLOCK").skip(3);
-        let (pid, file) = (words.next()?.parse().ok()?, words.next()?);
-        (file.rsplit(':').next()?.parse() == Ok(inode)).then_some(pid)
+        let (pid, file): (u32, _) = (words.next()?.parse().ok()?, words.next()?);
+        let is_there = || Path::new("/proc").join(pid.to_string()).exists();
+        (file.rsplit(':').next()?.parse() == Ok(inode) && is_there()).then_some(pid)
     })
 }
 
