@@ -163,6 +163,7 @@ impl Checkpoint {
                     None => self.stage = Stage::Timers(0),
                 },
                 Stage::Timers(from) => {
+                    payload.reserve(SLICE_BYTES);
                     // Those that came later are found in the log.
                     for timer in derived.timers.between(*from, self.end.head).take(SLICE_TIMERS) {
                         encode_timer(timer, &mut payload);
