@@ -269,6 +269,13 @@ impl Log {
         &self.tail
     }
 
+    /// What of the tail lies below this log byte may soon be given up: half of it, once memory is scarce. 0: nothing.
+    pub fn leaves(&self) -> u64 {
+        let is_scarce = self.memory.free() <= 2 * (self.memory.chunks() / MEMORY_SPARE_PARTS) + 2;
+        let bytes = self.tail.bytes() as u64 / 2;
+        if is_scarce && bytes > 0 { self.tail.floor() + bytes } else { 0 }
+    }
+
     /// Makes room, in one batch, for `records` records with `payload` bytes in all. What is appended next,
     /// up to that, goes into that batch together.
     pub fn reserve(

@@ -381,7 +381,7 @@ impl Partition {
         self.derived.index.retain_topics(keep);
         self.derived.timers.retain_topics(keep);
         self.derived.halves.retain_topics(keep);
-        self.delivery.ahead.retain(&self.derived.timers);
+        self.delivery.retain(&self.derived.timers);
     }
 
     /// Deletes every fact whose key starts with `prefix`.

@@ -3,6 +3,7 @@
 //! Cost: at most some 160 bytes for each that waits, 20 less if nobody can recall it; two thirds of that where many are
 //! due in the same millisecond.
 
+use crate::buffer::prefetch;
 use crate::format::{QueueKey, RECORD_HEADER_BYTES};
 use crate::limits::TIMERS_MAX;
 use ahash::RandomState;
@@ -236,6 +237,13 @@ impl Timers {
         find(page, byte).ok().map(|index| page[index])
     }
 
+    /// Fetches what is known of the one at this log byte into the cache: it is removed soon.
+    pub fn prefetch(&self, byte: u64) {
+        let Some(page) = self.by_byte.get(&(byte >> PAGE_BITS)) else { return };
+        let index = guess(page, byte & ((1 << PAGE_BITS) - 1));
+        page[index.saturating_sub(2)..page.len().min(index + 3)].iter().step_by(2).for_each(|timer| prefetch(timer));
+    }
+
     /// Those behind a [`place`](Timer::place), in the order of time.
     pub fn after(&self, (due_ms, byte): (u64, u64)) -> impl Iterator<Item = Timer> {
         let from = move |at_ms: u64, moment: &Moment| match byte.checked_add(1) {
@@ -329,6 +337,8 @@ mod tests {
             assert_eq!(bytes(&mut timers.with_key(2, 0)), [4, 5], "in the order of the log");
         }
         assert_eq!(timers.with_key(0, 0).count(), 0, "it is no key");
+        timers.prefetch(4);
+        timers.prefetch(u64::MAX);
         timers.retain_topics(&|topic| topic != 0);
         assert_eq!((timers.len(), timers.bytes()), (4, 4 * 32 + 10));
         assert_eq!(bytes(&mut timers.with_key(2, 0)), [4]);

@@ -6,6 +6,7 @@
 
 use super::reading::{Fetched, fetch};
 use super::{Partition, RETRY_MS};
+use crate::buffer::prefetch_all;
 use crate::error::AppendError;
 use crate::format::{Kind, Position, RECORD_HEADER_BYTES};
 use crate::halves::Half;
@@ -13,10 +14,12 @@ use crate::limits::LOAD_BYTES;
 use crate::loads::{LoadId, Missing};
 use crate::log::Ticket;
 use crate::message::Draft;
-use crate::timers::Timer;
+use crate::timers::{Timer, Timers};
 use ahead::{Ahead, Due, Group};
 use bytes::Bytes;
+use leaving::Leaving;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// Delayed messages delivered in one turn; and looked up together.
 const DELIVERIES_MAX: usize = 1024;
@@ -24,6 +27,10 @@ const SLICE: usize = 64;
 /// Of those that are due so many are passed over in one turn, because they or one before them in their queue is being
 /// read: then it is waited for the reads.
 const PASSED_MAX: usize = 128;
+/// So many messages before its turn, what is known of one is fetched into the cache.
+const TURNS_AHEAD: usize = 4;
+/// At most so many bytes of a message.
+const FETCHED_BYTES_MAX: usize = 4 << 10;
 /// Bytes delivered in one turn, so that producers get theirs. A single message may be longer.
 const DELIVERY_BYTES: usize = 1 << 20;
 /// Deliveries for which the log has no room go on when some of it is written, or after this long. Milliseconds.
@@ -41,8 +48,9 @@ const NAMESAKES_MAX: usize = 64;
 pub(super) struct Delivery {
     /// Log bytes of messages that are due, and being read.
     awaited: BTreeMap<u64, LoadId>,
-    /// Those that are soon due.
-    pub(super) ahead: Ahead,
+    /// Those that are soon due, and in memory for that: read, or kept when they were about to leave it.
+    ahead: Ahead,
+    leaving: Leaving,
     /// It cannot go on before, unless more of the log is written than that.
     again_ms: u64,
     full_at: u64,
@@ -52,6 +60,9 @@ pub(super) struct Delivery {
     /// Memory that is used again.
     due: Vec<Timer>,
 }
+
+/// A message, if it is in memory: by its log byte and its length.
+type Here<'a> = &'a dyn Fn(u64, u32) -> Option<Bytes>;
 
 /// What became of a message that is due.
 enum Delivered {
@@ -79,6 +90,30 @@ pub(super) enum Recalled {
     Loading(LoadId),
     /// It was given up.
     Lost,
+}
+
+/// Fetches a message that is soon delivered into the cache: it was copied some while ago.
+fn prefetch_message(message: &[u8]) {
+    prefetch_all(&message[..message.len().min(FETCHED_BYTES_MAX)]);
+}
+
+impl Delivery {
+    /// The message of a timer that is due, if it is kept for that; it is not any longer.
+    fn take(&mut self, timer: Timer) -> Due {
+        self.leaving.take(timer.place()).map_or_else(|| self.ahead.take(timer.place()), Due::Here)
+    }
+
+    /// This one waits no more, or not until then.
+    fn forget(&mut self, timer: Timer) {
+        self.leaving.take(timer.place());
+        self.ahead.forget(timer.place());
+    }
+
+    /// Only those that these timers name wait still. Cost: one pass over all that are kept.
+    pub(super) fn retain(&mut self, timers: &Timers) {
+        self.leaving.retain(timers);
+        self.ahead.retain(timers);
+    }
 }
 
 impl Partition {
@@ -113,6 +148,7 @@ impl Partition {
         self.reserve(0, 1, now_ms)?;
         if let Some(timer) = self.derived.timers.get(byte) {
             self.end(timer);
+            self.delivery.forget(timer);
         }
         self.log.promise().tickets.extend(ticket);
         Ok(())
@@ -135,7 +171,10 @@ impl Partition {
         'slices: for _ in 0..DELIVERIES_MAX / SLICE {
             due.clear();
             due.extend(self.derived.timers.after(place).take_while(is_due).take(SLICE));
-            for &timer in &due {
+            for (at, &timer) in due.iter().enumerate() {
+                if let Some(next) = due.get(at + TURNS_AHEAD) {
+                    self.derived.timers.prefetch(next.byte);
+                }
                 if bytes >= DELIVERY_BYTES || passed == PASSED_MAX {
                     break 'slices;
                 }
@@ -176,7 +215,7 @@ impl Partition {
         if timer.byte >= self.log.written() || self.delivery.awaited.contains_key(&timer.byte) {
             return Delivered::Later;
         }
-        let message = match self.delivery.ahead.take(timer.byte) {
+        let message = match self.delivery.take(timer) {
             Due::Here(message) => message,
             Due::Coming => return Delivered::Later,
             Due::Unknown => match self.bring(timer, true) {
@@ -194,7 +233,7 @@ impl Partition {
         };
         if self.reserve(message.len(), 2, now_ms).is_err() {
             // It is asked for again at once, and must not be read again for that.
-            self.delivery.ahead.give_back(timer.byte, message);
+            self.delivery.leaving.put(timer.place(), message);
             return Delivered::NoRoom;
         }
         let mut draft = Draft {
@@ -226,11 +265,13 @@ impl Partition {
 
     /// Reads what is soon due and no longer in memory: not one by one when it is due.
     fn look_ahead(&mut self, now_ms: u64) {
-        let tail = self.log.tail();
+        let (tail, timers, Delivery { ahead, leaving, .. }) =
+            (self.log.tail(), &self.derived.timers, &mut self.delivery);
         let here = |byte, length: u32| tail.slice(byte, length as usize);
         // An empty tail has no floor.
         let floor = tail.floor().min(self.log.written());
-        self.delivery.ahead.choose(&self.derived.timers, floor, here, now_ms);
+        leaving.look(timers, floor, self.log.leaves().max(floor), ahead.upto(), &here, now_ms);
+        ahead.choose(timers, |timer| leaving.covers(timer, &here), now_ms);
         while if self.delivery.ahead.is_late(now_ms) { self.loads.has_room() } else { self.loads.has_room_ahead() }
             && let Some(group) = self.delivery.ahead.next_group()
         {
@@ -240,8 +281,8 @@ impl Partition {
 
     /// Keeps messages until they are due, once all of them are here.
     fn read_group(&mut self, group: Group) {
-        let (Some((first, _)), Some((last, length))) = (group.first(), group.last()) else { return };
-        let (from, to) = (first - RECORD_HEADER_BYTES as u64, last + u64::from(*length));
+        let Some(Range { start, end: to }) = ahead::range(&group) else { return };
+        let from = start - RECORD_HEADER_BYTES as u64;
         let load = match self.loads.missing(from, (to - from) as usize) {
             Some(Missing::From(from)) => self.start_load(from, to).map(|(load, _)| load),
             Some(Missing::Coming(load)) => Some(load),
@@ -256,7 +297,7 @@ impl Partition {
     /// Keeps those that are here. What is damaged or missing is found to be so when it is due.
     fn keep_group(&mut self, group: Group) {
         let (tail, loads) = (self.log.tail(), &self.loads);
-        self.delivery.ahead.keep(group, |byte, length| match fetch(tail, loads, byte, length) {
+        self.delivery.ahead.keep(group, &|byte, length| match fetch(tail, loads, byte, length) {
             Fetched::Here(message) => Some(message),
             Fetched::Elsewhere | Fetched::Damaged => None,
         });
@@ -296,6 +337,7 @@ impl Partition {
             let (kind, note) = half.map_or((Kind::Delayed, timer.key), |half| (Kind::Half, half.checks));
             let byte = self.log.record_noted(kind, queue, due_ms, note, message.len(), fill);
             self.rolled = self.end(timer);
+            self.delivery.forget(timer);
             self.moving.insert(byte, timer.byte);
             let timer = Timer { byte, ..timer };
             match half {
@@ -328,7 +370,6 @@ impl Partition {
         let mark = self.log.record(Kind::Delivered, timer.queue, timer.byte, 0, |_, _| {});
         self.delivering.push_back((mark, timer.byte));
         self.derived.forget(timer.byte);
-        self.delivery.ahead.forget(timer.byte);
         mark
     }
 
@@ -341,7 +382,7 @@ impl Partition {
                 match load {
                     Some(load) => return Recalled::Loading(load),
                     // Its topic was deleted while the checkpoint that names it was the newest one.
-                    None => self.derived.forget(timer.byte),
+                    None => self.forget(timer),
                 }
             }
             Fetched::Damaged => self.give_up(timer, "is damaged"),
@@ -374,6 +415,9 @@ impl Partition {
         let partition = self.config.partition;
         tracing::error!(partition, "delayed messages could not be read; they are tried again in {UNREADABLE_MS} ms");
         for byte in came {
+            if let Some(timer) = self.derived.timers.get(byte) {
+                self.delivery.forget(timer);
+            }
             self.derived.timers.postpone(byte, now_ms + UNREADABLE_MS);
         }
         if rolling.is_some() {
@@ -384,10 +428,16 @@ impl Partition {
     fn give_up(&mut self, timer: Timer, why: &str) {
         let position = Position::pack(self.config.partition, timer.byte);
         tracing::error!(?position, "a message that waits {why} and is given up");
+        self.forget(timer);
+    }
+
+    fn forget(&mut self, timer: Timer) {
         self.derived.forget(timer.byte);
+        self.delivery.forget(timer);
     }
 }
 
 mod ahead;
+mod leaving;
 #[cfg(test)]
 mod tests;
