@@ -8,7 +8,6 @@ use bytes::Bytes;
 use engine::Ticket;
 use engine::error::AppendError;
 use engine::format::{Position, QueueKey};
-use engine::message::Stored;
 use engine::partition::{Effect, Partition};
 use hashbrown::HashSet;
 use protocol::Header;
@@ -30,7 +29,7 @@ use crate::parked::{Ask, Cold, Loading, Pull};
 use crate::place::{Place, is_send, is_served_fast, place};
 use crate::pop::Pops;
 use crate::pop::revive::Receipt;
-use crate::produce::{Sought, Travels, ours, write_sent};
+use crate::produce::{Sends, Sought, write_sent};
 use crate::promise::{Promise, Promises, Says};
 use crate::stats::Stats;
 
@@ -77,6 +76,8 @@ pub struct Desk {
     pub outbox: Outbox,
     /// Answers that wait for the log.
     pub promises: Promises,
+    /// What sends need, and what of them travels.
+    pub(crate) sends: Sends,
     /// Pulls that wait, and what they brought.
     pub(crate) pulls: Pulls,
     /// Pops that wait, and what groups have on loan.
@@ -91,30 +92,15 @@ pub struct Desk {
     pub counters: Counters,
     /// For choices that nobody should foresee.
     pub random: Random,
-    /// Messages without an id of their own get one from here.
-    pub unique: u16,
     /// What the loop has to do or to tell.
     pub notices: Vec<Notice>,
     office: Office,
     stopping: bool,
     shut: bool,
     seed: u64,
-    /// Goes into the unique ids made here: tells them from those of other cores and other starts.
-    pub(crate) maker: u64,
-    /// The properties that the broker writes into every message.
-    pub(crate) ours: String,
-    /// Memory that is used again: an append's results, a message's properties.
-    pub(crate) stored: Vec<Stored>,
-    pub(crate) text: String,
-    /// Memory for message ids.
-    pub(crate) ids: String,
     /// Who reads how much from disk: of all cores, on core 0. And whom that holds, here.
     pub(crate) cold_reads: ColdReads,
     pub(crate) cold_gate: ColdGate,
-    /// Messages that wait for their copies in light queues of other partitions.
-    pub(crate) travels: Travels,
-    /// Bytes of messages and copies that wait here until they are somewhere else.
-    pub(crate) travelling: usize,
 }
 
 impl Desk {
@@ -133,6 +119,7 @@ impl Desk {
             replies: Replies::default(),
             outbox: Outbox::new(mailboxes),
             promises: Promises::default(),
+            sends: Sends::new(&settings, Random(seed ^ index as u64).draw()),
             pulls: Pulls::new(settings.limits.parked_pulls, seed),
             pops: Pops::new(settings.limits.parked_pulls, seed),
             office: Office::default(),
@@ -141,20 +128,12 @@ impl Desk {
             stats: Stats::new(seed),
             counters: Counters::default(),
             random: Random(seed.rotate_left(32) ^ index as u64),
-            unique: 0,
             notices: Vec::new(),
             stopping: false,
             shut: false,
-            maker: Random(seed ^ index as u64).draw(),
             seed,
-            ours: ours(&settings),
-            stored: Vec::new(),
-            text: String::new(),
-            ids: String::new(),
             cold_reads: ColdReads::default(),
             cold_gate: ColdGate::default(),
-            travels: Travels::default(),
-            travelling: 0,
             settings,
         }
     }

@@ -47,6 +47,70 @@ const BATCH_TOPIC_BYTES_MAX: usize = names::TOPIC_BYTES_MAX;
 /// Messages of a usual batch: so many are read without growing a list.
 const BATCH_USUAL: usize = 64;
 
+/// What a core keeps for sends.
+pub(crate) struct Sends {
+    /// Tells the unique ids made here from those of other cores and other starts.
+    maker: u64,
+    /// Tells them from each other.
+    counter: u16,
+    /// The properties that the broker writes into every message.
+    ours: String,
+    /// Memory that is used again: a message's properties, an append's results, an answer's message ids.
+    text: String,
+    pub(crate) stored: Vec<Stored>,
+    ids: String,
+    /// Messages that wait for their copies in light queues of other partitions.
+    travels: Travels,
+}
+
+impl Sends {
+    /// `maker`: a number that no other core and no other start has.
+    pub(crate) fn new(settings: &Settings, maker: u64) -> Sends {
+        let mut sends = Sends {
+            maker,
+            counter: 0,
+            ours: String::new(),
+            text: String::new(),
+            stored: Vec::new(),
+            ids: String::new(),
+            travels: Travels::default(),
+        };
+        sends.configure(settings);
+        sends
+    }
+
+    /// What the broker writes into messages follows its configuration.
+    pub(crate) fn configure(&mut self, settings: &Settings) {
+        self.ours.clear();
+        properties::append(&mut self.ours, name::CLUSTER, &settings.cluster);
+        properties::append(&mut self.ours, name::MSG_REGION, &settings.region);
+        properties::append(&mut self.ours, name::TRACE_ON, if settings.trace_on { "true" } else { "false" });
+    }
+
+    /// Appends the properties that the broker writes (PROTOCOL 4.1, item 11). `has_ours`: some may be
+    /// there already, as on a message that was consumed and is sent again.
+    fn append_ours(&self, text: &mut String, has_ours: bool) {
+        if has_ours {
+            properties::remove_all(text, &[name::POP_CK, name::CLUSTER, name::MSG_REGION, name::TRACE_ON]);
+        }
+        properties::end(text);
+        text.push_str(&self.ours);
+    }
+
+    /// An id for a message that has none.
+    fn make_unique(&mut self, settings: &Settings, now_ms: u64) -> String {
+        self.counter = self.counter.wrapping_add(1);
+        UniqueId {
+            ip: settings.broker_ip1.into(),
+            process: self.maker as u16,
+            maker: (self.maker >> 16) as u32,
+            now_ms,
+            counter: self.counter,
+        }
+        .to_string()
+    }
+}
+
 /// What the engine wants to know of a stored record, read from its bytes: at recovery, and when a
 /// delayed one is delivered.
 pub fn describe(record: &[u8]) -> Option<Description> {
@@ -181,7 +245,7 @@ impl Desk {
         if said.deletes.is_some() && said.is_timer && timer::deletes(&send, &said) {
             return self.delete_timer(call, Sought::new(self.settings.cores - 1), now_ms);
         }
-        let mut text = std::mem::take(&mut self.text);
+        let mut text = std::mem::take(&mut self.sends.text);
         text.clear();
         text.push_str(send.properties);
         if said.priority.is_some() && said.has_type {
@@ -192,22 +256,22 @@ impl Desk {
         let unique = match said.unique {
             Some(unique) => unique,
             None => {
-                made = self.make_unique(now_ms);
+                made = self.sends.make_unique(&self.settings, now_ms);
                 properties::append(&mut text, name::UNIQ_KEY, &made);
                 said.keys.push(key_hash(send.topic, &made));
                 &made
             }
         };
-        self.append_ours(&mut text, said.has_ours);
+        self.sends.append_ours(&mut text, said.has_ours);
         let until = match self.send_until(&send, &said, target.queue, unique, &mut text, now_ms) {
             Ok(until) => until,
             Err((code, remark)) => {
-                self.text = text;
+                self.sends.text = text;
                 return self.refuse(&call.reply, code, &remark);
             }
         };
         if text.len() > PROPERTIES_BYTES_MAX {
-            self.text = text;
+            self.sends.text = text;
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
         }
         let mut origin = Origin::of_send(&send, call.peer.address);
@@ -219,7 +283,7 @@ impl Desk {
         let recall = self.recall_handle(&send, until, unique);
         let says = Identity { unique: Some(unique), recall: recall.as_deref(), is_inner: false };
         self.append(&[piece], &target, until, says, &call.reply, now_ms);
-        self.text = text;
+        self.sends.text = text;
     }
 
     /// SEND_BATCH_MESSAGE (320): separate records in one batch of the log, all or nothing; or one that holds them.
@@ -479,7 +543,7 @@ impl Desk {
         let messages = pieces.iter().map(|piece| piece.offsets).sum::<u32>();
         let promise = Promise::Answer { to: *reply, messages, bytes, since_ms: now_ms, says: Says::Nothing };
         let ticket = self.promises.open(promise);
-        let mut stored = std::mem::take(&mut self.stored);
+        let mut stored = std::mem::take(&mut self.sends.stored);
         stored.clear();
         let partition = &mut self.partitions[target.local];
         let outcome = match (pieces, until) {
@@ -510,7 +574,7 @@ impl Desk {
                 self.refuse_append(reply, error);
             }
         }
-        self.stored = stored;
+        self.sends.stored = stored;
     }
 
     /// Keeps the answer that leaves when the log has kept the messages.
@@ -538,14 +602,14 @@ impl Desk {
     fn write_stored(&mut self, out: &mut Vec<u8>, reply: &ReplyTo, queue: u32, stored: &[Stored], says: Identity<'_>) {
         let mut answer = AnswerWriter::new(out, reply.serialize, reply.opaque);
         if is_send(reply.code) {
-            self.ids.clear();
+            self.sends.ids.clear();
             for stored in stored {
-                if !self.ids.is_empty() {
-                    self.ids.push(',');
+                if !self.sends.ids.is_empty() {
+                    self.sends.ids.push(',');
                 }
-                offset_id(stored, &self.settings).append(&mut self.ids);
+                offset_id(stored, &self.settings).append(&mut self.sends.ids);
             }
-            answer.plain("msgId", &self.ids);
+            answer.plain("msgId", &self.sends.ids);
             let offset = stored.first().map_or(0, |stored| stored.queue_offset);
             write_place(&mut answer, queue, offset, says.unique, &self.settings);
             if let Some(unique) = says.unique.filter(|_| says.is_inner) {
@@ -563,41 +627,9 @@ impl Desk {
         Some(now_ms + self.settings.delay_ms(level)?)
     }
 
-    /// Appends the properties that the broker writes (PROTOCOL 4.1, item 11). `has_ours`: some may be
-    /// there already, as on a message that was consumed and is sent again.
-    fn append_ours(&self, text: &mut String, has_ours: bool) {
-        if has_ours {
-            properties::remove_all(text, &[name::POP_CK, name::CLUSTER, name::MSG_REGION, name::TRACE_ON]);
-        }
-        properties::end(text);
-        text.push_str(&self.ours);
-    }
-
-    fn make_unique(&mut self, now_ms: u64) -> String {
-        self.unique = self.unique.wrapping_add(1);
-        let maker = self.maker;
-        UniqueId {
-            ip: self.settings.broker_ip1.into(),
-            process: maker as u16,
-            maker: (maker >> 16) as u32,
-            now_ms,
-            counter: self.unique,
-        }
-        .to_string()
-    }
-
     pub(crate) fn store_host(&self) -> SocketAddr {
         SocketAddr::new(self.settings.broker_ip1.into(), self.settings.port)
     }
-}
-
-/// The properties that the broker writes into every message.
-pub(crate) fn ours(settings: &Settings) -> String {
-    let mut text = String::new();
-    properties::append(&mut text, name::CLUSTER, &settings.cluster);
-    properties::append(&mut text, name::MSG_REGION, &settings.region);
-    properties::append(&mut text, name::TRACE_ON, if settings.trace_on { "true" } else { "false" });
-    text
 }
 
 /// Writes the answer to a send of one message.

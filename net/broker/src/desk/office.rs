@@ -10,7 +10,6 @@ use super::{Desk, Notice};
 use crate::catalog::{Catalog, OFFSET_KEY};
 use crate::ledger::Facts;
 use crate::mail::Mail;
-use crate::produce::ours;
 use crate::promise::Promise;
 use crate::registrar::{Order, Registrar};
 
@@ -136,7 +135,7 @@ impl Desk {
         let old = std::mem::replace(&mut self.catalog, catalog);
         if !Arc::ptr_eq(&old.changes, &self.catalog.changes) {
             self.settings = self.catalog.settings(&self.settings);
-            self.ours = ours(&self.settings);
+            self.sends.configure(&self.settings);
         }
         if old.topics_version == self.catalog.topics_version {
             return;

@@ -214,8 +214,9 @@ impl Desk {
             stamp: description.stamp,
             fill: &mut |out| out.copy_from_slice(&record),
         }];
-        self.stored.clear();
-        let outcome = self.partitions[local].append(&mut draft, Some(ticket), now_ms, &mut self.stored);
+        let stored = &mut self.sends.stored;
+        stored.clear();
+        let outcome = self.partitions[local].append(&mut draft, Some(ticket), now_ms, stored);
         if outcome.is_err() {
             self.promises.close(ticket);
             self.tell_revived(receipt, false);

@@ -72,6 +72,14 @@ pub struct Light {
 pub struct Travels {
     next: u64,
     open: BTreeMap<u64, Travel>,
+    /// Bytes of messages and copies that wait here until they are somewhere else.
+    bytes: usize,
+}
+
+impl Travels {
+    fn has_room(&self, bytes: usize) -> bool {
+        self.bytes + bytes <= TRAVELLING_BYTES_MAX
+    }
 }
 
 #[derive(Debug)]
@@ -145,10 +153,10 @@ impl Desk {
         let mut text = send.properties.to_owned();
         properties::remove(&mut text, name::INNER_MULTI_QUEUE_OFFSET);
         if said.unique.is_none() {
-            let made = self.make_unique(now_ms);
+            let made = self.sends.make_unique(&self.settings, now_ms);
             properties::append(&mut text, name::UNIQ_KEY, &made);
         }
-        self.append_ours(&mut text, said.has_ours);
+        self.sends.append_ours(&mut text, said.has_ours);
         let dispatch = Dispatch {
             reply: call.reply,
             topic: send.topic.to_owned(),
@@ -246,14 +254,14 @@ impl Desk {
 
     /// Sends the copies for other partitions there. The message waits until all of them are durable.
     fn spread(&mut self, dispatch: Box<Dispatch>, others: BTreeMap<u16, Vec<Light>>) {
-        let has_room = self.travelling + dispatch.body.len() <= TRAVELLING_BYTES_MAX;
-        if !has_room || self.travels.open.len() >= TRAVELS_MAX {
+        let travels = &mut self.sends.travels;
+        if !travels.has_room(dispatch.body.len()) || travels.open.len() >= TRAVELS_MAX {
             return self.refuse_append(&dispatch.reply, AppendError::Busy);
         }
-        self.travels.next += 1;
-        let id = self.travels.next;
+        travels.next += 1;
+        let id = travels.next;
         let mut travel = Travel { missing: others.len(), error: None, dispatch };
-        self.travelling += travel.dispatch.body.len();
+        travels.bytes += travel.dispatch.body.len();
         for (partition, light) in others {
             let copies = Dispatch { light, home: Some((self.index, id)), ..Dispatch::clone(&travel.dispatch) };
             let core = usize::from(partition) % self.settings.cores;
@@ -262,7 +270,7 @@ impl Desk {
                 travel.error = Some(AppendError::Busy);
             }
         }
-        self.travels.open.insert(id, travel);
+        self.sends.travels.open.insert(id, travel);
         self.arrive(id);
     }
 
@@ -285,7 +293,7 @@ impl Desk {
 
     /// The copies for another partition are durable, or never will be.
     pub(crate) fn dispatched(&mut self, id: u64, outcome: Result<Vec<Light>, AppendError>, now_ms: u64) {
-        let Some(travel) = self.travels.open.get_mut(&id) else { return };
+        let Some(travel) = self.sends.travels.open.get_mut(&id) else { return };
         travel.missing -= 1;
         match outcome {
             Ok(light) => {
@@ -303,11 +311,11 @@ impl Desk {
 
     /// Gives a message back whose copies for other partitions are all durable. One of which some never will be is over.
     fn arrive(&mut self, id: u64) -> Option<Box<Dispatch>> {
-        if self.travels.open.get(&id).is_none_or(|travel| travel.missing > 0) {
+        if self.sends.travels.open.get(&id).is_none_or(|travel| travel.missing > 0) {
             return None;
         }
-        let travel = self.travels.open.remove(&id)?;
-        self.travelling -= travel.dispatch.body.len();
+        let travel = self.sends.travels.open.remove(&id)?;
+        self.sends.travels.bytes -= travel.dispatch.body.len();
         match travel.error {
             None => Some(travel.dispatch),
             Some(error) => {
@@ -331,7 +339,7 @@ impl Desk {
         let topic = dispatch.topic.clone();
         let mut text = dispatch.properties.clone();
         properties::append(&mut text, name::INNER_MULTI_QUEUE_OFFSET, &dispatch.offsets());
-        let has_room = own.is_some() || self.travelling + body.len() <= TRAVELLING_BYTES_MAX;
+        let has_room = own.is_some() || self.sends.travels.has_room(body.len());
         if !self.promises.has_room() || !has_room {
             return self.refuse_copies(&reply, home, AppendError::Busy);
         }
@@ -350,7 +358,7 @@ impl Desk {
             None => Promise::Dispatch(dispatch),
         };
         let ticket = self.promises.open(promise);
-        let mut stored = std::mem::take(&mut self.stored);
+        let mut stored = std::mem::take(&mut self.sends.stored);
         stored.clear();
         let fill = &message;
         let mut fills: Vec<_> = queues.iter().map(|_| move |out: &mut [u8]| fill.encode(out)).collect();
@@ -363,18 +371,18 @@ impl Desk {
                 let unique = properties::get(&text, name::UNIQ_KEY);
                 self.prepare(ticket, &reply, queue, &stored[..1], Identity { unique, recall: None, is_inner: false });
             }
-            (Ok(()), None) => self.travelling += body.len(),
+            (Ok(()), None) => self.sends.travels.bytes += body.len(),
             (Err(error), _) => {
                 self.promises.close(ticket);
                 self.refuse_copies(&reply, home, error);
             }
         }
-        self.stored = stored;
+        self.sends.stored = stored;
     }
 
     /// A batch of copies is durable, or never will be.
     pub(crate) fn settle_dispatch(&mut self, dispatch: Box<Dispatch>, outcome: Result<(), AppendError>) {
-        self.travelling -= dispatch.body.len();
+        self.sends.travels.bytes -= dispatch.body.len();
         match outcome {
             Ok(()) => self.hand_on(self.index, dispatch),
             Err(error) => self.refuse_copies(&dispatch.reply, dispatch.home, error),

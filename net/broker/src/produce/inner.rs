@@ -23,16 +23,16 @@ impl Desk {
         if said.is_timer || self.delay_until(said.delay_level, now_ms).is_some() {
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, "an inner batch cannot be delayed");
         }
-        let mut text = std::mem::take(&mut self.text);
+        let mut text = std::mem::take(&mut self.sends.text);
         text.clear();
         text.push_str(send.properties);
-        self.append_ours(&mut text, said.has_ours);
+        self.sends.append_ours(&mut text, said.has_ours);
         // Nobody else appends to this queue before we do.
         let base = self.partitions[target.local].next_offset(target.key);
         properties::set(&mut text, name::INNER_NUM, &offsets.to_string());
         properties::set(&mut text, name::INNER_BASE, &base.to_string());
         if text.len() > PROPERTIES_BYTES_MAX {
-            self.text = text;
+            self.sends.text = text;
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
         }
         let mut origin = Origin::of_send(&send, call.peer.address);
@@ -41,6 +41,6 @@ impl Desk {
         let piece = Piece { message, offsets, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys };
         let says = Identity { unique: said.unique, recall: None, is_inner: true };
         self.append(&[piece], &target, Until::Now, says, &call.reply, now_ms);
-        self.text = text;
+        self.sends.text = text;
     }
 }

@@ -170,7 +170,7 @@ impl Desk {
         }
         let mut text = send.properties.to_owned();
         let has_ours = Said::read(send.topic, send.properties).has_ours;
-        self.append_ours(&mut text, has_ours);
+        self.sends.append_ours(&mut text, has_ours);
         let group = name.to_owned();
         let store = Store {
             topic: names::dlq_topic(&group),

@@ -90,7 +90,7 @@ impl Desk {
         let mut text = String::new();
         let mut until = Until::Now;
         if is_commit {
-            text.reserve(message.properties.len() + self.ours.len());
+            text.reserve(message.properties.len() + self.sends.ours.len());
             text.push_str(message.properties);
             properties::remove_all(&mut text, &[name::TRAN_MSG, name::REAL_TOPIC, name::REAL_QID]);
             match self.committed_until(&message, &said, half.queue.queue, &mut text, now_ms) {
