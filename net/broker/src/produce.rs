@@ -4,18 +4,17 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use engine::Ticket;
 use engine::error::AppendError;
 use engine::format::QueueKey;
 use engine::limits::BATCH_RECORDS_MAX;
 use engine::message::{Description, Draft, Keys, Stamp, Stored};
+use protocol::StoredMessage;
 use protocol::codes::{request, response};
 use protocol::headers::SendMessage;
-use protocol::ids::{OffsetId, UniqueId, key_hash, tag_hash};
+use protocol::ids::{UniqueId, key_hash, tag_hash};
 use protocol::message::{self, BatchEntries, BatchEntry, PHYSICAL_OFFSET_AT, QUEUE_OFFSET_AT};
-use protocol::names::{self, ext, perm, sys_flag};
+use protocol::names::{self, perm, sys_flag};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
-use protocol::{AnswerWriter, StoredMessage};
 
 use crate::answer::{BUSY, PROPERTIES_TOO_LONG};
 use crate::call::{Call, ReplyTo};
@@ -23,19 +22,25 @@ use crate::catalog::Topic;
 use crate::config::Settings;
 use crate::desk::Desk;
 use crate::mail::{Ensure, Mail, Make};
-use crate::place::{draw_queue, is_send};
-use crate::promise::{Promise, Says, Sent, ShortText};
+use crate::place::draw_queue;
+use crate::promise::{Promise, Says};
 
 mod dispatch;
 mod inner;
 mod origin;
 mod retry;
+mod said;
+mod sent;
 mod timer;
 mod transaction;
 
 pub use dispatch::{Dispatch, Light, Travels};
 pub use origin::Origin;
+pub(crate) use sent::write_sent;
 pub use timer::Sought;
+
+use said::Said;
+use sent::{Identity, write_place};
 
 /// A message could be lost with its topic.
 const IN_DOUBT: &str =
@@ -140,67 +145,6 @@ fn stamp(sys_flag: i32) -> Stamp {
         queue_offset_at: QUEUE_OFFSET_AT,
         position_at: PHYSICAL_OFFSET_AT,
         store_time_at: message::store_timestamp_at(sys_flag),
-    }
-}
-
-/// What a producer's properties say to the broker, found in one walk.
-#[derive(Default)]
-struct Said<'a> {
-    tags: Option<&'a str>,
-    unique: Option<&'a str>,
-    has_keys: bool,
-    delay_level: i32,
-    is_half: bool,
-    is_timer: bool,
-    /// Queues that get it too, if they are light ones.
-    dispatch: Option<&'a str>,
-    /// It claims to be an inner batch: those are made here.
-    is_inner: bool,
-    /// It deletes a timer message: what it is found by.
-    deletes: Option<&'a str>,
-    /// The queue that it should have, of those that a topic has; only of messages of no other type.
-    priority: Option<u32>,
-    /// It is delayed, a half message or one of an order.
-    has_type: bool,
-    /// Some that the broker writes are there already.
-    has_ours: bool,
-    /// What it can be found by.
-    keys: Keys,
-}
-
-impl<'a> Said<'a> {
-    fn read(topic: &str, text: &'a str) -> Said<'a> {
-        let mut said = Said::default();
-        for (name, value) in properties::iter(text) {
-            match name {
-                name::TAGS => said.tags = Some(value),
-                name::UNIQ_KEY => {
-                    said.unique = Some(value);
-                    said.keys.push(key_hash(topic, value));
-                }
-                name::KEYS => {
-                    said.has_keys = true;
-                    // Those beyond the most that are indexed are left out.
-                    properties::keys(value).all(|key| said.keys.push(key_hash(topic, key)));
-                }
-                name::DELAY => (said.has_type, said.delay_level) = (true, value.parse().unwrap_or(0)),
-                name::TRAN_MSG => {
-                    said.is_half = value.eq_ignore_ascii_case("true");
-                    said.has_type |= said.is_half;
-                }
-                name::TIMER_DELAY_SEC | name::TIMER_DELAY_MS | name::TIMER_DELIVER_MS => {
-                    (said.has_type, said.is_timer) = (true, true);
-                }
-                name::TIMER_DEL_UNIQKEY => said.deletes = Some(value),
-                name::SHARDING_KEY => said.has_type = true,
-                name::PRIORITY => said.priority = value.parse::<i32>().ok().and_then(|value| value.try_into().ok()),
-                name::INNER_MULTI_DISPATCH => said.dispatch = Some(value),
-                name::INNER_NUM => said.is_inner = true,
-                name::CLUSTER | name::MSG_REGION | name::TRACE_ON | name::POP_CK => said.has_ours = true,
-                _ => {}
-            }
-        }
-        said
     }
 }
 
@@ -577,51 +521,6 @@ impl Desk {
         self.sends.stored = stored;
     }
 
-    /// Keeps the answer that leaves when the log has kept the messages.
-    fn prepare(&mut self, ticket: Ticket, reply: &ReplyTo, queue: u32, stored: &[Stored], says: Identity<'_>) {
-        if reply.oneway {
-            return;
-        }
-        let is_usual = is_send(reply.code) && says.recall.is_none() && !says.is_inner;
-        let short = says.unique.filter(|_| is_usual).and_then(ShortText::new);
-        let kept = match (stored, short) {
-            ([stored], Some(unique)) => Says::Sent(Sent { queue, stored: *stored, unique }),
-            _ => {
-                let mut frame = self.promises.buffer();
-                self.write_stored(&mut frame, reply, queue, stored, says);
-                Says::Frame(frame)
-            }
-        };
-        match self.promises.get(ticket) {
-            Some(Promise::Answer { says, .. }) => *says = kept,
-            other => unreachable!("an answer was promised before the append, not {other:?}"),
-        }
-    }
-
-    /// Writes the answer to a request that stored any number of messages.
-    fn write_stored(&mut self, out: &mut Vec<u8>, reply: &ReplyTo, queue: u32, stored: &[Stored], says: Identity<'_>) {
-        let mut answer = AnswerWriter::new(out, reply.serialize, reply.opaque);
-        if is_send(reply.code) {
-            self.sends.ids.clear();
-            for stored in stored {
-                if !self.sends.ids.is_empty() {
-                    self.sends.ids.push(',');
-                }
-                offset_id(stored, &self.settings).append(&mut self.sends.ids);
-            }
-            answer.plain("msgId", &self.sends.ids);
-            let offset = stored.first().map_or(0, |stored| stored.queue_offset);
-            write_place(&mut answer, queue, offset, says.unique, &self.settings);
-            if let Some(unique) = says.unique.filter(|_| says.is_inner) {
-                answer.text("batchUniqId", unique);
-            }
-            if let Some(recall) = says.recall {
-                answer.text("recallHandle", recall);
-            }
-        }
-        answer.finish();
-    }
-
     /// When a message of this level is due; `None`: at once.
     fn delay_until(&self, level: i32, now_ms: u64) -> Option<u64> {
         Some(now_ms + self.settings.delay_ms(level)?)
@@ -630,43 +529,6 @@ impl Desk {
     pub(crate) fn store_host(&self) -> SocketAddr {
         SocketAddr::new(self.settings.broker_ip1.into(), self.settings.port)
     }
-}
-
-/// Writes the answer to a send of one message.
-#[inline]
-pub(crate) fn write_sent(out: &mut Vec<u8>, reply: &ReplyTo, sent: &Sent, settings: &Settings) {
-    let mut answer = AnswerWriter::new(out, reply.serialize, reply.opaque);
-    answer.id("msgId", offset_id(&sent.stored, settings));
-    write_place(&mut answer, sent.queue, sent.stored.queue_offset, Some(sent.unique.as_str()), settings);
-    answer.finish();
-}
-
-fn offset_id(stored: &Stored, settings: &Settings) -> OffsetId {
-    let host = SocketAddr::new(settings.broker_ip1.into(), settings.port);
-    OffsetId { host, offset: stored.position.0.cast_signed() }
-}
-
-/// Everything of the answer to a send that stands behind its message ids.
-#[inline(always)]
-fn write_place(answer: &mut AnswerWriter<'_>, queue: u32, offset: u64, unique: Option<&str>, settings: &Settings) {
-    answer.int("queueId", queue);
-    answer.int("queueOffset", offset.cast_signed());
-    if let Some(unique) = unique {
-        answer.text("transactionId", unique);
-    }
-    answer.text(ext::MSG_REGION, &settings.region);
-    answer.plain(ext::TRACE_ON, if settings.trace_on { "true" } else { "false" });
-}
-
-/// What the answer to a send says of the message besides its place.
-#[derive(Clone, Copy, Debug)]
-struct Identity<'a> {
-    /// Its unique id.
-    unique: Option<&'a str>,
-    /// What recalls it.
-    recall: Option<&'a str>,
-    /// It is an inner batch: its unique id stands for all in it.
-    is_inner: bool,
 }
 
 /// A message, the queue offsets that it takes, its tag and its keys.
@@ -709,26 +571,4 @@ fn set_real(text: &mut String, topic: &str, queue: u32) {
     properties::remove_all(text, &[name::DELAY, name::REAL_TOPIC, name::REAL_QID]);
     properties::append(text, name::REAL_TOPIC, topic);
     properties::append(text, name::REAL_QID, itoa::Buffer::new().format(queue));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_send_is_found_by_the_keys_that_recovery_finds() {
-        let many: String = (0..40).map(|key| format!("k{key} ")).collect();
-        for text in [
-            String::new(),
-            "UNIQ_KEY\u{1}one two\u{2}TAGS\u{1}A\u{2}".to_owned(),
-            "KEYS\u{1}a b  c\u{2}UNIQ_KEY\u{1}u\u{2}".to_owned(),
-            format!("KEYS\u{1}{many}\u{2}UNIQ_KEY\u{1}u\u{2}"),
-        ] {
-            let said = Said::read("T", &text);
-            assert_eq!(said.keys, collect(message::key_hashes("T", &text)), "{text}");
-        }
-        // A message of a trace has the keys of all that it tells of.
-        let text = format!("KEYS\u{1}{many}\u{2}UNIQ_KEY\u{1}u\u{2}");
-        assert_eq!(Said::read("T", &text).keys.as_slice().len(), 41);
-    }
 }

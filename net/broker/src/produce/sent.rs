@@ -1,0 +1,112 @@
+//! The answer to a send: where its message lies, and what it is known by.
+
+use std::net::SocketAddr;
+
+use engine::Ticket;
+use engine::message::Stored;
+use protocol::AnswerWriter;
+use protocol::ids::OffsetId;
+use protocol::names::ext;
+
+use crate::call::ReplyTo;
+use crate::config::Settings;
+use crate::desk::Desk;
+use crate::place::is_send;
+use crate::promise::{Promise, Says, Sent, ShortText};
+
+/// What the answer to a send says of the message besides its place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Identity<'a> {
+    /// Its unique id.
+    pub unique: Option<&'a str>,
+    /// What recalls it.
+    pub recall: Option<&'a str>,
+    /// It is an inner batch: its unique id stands for all in it.
+    pub is_inner: bool,
+}
+
+impl Desk {
+    /// Keeps the answer that leaves when the log has kept the messages.
+    pub(super) fn prepare(
+        &mut self,
+        ticket: Ticket,
+        reply: &ReplyTo,
+        queue: u32,
+        stored: &[Stored],
+        says: Identity<'_>,
+    ) {
+        if reply.oneway {
+            return;
+        }
+        let is_usual = is_send(reply.code) && says.recall.is_none() && !says.is_inner;
+        let short = says.unique.filter(|_| is_usual).and_then(ShortText::new);
+        let kept = match (stored, short) {
+            ([stored], Some(unique)) => Says::Sent(Sent { queue, stored: *stored, unique }),
+            _ => {
+                let mut frame = self.promises.buffer();
+                self.write_stored(&mut frame, reply, queue, stored, says);
+                Says::Frame(frame)
+            }
+        };
+        match self.promises.get(ticket) {
+            Some(Promise::Answer { says, .. }) => *says = kept,
+            other => unreachable!("an answer was promised before the append, not {other:?}"),
+        }
+    }
+
+    /// Writes the answer to a request that stored any number of messages.
+    fn write_stored(&mut self, out: &mut Vec<u8>, reply: &ReplyTo, queue: u32, stored: &[Stored], says: Identity<'_>) {
+        let mut answer = AnswerWriter::new(out, reply.serialize, reply.opaque);
+        if is_send(reply.code) {
+            self.sends.ids.clear();
+            for stored in stored {
+                if !self.sends.ids.is_empty() {
+                    self.sends.ids.push(',');
+                }
+                offset_id(stored, &self.settings).append(&mut self.sends.ids);
+            }
+            answer.plain("msgId", &self.sends.ids);
+            let offset = stored.first().map_or(0, |stored| stored.queue_offset);
+            write_place(&mut answer, queue, offset, says.unique, &self.settings);
+            if let Some(unique) = says.unique.filter(|_| says.is_inner) {
+                answer.text("batchUniqId", unique);
+            }
+            if let Some(recall) = says.recall {
+                answer.text("recallHandle", recall);
+            }
+        }
+        answer.finish();
+    }
+}
+
+/// Writes the answer to a send of one message.
+#[inline]
+pub(crate) fn write_sent(out: &mut Vec<u8>, reply: &ReplyTo, sent: &Sent, settings: &Settings) {
+    let mut answer = AnswerWriter::new(out, reply.serialize, reply.opaque);
+    answer.id("msgId", offset_id(&sent.stored, settings));
+    write_place(&mut answer, sent.queue, sent.stored.queue_offset, Some(sent.unique.as_str()), settings);
+    answer.finish();
+}
+
+fn offset_id(stored: &Stored, settings: &Settings) -> OffsetId {
+    let host = SocketAddr::new(settings.broker_ip1.into(), settings.port);
+    OffsetId { host, offset: stored.position.0.cast_signed() }
+}
+
+/// Everything of the answer to a send that stands behind its message ids.
+#[inline(always)]
+pub(super) fn write_place(
+    answer: &mut AnswerWriter<'_>,
+    queue: u32,
+    offset: u64,
+    unique: Option<&str>,
+    settings: &Settings,
+) {
+    answer.int("queueId", queue);
+    answer.int("queueOffset", offset.cast_signed());
+    if let Some(unique) = unique {
+        answer.text("transactionId", unique);
+    }
+    answer.text(ext::MSG_REGION, &settings.region);
+    answer.plain(ext::TRACE_ON, if settings.trace_on { "true" } else { "false" });
+}
