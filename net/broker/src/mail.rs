@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
-use engine::error::AppendError;
 use engine::io::{Handle, Pieces};
 use protocol::bodies::MessageQueue;
 
@@ -23,7 +22,7 @@ use crate::pop::Pop;
 use crate::pop::ack::Acks;
 use crate::pop::revive::{Receipt, Revival};
 use crate::pop::waiting::{LineKey, Watch};
-use crate::produce::{Dispatch, Light, Origin};
+use crate::produce::{Dispatch, Light, Origin, Unkept};
 
 /// A message that the broker makes itself from another one: a retry, a dead letter, a half message
 /// that was given up.
@@ -169,7 +168,7 @@ pub enum Mail {
         /// The message's number there.
         id: u64,
         /// The light queues, each with its offset.
-        outcome: Result<Vec<Light>, AppendError>,
+        outcome: Result<Vec<Light>, Unkept>,
     },
     /// To the registrar: ask some producer of this group.
     Check {

@@ -4,15 +4,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use engine::error::AppendError;
 use engine::format::QueueKey;
 use engine::limits::BATCH_RECORDS_MAX;
-use engine::message::{Description, Draft, Keys, Stamp, Stored};
-use protocol::StoredMessage;
+use engine::message::Stored;
 use protocol::codes::{request, response};
 use protocol::headers::SendMessage;
-use protocol::ids::{UniqueId, key_hash, tag_hash};
-use protocol::message::{self, BatchEntries, BatchEntry, PHYSICAL_OFFSET_AT, QUEUE_OFFSET_AT};
+use protocol::ids::{UniqueId, key_hash};
+use protocol::message::{BatchEntries, BatchEntry};
 use protocol::names::{self, perm, sys_flag};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
@@ -23,10 +21,10 @@ use crate::config::Settings;
 use crate::desk::Desk;
 use crate::mail::{Ensure, Mail, Make};
 use crate::place::draw_queue;
-use crate::promise::{Promise, Says};
 
 mod dispatch;
 mod inner;
+mod keep;
 mod origin;
 mod retry;
 mod said;
@@ -35,10 +33,13 @@ mod timer;
 mod transaction;
 
 pub use dispatch::{Dispatch, Light, Travels};
+pub(crate) use keep::Put;
+pub use keep::{Unkept, describe};
 pub use origin::Origin;
 pub(crate) use sent::write_sent;
 pub use timer::Sought;
 
+use keep::{Piece, Until};
 use said::Said;
 use sent::{Identity, write_place};
 
@@ -62,7 +63,7 @@ pub(crate) struct Sends {
     ours: String,
     /// Memory that is used again: a message's properties, an append's results, an answer's message ids.
     text: String,
-    pub(crate) stored: Vec<Stored>,
+    stored: Vec<Stored>,
     ids: String,
     /// Messages that wait for their copies in light queues of other partitions.
     travels: Travels,
@@ -116,38 +117,6 @@ impl Sends {
     }
 }
 
-/// What the engine wants to know of a stored record, read from its bytes: at recovery, and when a
-/// delayed one is delivered.
-pub fn describe(record: &[u8]) -> Option<Description> {
-    let found = message::describe(record)?;
-    Some(Description {
-        tag_hash: found.tag_hash,
-        store_time_ms: found.store_timestamp.cast_unsigned(),
-        stamp: stamp(found.sys_flag),
-        keys: collect(found.key_hashes()),
-    })
-}
-
-/// The first keys of a message: as many as are indexed.
-fn collect(hashes: impl Iterator<Item = u64>) -> Keys {
-    let mut keys = Keys::default();
-    for hash in hashes {
-        if !keys.push(hash) {
-            break;
-        }
-    }
-    keys
-}
-
-/// Where a record with these host bits is stamped.
-fn stamp(sys_flag: i32) -> Stamp {
-    Stamp {
-        queue_offset_at: QUEUE_OFFSET_AT,
-        position_at: PHYSICAL_OFFSET_AT,
-        store_time_at: message::store_timestamp_at(sys_flag),
-    }
-}
-
 /// A send that passed its checks.
 struct Admitted<'a> {
     send: SendMessage<'a>,
@@ -155,22 +124,11 @@ struct Admitted<'a> {
     target: Target,
 }
 
-/// When a message becomes one of its queue's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Until {
-    /// At once.
-    Now,
-    /// When it is due, ms since 1970. `key`: what it is recalled by, or 0.
-    Due { at_ms: u64, key: u32 },
-    /// When its producer has decided; it is asked first at this time, ms since 1970.
-    Decided { check_ms: u64 },
-}
-
-/// Which queue of which partition.
+/// Where a message goes: a queue of a partition of this core.
+#[derive(Clone, Copy)]
 struct Target {
-    key: QueueKey,
     local: usize,
-    queue: u32,
+    queue: QueueKey,
 }
 
 impl Desk {
@@ -207,26 +165,22 @@ impl Desk {
             }
         };
         self.sends.append_ours(&mut text, said.has_ours);
-        let until = match self.send_until(&send, &said, target.queue, unique, &mut text, now_ms) {
+        let until = match self.send_until(&send, &said, target.queue.queue, unique, &mut text, now_ms) {
             Ok(until) => until,
             Err((code, remark)) => {
                 self.sends.text = text;
                 return self.refuse(&call.reply, code, &remark);
             }
         };
-        if text.len() > PROPERTIES_BYTES_MAX {
-            self.sends.text = text;
-            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
-        }
         let mut origin = Origin::of_send(&send, call.peer.address);
         if said.is_half {
             origin.sys_flag &= !sys_flag::TRANSACTION_MASK;
         }
-        let message = origin.message(self.store_host(), send.topic, target.queue, call.body, &text);
-        let piece = Piece { message, offsets: 1, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys };
+        let message = origin.message(self.store_host(), send.topic, target.queue.queue, call.body, &text);
+        let piece = Piece::new(message, said.tags, said.keys);
         let recall = self.recall_handle(&send, until, unique);
         let says = Identity { unique: Some(unique), recall: recall.as_deref(), is_inner: false };
-        self.append(&[piece], &target, until, says, &call.reply, now_ms);
+        self.keep_sent(target.local, &Put::One(&piece, target.queue, until), says, &call.reply, now_ms, now_ms);
         self.sends.text = text;
     }
 
@@ -258,12 +212,12 @@ impl Desk {
             .map(|entry| {
                 let said = Said::read(send.topic, entry.properties);
                 let origin = Origin { flag: entry.flag, ..origin };
-                let message = origin.message(store_host, send.topic, target.queue, entry.body, entry.properties);
-                Piece { message, offsets: 1, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys }
+                let message = origin.message(store_host, send.topic, target.queue.queue, entry.body, entry.properties);
+                Piece::new(message, said.tags, said.keys)
             })
             .collect();
         let says = Identity { unique: said.unique, recall: None, is_inner: false };
-        self.append(&pieces, &target, Until::Now, says, &call.reply, now_ms);
+        self.keep_sent(target.local, &Put::Batch(&pieces, target.queue), says, &call.reply, now_ms, now_ms);
     }
 
     /// Reads a send and checks it (PROTOCOL 4.1). `None`: it is answered, or waits for its topic.
@@ -373,7 +327,7 @@ impl Desk {
             self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
             return None;
         };
-        Some(Target { key: QueueKey { topic: topic.id, queue }, local, queue })
+        Some(Target { local, queue: QueueKey { topic: topic.id, queue } })
     }
 
     /// What a message must be (PROTOCOL 4.1, items 10 to 13, and its last lines). `Err`: code, remark.
@@ -470,57 +424,6 @@ impl Desk {
         Ok(entries)
     }
 
-    /// Puts messages into the log in one batch, and keeps the answer until it is safe there.
-    fn append(
-        &mut self,
-        pieces: &[Piece<'_>],
-        target: &Target,
-        until: Until,
-        says: Identity<'_>,
-        reply: &ReplyTo,
-        now_ms: u64,
-    ) {
-        if !self.promises.has_room() {
-            return self.refuse_append(reply, AppendError::Busy);
-        }
-        let bytes = pieces.iter().map(|piece| piece.message.encoded_len() as u64).sum();
-        let messages = pieces.iter().map(|piece| piece.offsets).sum::<u32>();
-        let promise = Promise::Answer { to: *reply, messages, bytes, since_ms: now_ms, says: Says::Nothing };
-        let ticket = self.promises.open(promise);
-        let mut stored = std::mem::take(&mut self.sends.stored);
-        stored.clear();
-        let partition = &mut self.partitions[target.local];
-        let outcome = match (pieces, until) {
-            ([piece], Until::Now) => {
-                piece.drafted(target.key, |draft| partition.append(&mut [draft], Some(ticket), now_ms, &mut stored))
-            }
-            ([piece], Until::Due { at_ms, key }) => piece.drafted(target.key, |draft| {
-                partition.delay(draft, at_ms, key, Some(ticket), now_ms).map(|place| stored.push(place))
-            }),
-            ([piece], Until::Decided { check_ms }) => piece.drafted(target.key, |draft| {
-                partition.prepare(draft, check_ms, Some(ticket), now_ms).map(|place| stored.push(place))
-            }),
-            _ => {
-                let mut fills: Vec<_> =
-                    pieces.iter().map(|piece| move |out: &mut [u8]| piece.message.encode(out)).collect();
-                let mut drafts: Vec<Draft<'_>> =
-                    pieces.iter().zip(&mut fills).map(|(piece, fill)| piece.draft(target.key, fill)).collect();
-                partition.append(&mut drafts, Some(ticket), now_ms, &mut stored)
-            }
-        };
-        match outcome {
-            Ok(()) => {
-                self.stats.put(target.key.topic, messages.into(), bytes);
-                self.prepare(ticket, reply, target.queue, &stored, says);
-            }
-            Err(error) => {
-                self.promises.close(ticket);
-                self.refuse_append(reply, error);
-            }
-        }
-        self.sends.stored = stored;
-    }
-
     /// When a message of this level is due; `None`: at once.
     fn delay_until(&self, level: i32, now_ms: u64) -> Option<u64> {
         Some(now_ms + self.settings.delay_ms(level)?)
@@ -528,35 +431,6 @@ impl Desk {
 
     pub(crate) fn store_host(&self) -> SocketAddr {
         SocketAddr::new(self.settings.broker_ip1.into(), self.settings.port)
-    }
-}
-
-/// A message, the queue offsets that it takes, its tag and its keys.
-struct Piece<'a> {
-    message: StoredMessage<'a>,
-    offsets: u32,
-    tag_hash: i64,
-    keys: Keys,
-}
-
-impl Piece<'_> {
-    fn drafted<T>(&self, key: QueueKey, use_it: impl FnOnce(Draft<'_>) -> T) -> T {
-        let mut fill = |out: &mut [u8]| self.message.encode(out);
-        use_it(self.draft(key, &mut fill))
-    }
-
-    fn draft<'b>(&'b self, queue: QueueKey, fill: &'b mut dyn FnMut(&mut [u8])) -> Draft<'b> {
-        // The record's host bits follow the hosts themselves.
-        let is_v6 = self.message.born_host.ip().to_canonical().is_ipv6();
-        Draft {
-            queue,
-            length: self.message.encoded_len(),
-            offsets: self.offsets,
-            tag_hash: self.tag_hash,
-            keys: self.keys.as_slice(),
-            stamp: stamp(if is_v6 { sys_flag::BORN_HOST_V6 } else { 0 }),
-            fill,
-        }
     }
 }
 

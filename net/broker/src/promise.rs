@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use engine::Ticket;
+use engine::error::AppendError;
 use engine::message::Stored;
 
 use crate::call::ReplyTo;
@@ -124,6 +125,26 @@ impl Promises {
         Ticket(u64::from(slot.generation) << 32 | u64::from(index))
     }
 
+    /// Keeps a promise if there is room and what it is about begins; that is told its ticket.
+    #[inline(always)]
+    pub fn begin(
+        &mut self,
+        promise: impl FnOnce() -> Promise,
+        begin: impl FnOnce(Ticket) -> Result<(), AppendError>,
+    ) -> Result<Ticket, AppendError> {
+        if !self.has_room() {
+            return Err(AppendError::Busy);
+        }
+        let ticket = self.open(promise());
+        match begin(ticket) {
+            Ok(()) => Ok(ticket),
+            Err(error) => {
+                self.close(ticket);
+                Err(error)
+            }
+        }
+    }
+
     /// The promise of this ticket.
     #[inline]
     pub fn get(&mut self, ticket: Ticket) -> Option<&mut Promise> {
@@ -147,8 +168,17 @@ impl Promises {
         self.free.push_back(index);
     }
 
-    /// A buffer for an answer.
-    pub fn buffer(&mut self) -> Vec<u8> {
+    /// What the answer to a request says, written now; nothing if it is one-way.
+    pub fn says(&mut self, to: &ReplyTo, write: impl FnOnce(&mut Vec<u8>)) -> Says {
+        if to.oneway {
+            return Says::Nothing;
+        }
+        let mut frame = self.buffer();
+        write(&mut frame);
+        Says::Frame(frame)
+    }
+
+    fn buffer(&mut self) -> Vec<u8> {
         self.frames.pop().unwrap_or_default()
     }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use engine::LoadId;
 use engine::format::{Position, QueueKey};
-use engine::message::Draft;
 use engine::partition::{Pull as Pulled, PullLimits};
 use protocol::StoredMessage;
 use protocol::ids::OffsetId;
@@ -22,7 +21,7 @@ use crate::config::Settings;
 use crate::desk::Desk;
 use crate::mail::{Ensure, Mail, Make};
 use crate::parked::Cold;
-use crate::produce::describe;
+use crate::produce::{Put, describe};
 use crate::promise::Promise;
 
 /// Messages on their way to retry topics at once, from one core. Their records are in memory.
@@ -202,23 +201,10 @@ impl Desk {
         {
             receipt.news = Some((topic.id, group.as_str().into()));
         }
-        let described = describe(&record).filter(|_| self.promises.has_room());
-        let Some(description) = described else { return self.tell_revived(receipt, false) };
-        let ticket = self.promises.open(Promise::Revival(Box::new(receipt.clone())));
-        let mut draft = [Draft {
-            queue: QueueKey { topic: topic.id, queue },
-            length: record.len(),
-            offsets: 1,
-            tag_hash: description.tag_hash,
-            keys: description.keys.as_slice(),
-            stamp: description.stamp,
-            fill: &mut |out| out.copy_from_slice(&record),
-        }];
-        let stored = &mut self.sends.stored;
-        stored.clear();
-        let outcome = self.partitions[local].append(&mut draft, Some(ticket), now_ms, stored);
-        if outcome.is_err() {
-            self.promises.close(ticket);
+        let Some(description) = describe(&record) else { return self.tell_revived(receipt, false) };
+        let put = Put::Record(&record, &description, QueueKey { topic: topic.id, queue });
+        let promise = || Promise::Revival(Box::new(receipt.clone()));
+        if self.keep(local, &put, promise, now_ms).is_err() {
             self.tell_revived(receipt, false);
         }
     }

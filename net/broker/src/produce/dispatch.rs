@@ -13,17 +13,16 @@ use bytes::Bytes;
 use engine::error::AppendError;
 use engine::format::{QueueKey, RECORD_HEADER_BYTES};
 use engine::limits::BATCH_RECORDS_BYTES_MAX;
-use engine::message::Draft;
 use protocol::codes::response;
 use protocol::names;
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
-use super::{Admitted, Identity, Origin, Piece, collect, is_half};
+use super::{Admitted, Identity, Origin, Piece, Put, Unkept, is_half};
 use crate::answer::{BUSY, PROPERTIES_TOO_LONG};
 use crate::call::{Call, ReplyTo};
 use crate::desk::Desk;
 use crate::mail::{Mail, Make};
-use crate::promise::{Promise, Says};
+use crate::promise::Promise;
 
 /// Light queues of one message. 64: each gets a copy of it.
 pub const LIGHT_QUEUES_MAX: usize = 64;
@@ -87,7 +86,7 @@ struct Travel {
     dispatch: Box<Dispatch>,
     /// Partitions that are still to say that they have theirs.
     missing: usize,
-    error: Option<AppendError>,
+    error: Option<Unkept>,
 }
 
 impl Dispatch {
@@ -160,7 +159,7 @@ impl Desk {
         let dispatch = Dispatch {
             reply: call.reply,
             topic: send.topic.to_owned(),
-            queue: target.queue,
+            queue: target.queue.queue,
             origin: Origin::of_send(&send, call.peer.address),
             properties: text,
             body: Bytes::copy_from_slice(call.body),
@@ -221,7 +220,7 @@ impl Desk {
             queues.push(QueueKey { topic: topic.id, queue: dispatch.queue });
         }
         self.take_light(local, own, fits, &mut dispatch, &mut queues);
-        self.append_copies(local, &queues, is_last.then_some(topic.id), dispatch, now_ms);
+        self.append_copies(local, &queues, is_last, dispatch, now_ms);
     }
 
     /// The partition and the queue of a light queue that has no copy yet.
@@ -267,7 +266,7 @@ impl Desk {
             let core = usize::from(partition) % self.settings.cores;
             if self.outbox.offer(core, Mail::Dispatch(Box::new(copies))).is_err() {
                 travel.missing -= 1;
-                travel.error = Some(AppendError::Busy);
+                travel.error = Some(AppendError::Busy.into());
             }
         }
         self.sends.travels.open.insert(id, travel);
@@ -283,16 +282,16 @@ impl Desk {
         // A queue that is gone, or was made again elsewhere: the producer sends again.
         let place = self.waits(next).and_then(|(partition, _)| Some((partition, self.local(partition)?)));
         let Some((partition, local)) = place else {
-            return self.refuse_copies(&copies.reply, copies.home, AppendError::Busy);
+            return self.refuse_copies(&copies.reply, copies.home, AppendError::Busy.into());
         };
         let mut queues = Vec::with_capacity(copies.light.len());
         let fits = copies.fits();
         self.take_light(local, partition, fits, &mut copies, &mut queues);
-        self.append_copies(local, &queues, None, copies, now_ms);
+        self.append_copies(local, &queues, false, copies, now_ms);
     }
 
     /// The copies for another partition are durable, or never will be.
-    pub(crate) fn dispatched(&mut self, id: u64, outcome: Result<Vec<Light>, AppendError>, now_ms: u64) {
+    pub(crate) fn dispatched(&mut self, id: u64, outcome: Result<Vec<Light>, Unkept>, now_ms: u64) {
         let Some(travel) = self.sends.travels.open.get_mut(&id) else { return };
         travel.missing -= 1;
         match outcome {
@@ -319,65 +318,39 @@ impl Desk {
         match travel.error {
             None => Some(travel.dispatch),
             Some(error) => {
-                self.refuse_append(&travel.dispatch.reply, error);
+                self.refuse_unkept(&travel.dispatch.reply, error);
                 None
             }
         }
     }
 
-    /// Appends a message to these queues in one batch. `own`: the topic's id, if the first of them is the message's own
-    /// queue; else it goes on once that is durable.
+    /// Appends a message to these queues in one batch. `is_last`: the first of them is the message's own queue, and its
+    /// producer is answered; else it goes on once that is durable.
     fn append_copies(
         &mut self,
         local: usize,
         queues: &[QueueKey],
-        own: Option<u32>,
+        is_last: bool,
         dispatch: Box<Dispatch>,
         now_ms: u64,
     ) {
-        let (reply, home, queue, body) = (dispatch.reply, dispatch.home, dispatch.queue, dispatch.body.clone());
-        let topic = dispatch.topic.clone();
+        let (reply, home, topic, body) = (dispatch.reply, dispatch.home, dispatch.topic.clone(), dispatch.body.clone());
         let mut text = dispatch.properties.clone();
         properties::append(&mut text, name::INNER_MULTI_QUEUE_OFFSET, &dispatch.offsets());
-        let has_room = own.is_some() || self.sends.travels.has_room(body.len());
-        if !self.promises.has_room() || !has_room {
-            return self.refuse_copies(&reply, home, AppendError::Busy);
+        let piece = Piece::read(dispatch.origin.message(self.store_host(), &topic, dispatch.queue, &body, &text));
+        let put = Put::Copies(&piece, queues);
+        if is_last {
+            let unique = properties::get(&text, name::UNIQ_KEY);
+            let says = Identity { unique, recall: None, is_inner: false };
+            return self.keep_sent(local, &put, says, &reply, dispatch.since_ms, now_ms);
         }
-        let message = dispatch.origin.message(self.store_host(), &topic, queue, &body, &text);
-        let piece = Piece {
-            message,
-            offsets: 1,
-            tag_hash: protocol::message::tag_hash_of(&text),
-            keys: collect(protocol::message::key_hashes(&topic, &text)),
-        };
-        let bytes = message.encoded_len() as u64;
-        let promise = match own {
-            Some(_) => {
-                Promise::Answer { to: reply, messages: 1, bytes, since_ms: dispatch.since_ms, says: Says::Nothing }
-            }
-            None => Promise::Dispatch(dispatch),
-        };
-        let ticket = self.promises.open(promise);
-        let mut stored = std::mem::take(&mut self.sends.stored);
-        stored.clear();
-        let fill = &message;
-        let mut fills: Vec<_> = queues.iter().map(|_| move |out: &mut [u8]| fill.encode(out)).collect();
-        let mut drafts: Vec<Draft<'_>> =
-            queues.iter().zip(&mut fills).map(|(queue, fill)| piece.draft(*queue, fill)).collect();
-        let outcome = self.partitions[local].append(&mut drafts, Some(ticket), now_ms, &mut stored);
-        match (outcome, own) {
-            (Ok(()), Some(id)) => {
-                self.stats.put(id, 1, bytes);
-                let unique = properties::get(&text, name::UNIQ_KEY);
-                self.prepare(ticket, &reply, queue, &stored[..1], Identity { unique, recall: None, is_inner: false });
-            }
-            (Ok(()), None) => self.sends.travels.bytes += body.len(),
-            (Err(error), _) => {
-                self.promises.close(ticket);
-                self.refuse_copies(&reply, home, error);
-            }
+        if !self.sends.travels.has_room(body.len()) {
+            return self.refuse_copies(&reply, home, AppendError::Busy.into());
         }
-        self.sends.stored = stored;
+        match self.keep(local, &put, || Promise::Dispatch(dispatch), now_ms) {
+            Ok(_) => self.sends.travels.bytes += body.len(),
+            Err(unkept) => self.refuse_copies(&reply, home, unkept),
+        }
     }
 
     /// A batch of copies is durable, or never will be.
@@ -385,7 +358,7 @@ impl Desk {
         self.sends.travels.bytes -= dispatch.body.len();
         match outcome {
             Ok(()) => self.hand_on(self.index, dispatch),
-            Err(error) => self.refuse_copies(&dispatch.reply, dispatch.home, error),
+            Err(error) => self.refuse_copies(&dispatch.reply, dispatch.home, error.into()),
         }
     }
 
@@ -393,15 +366,15 @@ impl Desk {
     fn hand_on(&mut self, core: usize, dispatch: Box<Dispatch>) {
         let (reply, home) = (dispatch.reply, dispatch.home);
         if self.outbox.offer(core, Mail::Dispatch(dispatch)).is_err() {
-            self.refuse_copies(&reply, home, AppendError::Busy);
+            self.refuse_copies(&reply, home, AppendError::Busy.into());
         }
     }
 
     /// Copies are not stored: their home hears of it, or the producer.
-    fn refuse_copies(&mut self, reply: &ReplyTo, home: Option<(usize, u64)>, error: AppendError) {
+    fn refuse_copies(&mut self, reply: &ReplyTo, home: Option<(usize, u64)>, unkept: Unkept) {
         match home {
-            Some((core, id)) => self.outbox.send(core, Mail::Dispatched { id, outcome: Err(error) }),
-            None => self.refuse_append(reply, error),
+            Some((core, id)) => self.outbox.send(core, Mail::Dispatched { id, outcome: Err(unkept) }),
+            None => self.refuse_unkept(reply, unkept),
         }
     }
 }

@@ -3,12 +3,10 @@
 
 use engine::limits::RECORD_OFFSETS_MAX;
 use protocol::codes::response;
-use protocol::ids::tag_hash;
 use protocol::names::sys_flag;
-use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
+use protocol::properties::{self, name};
 
-use super::{Admitted, Identity, Origin, Piece, Until};
-use crate::answer::PROPERTIES_TOO_LONG;
+use super::{Admitted, Identity, Origin, Piece, Put, Until};
 use crate::call::Call;
 use crate::desk::Desk;
 
@@ -28,19 +26,16 @@ impl Desk {
         text.push_str(send.properties);
         self.sends.append_ours(&mut text, said.has_ours);
         // Nobody else appends to this queue before we do.
-        let base = self.partitions[target.local].next_offset(target.key);
+        let base = self.partitions[target.local].next_offset(target.queue);
         properties::set(&mut text, name::INNER_NUM, &offsets.to_string());
         properties::set(&mut text, name::INNER_BASE, &base.to_string());
-        if text.len() > PROPERTIES_BYTES_MAX {
-            self.sends.text = text;
-            return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
-        }
         let mut origin = Origin::of_send(&send, call.peer.address);
         origin.sys_flag |= sys_flag::NEED_UNWRAP | sys_flag::INNER_BATCH;
-        let message = origin.message(self.store_host(), send.topic, target.queue, call.body, &text);
-        let piece = Piece { message, offsets, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys };
+        let message = origin.message(self.store_host(), send.topic, target.queue.queue, call.body, &text);
+        let piece = Piece::new(message, said.tags, said.keys).of(offsets);
         let says = Identity { unique: said.unique, recall: None, is_inner: true };
-        self.append(&[piece], &target, Until::Now, says, &call.reply, now_ms);
+        let put = Put::One(&piece, target.queue, Until::Now);
+        self.keep_sent(target.local, &put, says, &call.reply, now_ms, now_ms);
         self.sends.text = text;
     }
 }

@@ -7,12 +7,10 @@ use protocol::StoredMessage;
 use protocol::codes::response;
 use protocol::headers::{SendBack, SendMessage};
 use protocol::ids::OffsetId;
-use protocol::message;
 use protocol::names::{self, perm, sys_flag};
-use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
+use protocol::properties::{self, name};
 
-use super::{Identity, Origin, Piece, Said, Target, Until, collect, set_real};
-use crate::answer::PROPERTIES_TOO_LONG;
+use super::{Identity, Origin, Piece, Put, Said, Until, set_real};
 use crate::call::Call;
 use crate::desk::Desk;
 use crate::mail::{Mail, Make, Store, Wait};
@@ -114,7 +112,6 @@ impl Desk {
         let Some(local) = self.local(partition) else {
             return self.outbox.send(usize::from(partition) % self.settings.cores, Mail::Store(Box::new(store)));
         };
-        let target = Target { key: QueueKey { topic: topic.id, queue }, local, queue };
         let mut text = store.properties;
         let until = match store.wait {
             Wait::Level(level) => {
@@ -132,18 +129,10 @@ impl Desk {
                 Until::Decided { check_ms: now_ms }
             }
         };
-        if text.len() > PROPERTIES_BYTES_MAX {
-            return self.refuse(&store.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
-        }
-        let message = store.origin.message(self.store_host(), &store.topic, queue, &store.body, &text);
-        let piece = Piece {
-            message,
-            offsets: 1,
-            tag_hash: message::tag_hash_of(&text),
-            keys: collect(message::key_hashes(message.topic, &text)),
-        };
+        let piece = Piece::read(store.origin.message(self.store_host(), &store.topic, queue, &store.body, &text));
         let says = Identity { unique: properties::get(&text, name::UNIQ_KEY), recall: None, is_inner: false };
-        self.append(&[piece], &target, until, says, &store.reply, now_ms);
+        let put = Put::One(&piece, QueueKey { topic: topic.id, queue }, until);
+        self.keep_sent(local, &put, says, &store.reply, now_ms, now_ms);
     }
 
     /// Rules for sends to retry topics (PROTOCOL 4.8.2): what was tried too often, or belongs to a group

@@ -69,7 +69,7 @@ impl<'a> Said<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::produce::collect;
+    use crate::produce::keep::collect;
     use protocol::message;
 
     #[test]

@@ -8,6 +8,7 @@ use protocol::AnswerWriter;
 use protocol::ids::OffsetId;
 use protocol::names::ext;
 
+use super::Sends;
 use crate::call::ReplyTo;
 use crate::config::Settings;
 use crate::desk::Desk;
@@ -26,26 +27,20 @@ pub(super) struct Identity<'a> {
 }
 
 impl Desk {
-    /// Keeps the answer that leaves when the log has kept the messages.
-    pub(super) fn prepare(
-        &mut self,
-        ticket: Ticket,
-        reply: &ReplyTo,
-        queue: u32,
-        stored: &[Stored],
-        says: Identity<'_>,
-    ) {
+    /// Keeps the answer that leaves when the log has kept the messages. It tells of those just stored.
+    #[inline]
+    pub(super) fn tell_sent(&mut self, ticket: Ticket, reply: &ReplyTo, queue: u32, says: Identity<'_>) {
         if reply.oneway {
             return;
         }
         let is_usual = is_send(reply.code) && says.recall.is_none() && !says.is_inner;
         let short = says.unique.filter(|_| is_usual).and_then(ShortText::new);
-        let kept = match (stored, short) {
+        let Sends { stored, ids, .. } = &mut self.sends;
+        let kept = match (&stored[..], short) {
             ([stored], Some(unique)) => Says::Sent(Sent { queue, stored: *stored, unique }),
-            _ => {
-                let mut frame = self.promises.buffer();
-                self.write_stored(&mut frame, reply, queue, stored, says);
-                Says::Frame(frame)
+            (stored, _) => {
+                let settings = &self.settings;
+                self.promises.says(reply, |frame| write_stored(frame, reply, queue, stored, says, ids, settings))
             }
         };
         match self.promises.get(ticket) {
@@ -53,30 +48,38 @@ impl Desk {
             other => unreachable!("an answer was promised before the append, not {other:?}"),
         }
     }
+}
 
-    /// Writes the answer to a request that stored any number of messages.
-    fn write_stored(&mut self, out: &mut Vec<u8>, reply: &ReplyTo, queue: u32, stored: &[Stored], says: Identity<'_>) {
-        let mut answer = AnswerWriter::new(out, reply.serialize, reply.opaque);
-        if is_send(reply.code) {
-            self.sends.ids.clear();
-            for stored in stored {
-                if !self.sends.ids.is_empty() {
-                    self.sends.ids.push(',');
-                }
-                offset_id(stored, &self.settings).append(&mut self.sends.ids);
+/// Writes the answer to a request that stored any number of messages. `ids`: memory for theirs.
+fn write_stored(
+    out: &mut Vec<u8>,
+    reply: &ReplyTo,
+    queue: u32,
+    stored: &[Stored],
+    says: Identity<'_>,
+    ids: &mut String,
+    settings: &Settings,
+) {
+    let mut answer = AnswerWriter::new(out, reply.serialize, reply.opaque);
+    if is_send(reply.code) {
+        ids.clear();
+        for stored in stored {
+            if !ids.is_empty() {
+                ids.push(',');
             }
-            answer.plain("msgId", &self.sends.ids);
-            let offset = stored.first().map_or(0, |stored| stored.queue_offset);
-            write_place(&mut answer, queue, offset, says.unique, &self.settings);
-            if let Some(unique) = says.unique.filter(|_| says.is_inner) {
-                answer.text("batchUniqId", unique);
-            }
-            if let Some(recall) = says.recall {
-                answer.text("recallHandle", recall);
-            }
+            offset_id(stored, settings).append(ids);
         }
-        answer.finish();
+        answer.plain("msgId", ids);
+        let offset = stored.first().map_or(0, |stored| stored.queue_offset);
+        write_place(&mut answer, queue, offset, says.unique, settings);
+        if let Some(unique) = says.unique.filter(|_| says.is_inner) {
+            answer.text("batchUniqId", unique);
+        }
+        if let Some(recall) = says.recall {
+            answer.text("recallHandle", recall);
+        }
     }
+    answer.finish();
 }
 
 /// Writes the answer to a send of one message.

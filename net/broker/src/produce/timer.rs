@@ -19,7 +19,7 @@ use crate::config::Settings;
 use crate::desk::Desk;
 use crate::mail::Mail;
 use crate::parked::Cold;
-use crate::promise::{Promise, Says};
+use crate::promise::Promise;
 
 /// A message with a delay level is no timer message.
 pub(super) fn forget(text: &mut String) {
@@ -265,26 +265,19 @@ impl Desk {
             let (reply, settings) = (&call.reply, &self.settings);
             return self.replies.write(reply.connection, true, |out| write_deleted(out, call, unique, settings));
         };
-        if !self.promises.has_room() {
-            return self.refuse_append(&call.reply, AppendError::Busy);
-        }
-        let mut says = Says::Nothing;
-        if !call.reply.oneway {
-            let mut frame = self.promises.buffer();
+        let says = self.promises.says(&call.reply, |frame| {
             if call.header.code == request::RECALL_MESSAGE {
-                let mut answer = AnswerWriter::new(&mut frame, call.reply.serialize, call.reply.opaque);
+                let mut answer = AnswerWriter::new(frame, call.reply.serialize, call.reply.opaque);
                 answer.text("msgId", unique);
                 answer.text(ext::MSG_REGION, &self.settings.region);
                 answer.finish();
             } else {
-                write_deleted(&mut frame, call, unique, &self.settings);
+                write_deleted(frame, call, unique, &self.settings);
             }
-            says = Says::Frame(frame);
-        }
-        let promise = Promise::Answer { to: call.reply, messages: 0, bytes: 0, since_ms: now_ms, says };
-        let ticket = self.promises.open(promise);
-        if let Err(error) = self.partitions[local].withdraw(byte, Some(ticket), now_ms) {
-            self.promises.close(ticket);
+        });
+        let promise = || Promise::Answer { to: call.reply, messages: 0, bytes: 0, since_ms: now_ms, says };
+        let begin = |ticket| self.partitions[local].withdraw(byte, Some(ticket), now_ms);
+        if let Err(error) = self.promises.begin(promise, begin) {
             self.refuse_append(&call.reply, error);
         }
     }

@@ -8,19 +8,18 @@ use engine::partition::Undecided;
 use protocol::codes::{request, response};
 use protocol::command::FLAG_ONEWAY;
 use protocol::headers::{CheckTransaction, EndTransaction, ResumeCheck, SendMessage};
-use protocol::ids::{OffsetId, tag_hash};
+use protocol::ids::OffsetId;
 use protocol::message;
 use protocol::names::{self, sys_flag};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 use protocol::{AnswerWriter, Header, StoredMessage};
 
-use super::{IN_DOUBT, Origin, Piece, Said, Until, collect};
-use crate::answer::PROPERTIES_TOO_LONG;
+use super::{IN_DOUBT, Origin, Piece, Put, Said, Until};
 use crate::call::Call;
 use crate::desk::Desk;
 use crate::mail::{Mail, Store, Wait};
 use crate::parked::Cold;
-use crate::promise::{Promise, Says};
+use crate::promise::Promise;
 
 const NOT_FOUND: &str = "Find prepared transaction message failed";
 const HOUR_MS: u64 = 3_600_000;
@@ -97,9 +96,6 @@ impl Desk {
                 Ok(found) => until = found,
                 Err((code, remark)) => return self.refuse(&call.reply, code, &remark),
             }
-            if text.len() > PROPERTIES_BYTES_MAX {
-                return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG);
-            }
         }
         let committed = StoredMessage {
             sys_flag: message.sys_flag & !sys_flag::TRANSACTION_MASK | sys_flag::TRANSACTION_COMMIT,
@@ -107,9 +103,16 @@ impl Desk {
             properties: &text,
             ..message
         };
-        let piece = Piece { message: committed, offsets: 1, tag_hash: said.tags.map_or(0, tag_hash), keys: said.keys };
-        let committed = is_commit.then_some((&piece, until));
-        self.decide(call, local, position.byte(), half.queue, committed, now_ms);
+        let piece = Piece::new(committed, said.tags, said.keys);
+        let put = Put::End(position.byte(), half.queue, is_commit.then_some((&piece, until)));
+        let (messages, bytes) = put.counted();
+        let says = self.promises.says(&call.reply, |frame| {
+            AnswerWriter::new(frame, call.reply.serialize, call.reply.opaque).finish();
+        });
+        let promise = || Promise::Answer { to: call.reply, messages, bytes, since_ms: now_ms, says };
+        if let Err(unkept) = self.keep(local, &put, promise, now_ms) {
+            self.refuse_unkept(&call.reply, unkept);
+        }
     }
 
     /// When a message that is committed is due: those with a delay begin to wait now.
@@ -125,46 +128,6 @@ impl Desk {
             return Ok(Until::Now);
         }
         self.until(message.topic, said, queue, said.unique.unwrap_or_default(), text, now_ms)
-    }
-
-    /// Answers once it is durable what became of a half message.
-    fn decide(
-        &mut self,
-        call: &Call<'_>,
-        local: usize,
-        id: u64,
-        queue: QueueKey,
-        committed: Option<(&Piece<'_>, Until)>,
-        now_ms: u64,
-    ) {
-        if !self.promises.has_room() {
-            return self.refuse_append(&call.reply, AppendError::Busy);
-        }
-        let mut says = Says::Nothing;
-        if !call.reply.oneway {
-            let mut frame = self.promises.buffer();
-            AnswerWriter::new(&mut frame, call.reply.serialize, call.reply.opaque).finish();
-            says = Says::Frame(frame);
-        }
-        let bytes = committed.map_or(0, |(piece, _)| piece.message.encoded_len() as u64);
-        let messages = u32::from(committed.is_some());
-        let promise = Promise::Answer { to: call.reply, messages, bytes, since_ms: now_ms, says };
-        let ticket = self.promises.open(promise);
-        let partition = &mut self.partitions[local];
-        let outcome = match committed {
-            None => partition.decide(id, None, None, Some(ticket), now_ms),
-            Some((piece, until)) => {
-                let due = match until {
-                    Until::Due { at_ms, key } => Some((at_ms, key)),
-                    Until::Now | Until::Decided { .. } => None,
-                };
-                piece.drafted(queue, |mut draft| partition.decide(id, Some(&mut draft), due, Some(ticket), now_ms))
-            }
-        };
-        if let Err(error) = outcome {
-            self.promises.close(ticket);
-            self.refuse_append(&call.reply, error);
-        }
     }
 
     /// RESUME_CHECK_HALF_MESSAGE (323): one that was given up is a half message again, and its producer is asked anew.
@@ -280,10 +243,8 @@ impl Desk {
         let key = QueueKey { topic: topic.id, queue };
         let ended =
             StoredMessage { topic: names::TRANS_CHECK_MAX_TIME_TOPIC, queue_id: queue.cast_signed(), ..*message };
-        let partition = &mut self.partitions[local];
-        let outcome =
-            piece(&ended).drafted(key, |mut draft| partition.decide(id, Some(&mut draft), None, None, now_ms));
-        if outcome.is_ok() {
+        let piece = Piece::read(ended);
+        if self.keep_untold(local, &Put::End(id, key, Some((&piece, Until::Now))), now_ms).is_ok() {
             tracing::warn!(
                 topic = message.topic,
                 unique = message.property(name::UNIQ_KEY).unwrap_or_default(),
@@ -291,16 +252,6 @@ impl Desk {
                 names::TRANS_CHECK_MAX_TIME_TOPIC
             );
         }
-    }
-}
-
-/// A message as it is about to be stored.
-fn piece<'a>(message: &StoredMessage<'a>) -> Piece<'a> {
-    Piece {
-        message: *message,
-        offsets: 1,
-        tag_hash: message::tag_hash_of(message.properties),
-        keys: collect(message::key_hashes(message.topic, message.properties)),
     }
 }
 
