@@ -43,10 +43,6 @@ use keep::{Piece, Until};
 use said::Said;
 use sent::{Identity, write_place};
 
-/// A message could be lost with its topic.
-const IN_DOUBT: &str =
-    "whether this topic is deleted is in doubt: the disk failed while it was, and the log has to be read again first";
-
 /// Longest topic that fits a record whose topic length is one byte; batches know only those.
 const BATCH_TOPIC_BYTES_MAX: usize = names::TOPIC_BYTES_MAX;
 
@@ -267,7 +263,7 @@ impl Desk {
             });
             return match closed {
                 None if self.catalog.is_doubtful(topic.id) => {
-                    self.refuse(&call.reply, response::SERVICE_NOT_AVAILABLE, IN_DOUBT);
+                    self.refuse_unkept(&call.reply, Unkept::Doubt);
                     None
                 }
                 None => Some(topic.clone()),

@@ -22,6 +22,9 @@ use crate::call::ReplyTo;
 use crate::desk::Desk;
 use crate::promise::{Promise, Says};
 
+const IN_DOUBT: &str =
+    "whether this topic is deleted is in doubt: the disk failed while it was, and the log has to be read again first";
+
 /// What the log is to do: all of it in one batch.
 #[derive(Clone, Copy)]
 pub(crate) enum Put<'a> {
@@ -59,6 +62,8 @@ pub(crate) struct Piece<'a> {
 /// Why nothing was put into the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unkept {
+    /// Whether a topic is deleted is in doubt: a message could be lost with it.
+    Doubt,
     /// The properties of a message take more than [`PROPERTIES_BYTES_MAX`].
     TooLong,
     /// The log does not take it.
@@ -265,6 +270,9 @@ impl Desk {
     /// What every message has to obey, wherever it comes from.
     #[inline(always)]
     fn obey(&self, put: &Put<'_>) -> Result<(), Unkept> {
+        if put.queues().iter().any(|queue| self.catalog.is_doubtful(queue.topic)) {
+            return Err(Unkept::Doubt);
+        }
         if put.pieces().iter().any(|piece| piece.message.properties.len() > PROPERTIES_BYTES_MAX) {
             return Err(Unkept::TooLong);
         }
@@ -274,6 +282,7 @@ impl Desk {
     /// Answers that nothing was put into the log.
     pub(super) fn refuse_unkept(&mut self, reply: &ReplyTo, unkept: Unkept) {
         match unkept {
+            Unkept::Doubt => self.refuse(reply, response::SERVICE_NOT_AVAILABLE, IN_DOUBT),
             Unkept::TooLong => self.refuse(reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG),
             Unkept::Log(error) => self.refuse_append(reply, error),
         }
@@ -309,5 +318,100 @@ fn stamp(sys_flag: i32) -> Stamp {
         queue_offset_at: QUEUE_OFFSET_AT,
         position_at: PHYSICAL_OFFSET_AT,
         store_time_at: message::store_timestamp_at(sys_flag),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::slice::from_ref;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use engine::buffer::Region;
+    use engine::limits::LogConfig;
+    use protocol::Serialize;
+
+    use super::*;
+    use crate::call::ConnectionId;
+    use crate::catalog::{Catalog, Topic, TopicConfig};
+    use crate::config::{Config, Found};
+    use crate::mail::{Mailboxes, Store, Wait};
+    use crate::produce::Origin;
+
+    /// Topics `T` and `U`; the latter is in doubt. The log is not open: whatever reaches it is refused for that.
+    fn desk() -> Desk {
+        let memory = Region::new(64, 1 << 20).unwrap();
+        let partition = Partition::new(LogConfig::new("/data/0", 0, memory, describe)).unwrap();
+        let settings = Arc::new(Config::default().settings(Found::one_core()));
+        let mut desk = Desk::new(0, settings, vec![partition], Mailboxes::new(1, 4), 7);
+        let mut catalog = Catalog::new(3);
+        for (id, name) in [(1, "T"), (2, "U")] {
+            let config = TopicConfig::new(name, 1, 6);
+            catalog.set_topic(Arc::new(Topic { id, name: name.into(), first_partition: 0, config }));
+        }
+        catalog.doubt([2].into_iter());
+        desk.catalog = Arc::new(catalog);
+        desk
+    }
+
+    fn origin() -> Origin {
+        let born_host = "127.0.0.1:9".parse().unwrap();
+        Origin { flag: 0, sys_flag: 0, born_ms: 1, born_host, reconsume_times: 0 }
+    }
+
+    #[test]
+    fn no_way_into_the_log_forgets_what_a_message_has_to_obey() {
+        let (mut desk, host) = (desk(), "127.0.0.1:10911".parse().unwrap());
+        let text = "x".repeat(PROPERTIES_BYTES_MAX + 1);
+        let [short, long] = [&text[1..], &text].map(|text| Piece::read(origin().message(host, "T", 0, b"body", text)));
+        let mut record = vec![0; short.message.encoded_len()];
+        short.message.encode(&mut record);
+        let description = describe(&record).unwrap();
+        let [sure, doubtful] = [1, 2].map(|topic| QueueKey { topic, queue: 0 });
+        let unopened = Unkept::Log(AppendError::Opening);
+        for (piece, queue, wanted) in
+            [(&short, sure, unopened), (&short, doubtful, Unkept::Doubt), (&long, sure, Unkept::TooLong)]
+        {
+            let untils = [Until::Now, Until::Due { at_ms: 9, key: 0 }, Until::Decided { check_ms: 9 }];
+            let copies = [sure, queue];
+            let puts = [Put::Batch(from_ref(piece), queue), Put::Copies(piece, &copies)];
+            let ends = untils.map(|until| Put::End(0, queue, Some((piece, until))));
+            for put in untils.map(|until| Put::One(piece, queue, until)).into_iter().chain(puts).chain(ends) {
+                assert_eq!(desk.keep_untold(0, &put, 5), Err(wanted));
+            }
+        }
+        for (queue, wanted) in [(sure, unopened), (doubtful, Unkept::Doubt)] {
+            for put in [Put::End(0, queue, None), Put::Record(&record, &description, queue)] {
+                assert_eq!(desk.keep_untold(0, &put, 5), Err(wanted));
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_comes_again_is_not_lost_with_its_topic() {
+        let mut desk = desk();
+        let connection = ConnectionId { core: 0, slot: 1, generation: 2 };
+        for (topic, wanted) in [("T", "the broker is starting up"), ("U", IN_DOUBT)] {
+            let store = Store {
+                topic: topic.to_owned(),
+                queue: 0,
+                origin: origin(),
+                properties: String::new(),
+                body: Bytes::from_static(b"body"),
+                wait: Wait::Level(0),
+                reply: ReplyTo {
+                    connection,
+                    opaque: 1,
+                    code: 36,
+                    version: 0,
+                    serialize: Serialize::Json,
+                    oneway: false,
+                },
+            };
+            desk.store(store, 5);
+            let [reply] = &desk.replies.take()[..] else { panic!("one answer") };
+            let text = String::from_utf8_lossy(desk.replies.head(reply)).into_owned();
+            assert!(text.contains(wanted), "{topic}: {text}");
+        }
     }
 }

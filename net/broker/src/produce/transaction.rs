@@ -14,7 +14,7 @@ use protocol::names::{self, sys_flag};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 use protocol::{AnswerWriter, Header, StoredMessage};
 
-use super::{IN_DOUBT, Origin, Piece, Put, Said, Until};
+use super::{Origin, Piece, Put, Said, Until};
 use crate::call::Call;
 use crate::desk::Desk;
 use crate::mail::{Mail, Store, Wait};
@@ -81,9 +81,6 @@ impl Desk {
         };
         if let Err((code, remark)) = check_end(&end, &message, now_ms) {
             return self.refuse(&call.reply, code, remark);
-        }
-        if self.catalog.is_doubtful(half.queue.topic) {
-            return self.refuse(&call.reply, response::SERVICE_NOT_AVAILABLE, IN_DOUBT);
         }
         let said = Said::read(message.topic, message.properties);
         let mut text = String::new();
