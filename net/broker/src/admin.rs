@@ -164,9 +164,13 @@ pub enum Part {
     AllProgress(Vec<GroupProgress>),
     /// To `Stats`: of each; `None`: nothing is known of it.
     Stats(Vec<Option<Windows>>),
-    /// To `Messages`: store times in ms, and the stored records. `is_partial`: there may be more, where something
-    /// cannot be read.
-    Messages { found: Vec<(u64, Bytes)>, is_partial: bool },
+    /// To `Messages`.
+    Messages {
+        /// Store times in ms, and the stored records.
+        found: Vec<(u64, Bytes)>,
+        /// There may be more, where something cannot be read.
+        is_partial: bool,
+    },
     /// To `Tally`.
     Tally(Box<Tally>),
 }

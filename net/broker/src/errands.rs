@@ -12,6 +12,8 @@ pub const ERRANDS_MAX: usize = 65_536;
 pub const ERRAND_BYTES_MAX: usize = 256 << 20;
 /// How long a client may take. 10 s, as in RocketMQ. Milliseconds.
 pub const ERRAND_MS: u64 = 10_000;
+/// Deadlines of errands that are over, besides as many as are open: so seldom are all looked through.
+const DEADLINES_SPARE: usize = 1024;
 
 /// What a client is asked for.
 #[derive(Debug)]
@@ -76,7 +78,7 @@ impl Errands {
         self.open.insert(key, purpose);
         self.deadlines.push_back((now_ms + ERRAND_MS, key));
         // Those that are over leave their deadlines behind: at most as many as are open, and some.
-        if self.deadlines.len() > 2 * self.open.len() + 1024 {
+        if self.deadlines.len() > 2 * self.open.len() + DEADLINES_SPARE {
             let open = &self.open;
             self.deadlines.retain(|(_, key)| open.contains_key(key));
         }

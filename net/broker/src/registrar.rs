@@ -44,7 +44,7 @@ pub use assignment::ROUTES_MAX;
 /// Silent clients and expired locks are looked for this often, in ms (RocketMQ's scan).
 pub const SCAN_MS: u64 = 10_000;
 /// The cores' counters are sampled this often, in ms, for the rates of code 28.
-pub const SAMPLE_MS: u64 = 10_000;
+pub const RATES_SAMPLE_MS: u64 = 10_000;
 /// What a frame carries besides its body, generously, in bytes.
 const HEADER_BYTES: usize = 64 << 10;
 
@@ -276,7 +276,7 @@ impl Registrar {
             self.locks.expire(now_ms);
         }
         if now_ms >= self.sample_at_ms {
-            self.sample_at_ms = now_ms + SAMPLE_MS;
+            self.sample_at_ms = now_ms + RATES_SAMPLE_MS;
             self.gather(None, Goal::Sample, Question::Tally, wanted);
         }
         self.finish(now_ms, wanted);

@@ -15,7 +15,7 @@ use crate::connection::Reason;
 const VERSION_NAME: &str = "V5_3_3";
 /// Windows of the rates that clusterList shows, in ms: 10 s, 1 min, 10 min.
 const WINDOWS_MS: [u64; 3] = [10_000, 60_000, 600_000];
-/// Samples kept: one every `SAMPLE_MS` for the longest window, and the one before it.
+/// Samples kept: one every `RATES_SAMPLE_MS` for the longest window, and the one before it.
 const SAMPLES_MAX: usize = 61;
 const DAY_MS: u64 = 86_400_000;
 

@@ -15,7 +15,7 @@ pub const TOPIC_IDS_MAX: u32 = 1 << 20;
 /// later has no history.
 pub const SERIES_MAX: usize = 16_384;
 /// How often the counts are sampled, in ms.
-pub const SAMPLE_MS: u64 = 10_000;
+pub const HISTORY_SAMPLE_MS: u64 = 10_000;
 
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
@@ -145,7 +145,7 @@ impl Stats {
         if now_ms < self.sample_at_ms {
             return;
         }
-        self.sample_at_ms = now_ms + SAMPLE_MS;
+        self.sample_at_ms = now_ms + HISTORY_SAMPLE_MS;
         for (topic, count) in (0..).zip(&self.puts) {
             if *count == Count::default() {
                 continue;
@@ -153,7 +153,7 @@ impl Stats {
             if let Some(history) = self.histories.get_mut(&topic) {
                 history.sample(*count, now_ms);
             } else if self.histories.len() < SERIES_MAX {
-                let mut history = History::new(now_ms.saturating_sub(SAMPLE_MS));
+                let mut history = History::new(now_ms.saturating_sub(HISTORY_SAMPLE_MS));
                 history.sample(*count, now_ms);
                 self.histories.insert(topic, history);
             }
@@ -234,7 +234,7 @@ impl<const N: usize> Ring<N> {
     /// Takes a sample, if the last one is as old as they lie apart; a tick may come a little early.
     fn sample(&mut self, count: Count, now_ms: u64, apart_ms: u64) {
         let newest_ms = self.taken.checked_sub(1).map(|newest| self.samples[newest % N].0);
-        if newest_ms.is_none_or(|newest_ms| now_ms + SAMPLE_MS / 10 >= newest_ms + apart_ms) {
+        if newest_ms.is_none_or(|newest_ms| now_ms + HISTORY_SAMPLE_MS / 10 >= newest_ms + apart_ms) {
             self.samples[self.taken % N] = (now_ms, count);
             self.taken += 1;
         }
@@ -242,7 +242,7 @@ impl<const N: usize> Ring<N> {
 
     /// What was counted in the last `window_ms`: since the oldest sample in it, or since the beginning.
     fn window(&self, count: Count, now_ms: u64, window_ms: u64, since_ms: u64) -> Window {
-        let from_ms = now_ms.saturating_sub(window_ms + SAMPLE_MS / 2);
+        let from_ms = now_ms.saturating_sub(window_ms + HISTORY_SAMPLE_MS / 2);
         let begin = (since_ms >= from_ms).then_some((since_ms, Count::default()));
         let samples = (self.taken.saturating_sub(N)..self.taken).map(|index| self.samples[index % N]);
         let oldest = begin.into_iter().chain(samples.filter(|(at_ms, _)| *at_ms >= from_ms)).next();
@@ -283,7 +283,10 @@ mod tests {
                 messages(stats.windows(counted, now_ms)).into_iter().zip([MINUTE_MS, HOUR_MS, DAY_MS])
             {
                 assert_eq!(count * 1000, span_ms * times);
-                assert!(span_ms <= wanted_ms + SAMPLE_MS && span_ms * 10 >= wanted_ms * 8, "{span_ms} of {wanted_ms}");
+                assert!(
+                    span_ms <= wanted_ms + HISTORY_SAMPLE_MS && span_ms * 10 >= wanted_ms * 8,
+                    "{span_ms} of {wanted_ms}"
+                );
             }
         }
         // Then nothing for two hours.
@@ -306,9 +309,9 @@ mod tests {
         }
         stats.put(TOPIC_IDS_MAX, 1, 1);
         stats.put(u32::MAX, 1, 1);
-        stats.on_time(SAMPLE_MS);
+        stats.on_time(HISTORY_SAMPLE_MS);
         assert_eq!((stats.histories.len(), stats.gets.len()), (SERIES_MAX, SERIES_MAX));
         assert!(stats.puts.len() <= TOPIC_IDS_MAX as usize);
-        assert!(stats.windows(&Counted::Put { topic: SERIES_MAX as u32 + 1 }, SAMPLE_MS).is_none());
+        assert!(stats.windows(&Counted::Put { topic: SERIES_MAX as u32 + 1 }, HISTORY_SAMPLE_MS).is_none());
     }
 }
