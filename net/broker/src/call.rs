@@ -77,6 +77,14 @@ impl Call<'_> {
     }
 }
 
+impl Request {
+    /// The request, to be served.
+    pub fn call(&self) -> Call<'_> {
+        let Request { header, body, reply, peer, resumed, orderly } = self;
+        Call { header, body, reply: *reply, peer: *peer, resumed: *resumed, orderly: *orderly }
+    }
+}
+
 /// A request that must wait or cross to another core, with memory of its own.
 #[derive(Clone, Debug)]
 pub struct Request {

@@ -214,7 +214,7 @@ impl Desk {
                 // Placed again: a topic that was made meanwhile has an owner now.
                 let core = self.place(&mut request.header).core(self.index, self.settings.cores);
                 if core == self.index {
-                    return self.serve_owned(*request, now_ms);
+                    return self.serve(&request.call(), now_ms);
                 }
                 let reply = request.reply;
                 if self.outbox.offer(core, Mail::Request(request)).is_err() {
@@ -382,12 +382,6 @@ impl Desk {
 
     fn partition_at(&self, local: usize) -> u16 {
         u16::try_from(local * self.settings.cores + self.index).expect("partitions are numbered by 15 bits")
-    }
-
-    fn serve_owned(&mut self, request: Request, now_ms: u64) {
-        let Request { header, body, reply, peer, resumed, orderly } = &request;
-        let call = Call { header, body, reply: *reply, peer: *peer, resumed: *resumed, orderly: *orderly };
-        self.serve(&call, now_ms);
     }
 
     /// Executes a request that belongs here.

@@ -253,49 +253,54 @@ impl Desk {
     /// The topic of a send, once the checks of PROTOCOL 4.1, items 4 to 7, are passed. `None`: the
     /// request is answered, or waits for its topic.
     fn topic_to_send(&mut self, call: &Call<'_>, send: &SendMessage<'_>) -> Option<Arc<Topic>> {
-        if let Some(topic) = self.catalog.topic(send.topic) {
-            let closed = (!perm::writeable(self.settings.permission) && topic.is_ordered())
-                .then(|| format!("the broker[{}] sending message is forbidden", self.settings.broker_ip1));
-            // The name was checked when the topic was made; only those of RocketMQ's own are closed.
-            let closed = closed.or_else(|| {
-                names::is_closed_topic(send.topic)
-                    .then(|| format!("Sending message to topic[{}] is forbidden.", send.topic))
-            });
-            return match closed {
-                None if self.catalog.is_doubtful(topic.id) => {
-                    self.refuse_unkept(&call.reply, Unkept::Doubt);
-                    None
-                }
-                None => Some(topic.clone()),
-                Some(remark) => {
-                    self.refuse(&call.reply, response::NO_PERMISSION, &remark);
-                    None
-                }
-            };
-        }
-        if let Err(error) = names::check_topic(send.topic) {
-            self.refuse(&call.reply, response::INVALID_PARAMETER, &error.to_string());
+        let Some(topic) = self.catalog.topic(send.topic) else {
+            self.make_topic(call, send);
+            return None;
+        };
+        // The name was checked when the topic was made; only those of RocketMQ's own are closed.
+        let remark = if !perm::writeable(self.settings.permission) && topic.is_ordered() {
+            self.forbidden("message")
         } else if names::is_closed_topic(send.topic) {
-            let remark = format!("Sending message to topic[{}] is forbidden.", send.topic);
-            self.refuse(&call.reply, response::NO_PERMISSION, &remark);
-        } else if call.resumed {
-            self.refuse_topic(&call.reply, send.topic);
+            closed(send.topic)
+        } else if self.catalog.is_doubtful(topic.id) {
+            self.refuse_unkept(&call.reply, Unkept::Doubt);
+            return None;
         } else {
-            let how = match names::group_of_retry_topic(send.topic) {
-                Some(group) => Make::Retry { group: group.to_owned() },
-                None if self.settings.has_light_queues() && names::is_lmq(send.topic) => Make::Light,
-                None => Make::Send { template: send.default_topic.to_owned(), queues: send.default_topic_queue_nums },
-            };
-            self.ensure_and_resume(call, send, how);
-        }
+            return Some(topic.clone());
+        };
+        self.refuse(&call.reply, response::NO_PERMISSION, &remark);
         None
     }
 
-    /// Asks the registrar for a send's topic, and goes on with the send when it is there.
-    fn ensure_and_resume(&mut self, call: &Call<'_>, send: &SendMessage<'_>, how: Make) {
+    /// A send to a topic that does not exist waits until it is made, if it may be.
+    fn make_topic(&mut self, call: &Call<'_>, send: &SendMessage<'_>) {
+        if let Err(error) = names::check_topic(send.topic) {
+            return self.refuse(&call.reply, response::INVALID_PARAMETER, &error.to_string());
+        }
+        if names::is_closed_topic(send.topic) {
+            return self.refuse(&call.reply, response::NO_PERMISSION, &closed(send.topic));
+        }
+        if call.resumed {
+            return self.refuse_topic(&call.reply, send.topic);
+        }
+        let how = match names::group_of_retry_topic(send.topic) {
+            Some(group) => Make::Retry { group: group.to_owned() },
+            None if self.settings.has_light_queues() && names::is_lmq(send.topic) => Make::Light,
+            None => Make::Send { template: send.default_topic.to_owned(), queues: send.default_topic_queue_nums },
+        };
+        self.ensure_and_resume(call, send.topic.to_owned(), how);
+    }
+
+    /// What is said to messages that this broker does not take.
+    fn forbidden(&self, what: &str) -> String {
+        format!("the broker[{}] sending {what} is forbidden", self.settings.broker_ip1)
+    }
+
+    /// Asks the registrar for a topic or a group, and goes on with the request when it is there.
+    pub(crate) fn ensure_and_resume(&mut self, call: &Call<'_>, topic: String, how: Make) {
         let mut request = call.to_request();
         request.resumed = true;
-        self.ensure(send.topic.to_owned(), how, Mail::Request(request), &call.reply);
+        self.ensure(topic, how, Mail::Request(request), &call.reply);
     }
 
     /// The queue of a send. `None`: it was refused, or goes on to another core.
@@ -355,8 +360,7 @@ impl Desk {
             return Err((response::MESSAGE_ILLEGAL, "Required message key is missing".to_owned()));
         }
         if is_half(send, said) && (self.settings.reject_transaction || is_batch) {
-            let remark = format!("the broker[{}] sending transaction message is forbidden", self.settings.broker_ip1);
-            return Err((response::NO_PERMISSION, remark));
+            return Err((response::NO_PERMISSION, self.forbidden("transaction message")));
         }
         Ok(())
     }
@@ -391,7 +395,8 @@ impl Desk {
         now_ms: u64,
     ) -> Result<Until, (i32, String)> {
         if let Some(at_ms) = self.delay_until(said.delay_level, now_ms) {
-            set_real(text, topic, queue);
+            // It is not delayed again.
+            set_real(text, name::DELAY, topic, queue);
             if said.is_timer {
                 timer::forget(text);
             }
@@ -436,9 +441,14 @@ fn is_half(send: &SendMessage<'_>, said: &Said<'_>) -> bool {
     said.is_half && !(send.reconsume_times > 0 && said.delay_level > 0)
 }
 
-/// A delayed message says where it belongs and is not delayed again (PROTOCOL 4.9).
-fn set_real(text: &mut String, topic: &str, queue: u32) {
-    properties::remove_all(text, &[name::DELAY, name::REAL_TOPIC, name::REAL_QID]);
+/// A message that waits says where it belongs (PROTOCOL 4.9, 4.11). `also`: a property that goes.
+fn set_real(text: &mut String, also: &str, topic: &str, queue: u32) {
+    properties::remove_all(text, &[also, name::REAL_TOPIC, name::REAL_QID]);
     properties::append(text, name::REAL_TOPIC, topic);
     properties::append(text, name::REAL_QID, itoa::Buffer::new().format(queue));
+}
+
+/// What is said to messages for topics of RocketMQ's own.
+fn closed(topic: &str) -> String {
+    format!("Sending message to topic[{topic}] is forbidden.")
 }

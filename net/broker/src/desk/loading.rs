@@ -37,7 +37,7 @@ impl Desk {
         for cold in self.loading.done(local, load.0) {
             match cold {
                 Cold::Pull(pull) if ok => self.pulls.woken.push(pull),
-                Cold::Request(request) if ok => self.serve_owned(*request, now_ms),
+                Cold::Request(request) if ok => self.serve(&request.call(), now_ms),
                 Cold::Recall(request, sought) if ok => self.recall_of(*request, sought, now_ms),
                 Cold::Pop(pop) if ok => self.pop(pop, now_ms),
                 Cold::Loan(loan) if ok => self.end_loan(loan, now_ms),

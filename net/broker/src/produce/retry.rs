@@ -34,8 +34,7 @@ impl Desk {
             return self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
         };
         if !perm::writeable(self.settings.permission) {
-            let remark = format!("the broker[{}] sending message is forbidden", self.settings.broker_ip1);
-            return self.refuse(&call.reply, response::NO_PERMISSION, &remark);
+            return self.refuse(&call.reply, response::NO_PERMISSION, &self.forbidden("message"));
         }
         if group.retry_queues() == 0 {
             self.replies.header(&call.reply, response::SUCCESS);
@@ -118,7 +117,7 @@ impl Desk {
                 properties::remove(&mut text, name::DELAY);
                 match self.delay_until(level, now_ms) {
                     Some(at_ms) => {
-                        set_real(&mut text, &store.topic, queue);
+                        set_real(&mut text, name::DELAY, &store.topic, queue);
                         Until::Due { at_ms, key: 0 }
                     }
                     None => Until::Now,
@@ -151,7 +150,7 @@ impl Desk {
         };
         let is_spent = send.reconsume_times > retries_max;
         if !is_spent && !call.resumed {
-            self.ensure_and_resume(call, send, Make::Retry { group: name.to_owned() });
+            self.ensure_and_resume(call, send.topic.to_owned(), Make::Retry { group: name.to_owned() });
             return true;
         }
         if !is_spent && !call.orderly {

@@ -143,7 +143,7 @@ impl Desk {
             return Err(illegal());
         }
         properties::remove_all(text, &[name::TIMER_ENQUEUE_MS, name::TIMER_DEQUEUE_MS]);
-        set_real(text, topic, queue);
+        set_real(text, name::DELAY, topic, queue);
         // As of a stock broker whose precision is a millisecond.
         let mut digits = itoa::Buffer::new();
         properties::append(text, name::TIMER_OUT_MS, digits.format(at_ms - 1));
@@ -165,8 +165,7 @@ impl Desk {
 
     /// As `recall`, for a request that other cores looked at.
     pub(crate) fn recall_of(&mut self, request: Request, sought: Sought, now_ms: u64) {
-        let Request { header, body, reply, peer, resumed, orderly } = &request;
-        let call = Call { header, body, reply: *reply, peer: *peer, resumed: *resumed, orderly: *orderly };
+        let call = request.call();
         match call.header.code {
             request::RECALL_MESSAGE => self.recall(&call, sought, now_ms),
             _ => self.delete_timer(&call, sought, now_ms),

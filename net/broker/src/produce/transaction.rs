@@ -14,7 +14,7 @@ use protocol::names::{self, sys_flag};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 use protocol::{AnswerWriter, Header, StoredMessage};
 
-use super::{Origin, Piece, Put, Said, Until};
+use super::{Origin, Piece, Put, Said, Until, set_real};
 use crate::call::Call;
 use crate::desk::Desk;
 use crate::mail::{Mail, Store, Wait};
@@ -42,9 +42,7 @@ impl Desk {
         if group.is_none() {
             properties::append(text, name::PGROUP, send.producer_group);
         }
-        properties::remove_all(text, &[name::REAL_TOPIC, name::REAL_QID, name::TRANSACTION_ID]);
-        properties::append(text, name::REAL_TOPIC, send.topic);
-        properties::append(text, name::REAL_QID, itoa::Buffer::new().format(queue));
+        set_real(text, name::TRANSACTION_ID, send.topic, queue);
         properties::append(text, name::TRANSACTION_ID, unique);
         let check_ms = now_ms.saturating_add(immune_ms.max(self.settings.transaction_timeout_ms));
         Until::Decided { check_ms }
