@@ -261,7 +261,7 @@ impl ColdGate {
     }
 
     /// When the first of those that are held goes on, in ms.
-    pub fn deadline(&self) -> Option<u64> {
+    pub fn deadline_ms(&self) -> Option<u64> {
         self.held.front().map(|(until_ms, _)| *until_ms)
     }
 

@@ -18,7 +18,7 @@ use protocol::names::{self, perm, pull_flag};
 use crate::answer::BUSY;
 use crate::call::{Call, ReplyTo};
 use crate::catalog::{Group, Topic, Wants};
-use crate::desk::Desk;
+use crate::desk::{Desk, illegal_queue};
 use crate::filter::{Compiled, MATCHED_MAX, matcher, no_filter};
 use crate::mail::{Mail, Make};
 use crate::parked::{Cold, Filter, Parked, Pull};
@@ -85,13 +85,7 @@ impl Desk {
         let queue = match u32::try_from(asked.queue_id) {
             Ok(queue) if queue < topic.read_queues() => queue,
             _ => {
-                let remark = format!(
-                    "queueId[{}] is illegal, topic:[{}] topicConfig.readQueueNums:[{}] consumer:[{}]",
-                    asked.queue_id,
-                    asked.topic,
-                    topic.read_queues(),
-                    call.peer.address
-                );
+                let remark = illegal_queue(asked.queue_id, asked.topic, &topic, call);
                 return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
             }
         };

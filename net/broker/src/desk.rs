@@ -37,6 +37,8 @@ mod loading;
 mod office;
 mod refusals;
 
+pub(crate) use refusals::illegal_queue;
+
 use office::Office;
 
 /// Why a reset is refused: a client that did not hear of it would write its old offset over it.
@@ -304,8 +306,8 @@ impl Desk {
     /// When `on_time` or a partition wants to run again, in ms.
     pub fn deadline_ms(&self) -> u64 {
         let partitions = self.partitions.iter().map(Partition::deadline_ms);
-        let pops = [self.pops.waiting.deadline(), self.accounts_deadline(), self.pops.stirred.front().map(|_| 0)];
-        let pulls = self.pulls.parked.deadline().into_iter().chain(self.cold_gate.deadline());
+        let pops = [self.pops.waiting.deadline_ms(), self.accounts_deadline_ms(), self.pops.stirred.front().map(|_| 0)];
+        let pulls = self.pulls.parked.deadline_ms().into_iter().chain(self.cold_gate.deadline_ms());
         partitions.chain(pulls).chain(pops.into_iter().flatten()).min().unwrap_or(u64::MAX)
     }
 

@@ -131,8 +131,8 @@ impl Parked {
     }
 
     /// When the next one's time is over, in ms; perhaps a little early.
-    pub fn deadline(&self) -> Option<u64> {
-        self.pulls.deadline()
+    pub fn deadline_ms(&self) -> Option<u64> {
+        self.pulls.deadline_ms()
     }
 
     /// Forgets those of connections that are gone.
@@ -266,7 +266,7 @@ mod tests {
         parked.wake(QueueKey { topic: 9, queue: 0 }, &mut out);
         parked.wake(QueueKey { topic: 8, queue: 1 }, &mut out);
         assert!(out.is_empty());
-        assert_eq!(parked.deadline(), Some(20));
+        assert_eq!(parked.deadline_ms(), Some(20));
         parked.expire(30, &mut out);
         assert_eq!(slots(&mut out), [3, 5]);
         let mut gone = HashSet::with_hasher(RandomState::with_seed(1));
@@ -276,7 +276,7 @@ mod tests {
         parked.wake_topic(9, &mut out);
         assert_eq!(slots(&mut out), [4]);
         parked.expire(1000, &mut out);
-        assert!(out.is_empty() && parked.count() == 0 && parked.queues.is_empty() && parked.deadline().is_none());
+        assert!(out.is_empty() && parked.count() == 0 && parked.queues.is_empty() && parked.deadline_ms().is_none());
     }
 
     #[test]

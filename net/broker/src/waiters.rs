@@ -87,7 +87,7 @@ impl<T> Waiters<T> {
     }
 
     /// When the next one's time is over, in ms; perhaps a little early.
-    pub fn deadline(&self) -> Option<u64> {
+    pub fn deadline_ms(&self) -> Option<u64> {
         self.deadlines.peek().map(|Reverse((until_ms, ..))| *until_ms)
     }
 
@@ -106,7 +106,10 @@ mod tests {
     fn each_leaves_once_and_its_seat_is_used_again() {
         let mut waiters = Waiters::new(3);
         let seats = [("a", 30), ("b", 10), ("c", 20)].map(|(name, until_ms)| waiters.add(name, until_ms));
-        assert_eq!((seats, waiters.count(), waiters.has_room(), waiters.deadline()), ([0, 1, 2], 3, false, Some(10)));
+        assert_eq!(
+            (seats, waiters.count(), waiters.has_room(), waiters.deadline_ms()),
+            ([0, 1, 2], 3, false, Some(10))
+        );
         assert_eq!((waiters.find(|name| *name > "a"), waiters.get(2)), (vec![1, 2], Some(&"c")));
         assert_eq!((waiters.take(1), waiters.take(1), waiters.expire(19)), (Some("b"), None, None));
         assert_eq!(waiters.add("d", 40), 1);
@@ -114,7 +117,7 @@ mod tests {
             (waiters.expire(30), waiters.expire(30), waiters.expire(30)),
             (Some((2, "c")), Some((0, "a")), None)
         );
-        assert_eq!((waiters.count(), waiters.deadline()), (1, Some(40)));
+        assert_eq!((waiters.count(), waiters.deadline_ms()), (1, Some(40)));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use protocol::{FieldError, Header};
 
 use super::Desk;
 use crate::answer::LOG_BUSY;
-use crate::call::ReplyTo;
+use crate::call::{Call, ReplyTo};
+use crate::catalog::Topic;
 use crate::config::Settings;
 use crate::place::is_send;
 
@@ -69,4 +70,13 @@ impl Desk {
 pub fn push_region(header: &mut Header, settings: &Settings) {
     header.fields.push(ext::MSG_REGION, &settings.region);
     header.fields.push_bool(ext::TRACE_ON, settings.trace_on);
+}
+
+/// What is said to who asks for messages of a queue that its topic does not have.
+pub fn illegal_queue(queue: i32, name: &str, topic: &Topic, call: &Call<'_>) -> String {
+    format!(
+        "queueId[{queue}] is illegal, topic:[{name}] topicConfig.readQueueNums:[{}] consumer:[{}]",
+        topic.read_queues(),
+        call.peer.address
+    )
 }

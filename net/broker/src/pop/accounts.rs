@@ -15,6 +15,8 @@ use crate::catalog::Topic;
 pub const ACCOUNTS_MAX: usize = 1 << 20;
 /// Loans that one core has given out, all groups together. 2 Mi, some 150 bytes each with their deadlines.
 pub const LOANS_MAX: usize = 2 << 20;
+/// Deadlines of loans that are over, besides as many as there are: so seldom are all looked through.
+const DEADLINES_SPARE: usize = 1024;
 /// An account that nobody used for so long is put away; what must last of it is in the log. Milliseconds.
 const IDLE_MS: u64 = 600_000;
 /// Accounts looked at in one tick for that.
@@ -202,7 +204,7 @@ impl Accounts {
         let AccountId { slot, generation } = of.account;
         self.deadlines.push(Reverse(Deadline { until_ms, slot, generation, loan: of.loan }));
         // Loans that are over leave their deadlines behind: at most as many as there are, and some.
-        if self.deadlines.len() > 2 * self.loans + 1024 {
+        if self.deadlines.len() > 2 * self.loans + DEADLINES_SPARE {
             let slots = &self.slots;
             self.deadlines.retain(|Reverse(deadline)| live(slots, deadline));
         }
@@ -249,7 +251,7 @@ impl Accounts {
     }
 
     /// When there is something to do, in ms; perhaps a little early.
-    pub fn deadline(&self) -> Option<u64> {
+    pub fn deadline_ms(&self) -> Option<u64> {
         let due = self.deadlines.peek().map(|Reverse(deadline)| deadline.until_ms);
         let dirty = self.dirty.front().map(|(at_ms, _)| *at_ms);
         due.into_iter().chain(dirty).min()
@@ -389,7 +391,7 @@ mod tests {
         assert_eq!((accounts.find(key(0), "h"), accounts.find(key(2), "g")), (None, None));
         let late = accounts.lend(one, &[1, 2], 10, 300, Kind::Plain).unwrap();
         let soon = accounts.lend(two, &[5], 10, 100, Kind::Plain).unwrap();
-        assert_eq!((accounts.deadline(), accounts.take_due(99)), (Some(100), None));
+        assert_eq!((accounts.deadline_ms(), accounts.take_due(99)), (Some(100), None));
         let of = LoanOf { account: two, loan: soon };
         assert_eq!((accounts.take_due(100), accounts.take_due(299)), (Some(of), None));
         // Given another time: the old one means nothing any more.
@@ -427,7 +429,7 @@ mod tests {
             noted
         };
         let loan = accounts.lend(one, &[3], 10, 20, Kind::Plain).unwrap();
-        assert_eq!((accounts.deadline(), noted(&mut accounts, Some(1_009))), (Some(20), vec![]));
+        assert_eq!((accounts.deadline_ms(), noted(&mut accounts, Some(1_009))), (Some(20), vec![]));
         // 996 offsets behind the one on loan are done with: a distance of one byte, a length of two. Then the mark, no
         // attempt, no times, where loans begin, and the one.
         assert_eq!(noted(&mut accounts, Some(1_010)), [(0, 8 + 3 + 10 + 1 + 1 + 2 + 6)]);

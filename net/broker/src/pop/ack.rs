@@ -17,12 +17,11 @@ use protocol::names;
 use super::INVISIBLE_MS_MAX;
 use super::account::{Account, Done, Kind, LoanId};
 use super::accounts::LoanOf;
-use super::asking::illegal_queue;
 use super::handle::{Handle, REVIVE_ORDERLY};
 use crate::answer::BUSY;
 use crate::call::{Call, ReplyTo};
 use crate::catalog::Topic;
-use crate::desk::Desk;
+use crate::desk::{Desk, illegal_queue};
 use crate::mail::Mail;
 
 /// A batch of acknowledgements on its way through the cores that have queues of it.

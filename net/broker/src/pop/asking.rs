@@ -10,12 +10,11 @@ use protocol::names::{self, perm};
 use super::account::LOAN_MESSAGES_MAX;
 use super::waiting::LineKey;
 use super::{INVISIBLE_MS_MAX, Pop, Way, Wish};
-use crate::answer::BUSY;
 use crate::call::Call;
 use crate::catalog::{Topic, Wants};
 use crate::consume::PARK_MS_MAX;
-use crate::desk::Desk;
-use crate::mail::{Ensure, Mail, Make};
+use crate::desk::{Desk, illegal_queue};
+use crate::mail::Make;
 use crate::parked::Filter;
 
 /// Longest text of tags that a notification is filtered by; with a longer one everything is told.
@@ -217,23 +216,9 @@ impl Desk {
             }
             None => {
                 // What a group has consumed lasts only if the group does.
-                let mut request = call.to_request();
-                request.resumed = true;
-                let how = Make::Group { group: name.to_owned() };
-                let ensure = Ensure { topic: String::new(), how, then: Mail::Request(request), back: self.index };
-                if self.outbox.offer(0, Mail::Ensure(Box::new(ensure))).is_err() {
-                    self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
-                }
+                self.ensure_and_resume(call, String::new(), Make::Group { group: name.to_owned() });
                 None
             }
         }
     }
-}
-
-pub(super) fn illegal_queue(queue: i32, name: &str, topic: &Topic, call: &Call<'_>) -> String {
-    format!(
-        "queueId[{queue}] is illegal, topic:[{name}] topicConfig.readQueueNums:[{}] consumer:[{}]",
-        topic.read_queues(),
-        call.peer.address
-    )
 }

@@ -28,6 +28,9 @@ use crate::promise::Promise;
 const REVIVALS_MAX: usize = 1_024;
 /// Loans that end in one turn.
 const ENDS_MAX: usize = 256;
+/// What is read of a loan that is over at once, in bytes, and entries looked at for that.
+const READ_BYTES_MAX: u32 = 1 << 20;
+const READ_SCAN_MAX: u32 = 64;
 /// A message that could not be written is tried again after so long. Milliseconds.
 const RETRY_MS: u64 = 1_000;
 /// One that the disk does not give, after so long. Milliseconds.
@@ -76,9 +79,9 @@ impl Desk {
     }
 
     /// When there is a loan to end, in ms; `None` also when nothing more may be on its way.
-    pub(crate) fn accounts_deadline(&self) -> Option<u64> {
+    pub(crate) fn accounts_deadline_ms(&self) -> Option<u64> {
         let may_end = !self.is_stopping() && self.pops.revivals + LOAN_MESSAGES_MAX <= REVIVALS_MAX;
-        self.pops.accounts.deadline().filter(|_| may_end)
+        self.pops.accounts.deadline_ms().filter(|_| may_end)
     }
 
     /// A loan is over.
@@ -130,7 +133,7 @@ impl Desk {
 
     /// Messages of a queue from an offset on, as far as they are here.
     fn read_again(&mut self, local: usize, key: QueueKey, offset: u64) -> Again {
-        let limits = PullLimits { messages: LOAN_MESSAGES_MAX as u32, bytes: 1 << 20, scan: 64 };
+        let limits = PullLimits { messages: LOAN_MESSAGES_MAX as u32, bytes: READ_BYTES_MAX, scan: READ_SCAN_MAX };
         let (found, span) = self.partitions[local].pull(key, offset, limits, &|_| true);
         match found {
             Pulled::Found { messages, .. } => Again::Here(messages),

@@ -210,8 +210,8 @@ impl Waiting {
     }
 
     /// When the next one's time is over, in ms; perhaps a little early.
-    pub fn deadline(&self) -> Option<u64> {
-        self.pops.deadline()
+    pub fn deadline_ms(&self) -> Option<u64> {
+        self.pops.deadline_ms()
     }
 
     /// Forgets those of connections that are gone.
@@ -317,7 +317,7 @@ mod tests {
         assert!(waiting.wait(Box::new(pop(9, "g", None, 1))).is_err());
         let mut expired = VecDeque::new();
         waiting.expire(999, &mut expired);
-        assert_eq!((expired.len(), waiting.deadline()), (0, Some(1_000)));
+        assert_eq!((expired.len(), waiting.deadline_ms()), (0, Some(1_000)));
         waiting.expire(1_000, &mut expired);
         assert_eq!(expired[0].reply.opaque, 1);
         let mut gone = HashSet::with_hasher(RandomState::with_seed(1));
