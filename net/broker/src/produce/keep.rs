@@ -1,8 +1,8 @@
 //! The one door into the log for messages.
 //!
 //! Whoever has messages to store (a send, a batch, a retry, a copy for a light queue, the end of a transaction, a loan that is
-//! over) says what is put where and until when, and what is promised for it. What every message has to obey is asked here
-//! and nowhere else, so that no way into the log can forget it.
+//! over) says what is put where and until when, and what is promised for it. What every message has to obey is asked here,
+//! whatever was asked before, so that no way into the log can forget it.
 
 use engine::Ticket;
 use engine::error::AppendError;
@@ -225,7 +225,7 @@ fn append_all<'a>(
 
 impl Desk {
     /// Puts messages into the log of the partition at `local`. The promise is kept once they are safe there. Where each of
-    /// them lies stands in `sends.stored` until the next call.
+    /// them lies, and the first of copies, stands in `sends.stored` until the next call.
     #[inline(always)]
     pub(crate) fn keep(
         &mut self,
