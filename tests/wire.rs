@@ -4,17 +4,18 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::Serialize;
 use protocol::bodies::{self, QueueEntries};
 use protocol::codes::{request, response};
+use protocol::headers::PopMessage;
 use protocol::ids::OffsetId;
 use protocol::message::BatchEntry;
+use protocol::{Command, Serialize};
 use tests::client::Client;
 use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
     BORN_MS, asking, commit, committed, create_topic, edge, field, heartbeat, messages, now_ms, number, oneway,
-    properties, pull, pull_all, pull_header, pull_waiting, pull_with, send, send_as, send_batch,
+    properties, pull, pull_all, pull_header, pull_waiting, pull_with, send, send_as, send_batch, telling,
 };
 
 /// A coalesced fact is durable within a second; the rest is a slow machine's.
@@ -536,6 +537,45 @@ fn a_topic_that_is_made_again_shows_nothing_old() {
         server.kill();
         let server = Server::with_cores(home, cores, &[]);
         server.client().expect(response::TOPIC_NOT_EXIST, pull("T", 0, 0));
+    });
+}
+
+#[test]
+fn a_topic_that_is_made_again_shows_nothing_that_was_popped_of_the_old_one() {
+    let pop = |invisible_time: i64, poll_time: i64| {
+        let mut command = Command::request(request::POP_MESSAGE);
+        let asked = PopMessage {
+            consumer_group: "g",
+            topic: "T",
+            queue_id: -1,
+            max_msg_nums: 32,
+            invisible_time,
+            poll_time,
+            ..PopMessage::default()
+        };
+        asked.push(&mut command.header.fields);
+        command
+    };
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        for is_v2 in ["false", "true"] {
+            let line = format!("enableRetryTopicV2={is_v2}");
+            client.expect(response::SUCCESS, telling(request::UPDATE_BROKER_CONFIG, &[], line.into_bytes()));
+            client.expect(response::SUCCESS, create_topic("T", 4));
+            client.expect(response::SUCCESS, send("T", 1, b"old"));
+            client.expect(response::SUCCESS, pop(100, 0));
+            // It comes again once it is in the retry topic, and once more.
+            assert_eq!(messages(&client.expect(response::SUCCESS, pop(100, 30_000)))[0].body, b"old");
+            client.expect(response::SUCCESS, asking(request::DELETE_TOPIC_IN_BROKER, &[("topic", "T")]));
+            client.expect(response::SUCCESS, create_topic("T", 4));
+            client.expect(response::POLLING_TIMEOUT, pop(100, 1_500));
+            client.expect(response::SUCCESS, send("T", 2, b"new"));
+            let answer = client.expect(response::SUCCESS, pop(60_000, 30_000));
+            let got: Vec<&[u8]> = messages(&answer).iter().map(|message| message.body).collect();
+            assert_eq!(got, [b"new"]);
+            client.expect(response::SUCCESS, asking(request::DELETE_TOPIC_IN_BROKER, &[("topic", "T")]));
+        }
     });
 }
 

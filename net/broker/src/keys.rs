@@ -155,6 +155,7 @@ pub const KEYS: &[Key] = &[
     number("broker.pop_retry_percent_priority", Percent, 0, 0, 100, "The same of pops that go by priority (popFromRetryProbabilityForPriority). 0: what comes again is the lowest."),
     switch("broker.priority_order_asc", true, "Of a topic of message type PRIORITY the highest queue is the most urgent (priorityOrderAsc). Off: the lowest."),
     switch("broker.separate_retry_queue", false, "Messages that were popped in vain come again in a queue of the number that they had (useSeparateRetryQueue). Off: in queue 0."),
+    switch("broker.clear_retry_topics", true, "With a topic its retry topics of pops are deleted (clearRetryTopicWhenDeleteTopic). Off: a topic of the same name gets what comes again of the old one."),
     switch("broker.pop_retry_v2", false, "Messages that were popped in vain come again in `%RETRY%group+topic` instead of `%RETRY%group_topic` (enableRetryTopicV2)."),
     number("broker.timer_max_delay_ms", Milliseconds, 604_800_000, 1_000, 315_360_000_000, "Furthest that a timer message may be due (timerMaxDelaySec): 7 days. Beyond: code 13."),
     switch("broker.timer_delete_topic", false, "TIMER_DEL_UNIQKEY names `topic+unique id` (appendTopicForTimerDeleteKey). Off: a unique id of the message's own topic."),

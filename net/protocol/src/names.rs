@@ -201,6 +201,16 @@ pub fn pop_retry_topic(out: &mut String, group: &str, topic: &str, is_v2: bool) 
     }
 }
 
+/// Whose messages of `topic` come again in the topic `name` after they were popped in vain, by its name, and whether
+/// that is of pop's second form. `None`: of no group. What is of the first form may be the retry topic of a group, too:
+/// `%RETRY%a_T` is also where failed messages of group `a_T` come again.
+pub fn group_of_pop_retry_topic<'a>(name: &'a str, topic: &str) -> Option<(&'a str, bool)> {
+    let rest = name.strip_prefix(RETRY_PREFIX)?.strip_suffix(topic)?;
+    let (group, is_v2) =
+        rest.strip_suffix('+').map_or_else(|| (rest.strip_suffix('_'), false), |group| (Some(group), true));
+    group.filter(|group| !group.is_empty()).map(|group| (group, is_v2))
+}
+
 /// The topic of a group's messages that failed for good.
 pub fn dlq_topic(group: &str) -> String {
     format!("{DLQ_PREFIX}{group}")
@@ -307,6 +317,29 @@ mod tests {
         assert_eq!(group_of_retry_topic(&retry_topic("g")), Some("g"));
         assert_eq!(group_of_retry_topic("%RETRY%g+T"), Some("g"));
         assert_eq!(group_of_retry_topic(&dlq_topic("g")), None);
+    }
+
+    #[test]
+    fn pops_retry_topics_know_their_group_if_the_topic_is_known() {
+        let rows = [
+            ("%RETRY%g+T", "T", Some(("g", true))),
+            ("%RETRY%g_T", "T", Some(("g", false))),
+            ("%RETRY%a_b_T", "T", Some(("a_b", false))),
+            ("%RETRY%a_b_T", "b_T", Some(("a", false))),
+            ("%RETRY%gT", "T", None),
+            ("%RETRY%_T", "T", None),
+            ("%RETRY%T", "T", None),
+            ("%DLQ%g_T", "T", None),
+            ("g_T", "T", None),
+        ];
+        for (name, topic, wanted) in rows {
+            assert_eq!(group_of_pop_retry_topic(name, topic), wanted, "{name} of {topic}");
+        }
+        for is_v2 in [false, true] {
+            let mut name = String::new();
+            pop_retry_topic(&mut name, "g", "T", is_v2);
+            assert_eq!(group_of_pop_retry_topic(&name, "T"), Some(("g", is_v2)));
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@ const KNOBS: &[(&str, Knob)] = &[
         |at| at.cold_read_group_bytes, |at, to| at.cold_read_group_bytes = to)),
     ("channelExpiredTimeout", number(1_000, 3_600_000,
         |at| at.limits.client_timeout_ms, |at, to| at.limits.client_timeout_ms = to)),
+    ("clearRetryTopicWhenDeleteTopic", Knob::Switch(|at| &mut at.clear_retry_topics)),
     ("coldCtrStrategyEnable", Knob::Switch(|at| &mut at.cold_flow_adapts)),
     ("coldDataFlowControlEnable", Knob::Switch(|at| &mut at.cold_flow)),
     ("enableLmq", Knob::Switch(|at| &mut at.lmq)),

@@ -118,6 +118,8 @@ pub struct Settings {
     pub priority_order_asc: bool,
     /// `broker.separate_retry_queue`.
     pub separate_retry_queue: bool,
+    /// `broker.clear_retry_topics`.
+    pub clear_retry_topics: bool,
     /// `broker.pop_retry_v2`.
     pub pop_retry_v2: bool,
     /// `broker.timer_max_delay_ms`.
@@ -269,6 +271,7 @@ impl Config {
             pop_retry_percent_priority: self.number("broker.pop_retry_percent_priority"),
             priority_order_asc: self.switch("broker.priority_order_asc"),
             separate_retry_queue: self.switch("broker.separate_retry_queue"),
+            clear_retry_topics: self.switch("broker.clear_retry_topics"),
             pop_retry_v2: self.switch("broker.pop_retry_v2"),
             timer_max_delay_ms: self.number("broker.timer_max_delay_ms"),
             timer_delete_topic: self.switch("broker.timer_delete_topic"),

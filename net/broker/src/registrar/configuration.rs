@@ -80,10 +80,24 @@ impl Registrar {
     pub(super) fn delete_topic(&mut self, name: &str) -> Result<Outcome, Answer> {
         self.check_room()?;
         topics::check_delete(&self.settings, name)?;
-        if self.ledger.newest().topic(name).is_some() {
-            self.ledger.remove_topic(name);
+        let retries = if self.settings.clear_retry_topics { self.pop_retry_topics(name) } else { Vec::new() };
+        for gone in self.ledger.newest().topic(name).map(|topic| topic.name.clone()).into_iter().chain(retries) {
+            self.ledger.remove_topic(&gone);
         }
         Ok(Outcome::Settled(Answer::ok()))
+    }
+
+    /// Where messages of this topic come again that groups popped in vain: who pops a topic of the same name later
+    /// would get them. What may hold messages of another topic is not among them. Cost: a look at every topic.
+    fn pop_retry_topics(&self, topic: &str) -> Vec<Arc<str>> {
+        let catalog = self.ledger.newest();
+        let is_known = |group: &str| catalog.group(group).is_some() || catalog.subscriptions(group).is_some();
+        let is_of_topic = |retry: &&Arc<Topic>| match names::group_of_pop_retry_topic(&retry.name, topic) {
+            Some((_, true)) => true,
+            Some((group, false)) => is_known(group) && !names::group_of_retry_topic(&retry.name).is_some_and(is_known),
+            None => false,
+        };
+        catalog.topics().filter(is_of_topic).map(|retry| retry.name.clone()).collect()
     }
 
     pub(super) fn all_topics(&self) -> Result<Outcome, Answer> {
@@ -147,7 +161,8 @@ impl Registrar {
                 Some(topics::retry(group, queues, false, false))
             }
             Make::Dead { group } => Some(topics::dead(group)),
-            Make::PopRetry { queues, .. } => Some(topics::pop_retry(name, *queues)),
+            // Of a topic that was deleted meanwhile nothing comes again.
+            Make::PopRetry { topic, queues, .. } => catalog.topic(topic).map(|_| topics::pop_retry(name, *queues)),
             Make::Light => topics::light(&self.settings, name, catalog.light_queues_count()),
             Make::Group { group } => {
                 // One that cannot be made is no error here either.

@@ -340,3 +340,57 @@ fn attributes_are_taken_as_a_whole_or_not_at_all() {
     assert_eq!(world.ask(0, 18, &[], topic(r#"{"-message.type":""}"#)).code, 0);
     assert!(world.topic("T").unwrap().config.attributes.is_empty());
 }
+
+#[test]
+fn what_was_popped_of_a_topic_in_vain_goes_with_it() {
+    let popped = |world: &mut World, group: &str, topic: &str, retry: &str| {
+        let how = Make::PopRetry { group: group.to_owned(), topic: topic.to_owned(), queues: 1 };
+        let ensure = Ensure { topic: retry.to_owned(), how, then: mail(1), back: 0 };
+        world.act(|registrar, now_ms, wanted| registrar.on_ensure(ensure, now_ms, wanted));
+        world.run();
+    };
+    let delete = |world: &mut World, topic: &str| world.ask(0, 215, &[("topic", topic)], Vec::new()).code;
+    for clears in [true, false] {
+        let mut world = World::with(Settings { clear_retry_topics: clears, ..settings() });
+        for topic in ["T", "U", "x_T"] {
+            world.create(topic, "4");
+        }
+        // A group `b_T` has a retry topic of its own.
+        for group in ["g", "a", "b", "b_T"] {
+            let body = format!(r#"{{"groupName":"{group}"}}"#).into_bytes();
+            assert_eq!(world.ask(0, 200, &[], body).code, 0);
+        }
+        let made = [
+            ("g", "T", "%RETRY%g_T"),
+            ("g", "T", "%RETRY%g+T"),
+            ("gone", "T", "%RETRY%gone+T"),
+            ("g", "U", "%RETRY%g_U"),
+            ("g", "U", "%RETRY%g+U"),
+            ("a", "x_T", "%RETRY%a_x_T"),
+            ("b_T", "T", "%RETRY%b_T"),
+        ];
+        for (group, topic, retry) in made {
+            popped(&mut world, group, topic, retry);
+            assert!(world.topic(retry).is_some(), "{retry}");
+        }
+        world.logged();
+        assert_eq!(delete(&mut world, "T"), 0);
+        let mut wanted = vec!["put n/"];
+        wanted.extend(if clears {
+            ["put t/%RETRY%g+T", "put t/%RETRY%g_T", "put t/%RETRY%gone+T"].as_slice()
+        } else {
+            &[]
+        });
+        wanted.extend(["put t/T", "publish", "register"]);
+        let logged = world.logged();
+        assert_eq!(logged[..logged.len() - 1], wanted, "one change");
+        for (_, topic, retry) in &made[3..] {
+            assert!(world.topic(retry).is_some(), "{retry} of {topic}");
+        }
+        // A message that was on its way there is of no topic any more.
+        popped(&mut world, "g", "T", "%RETRY%g_T");
+        assert_eq!(world.topic("%RETRY%g_T").is_some(), !clears);
+        let again = World::recovered(settings(), world.facts.clone());
+        assert_eq!(kept(again.registrar.catalog()), kept(world.registrar.catalog()));
+    }
+}
