@@ -139,6 +139,9 @@ pub struct GroupProgress {
 /// How far groups are, by group and topic id.
 pub type Consumed = BTreeMap<(String, u32), Vec<GroupProgress>>;
 
+/// Why a core did not do what it was asked: the code and the remark of the answer.
+pub type Refused = (i32, String);
+
 /// What one core knows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Part {
@@ -152,14 +155,14 @@ pub enum Part {
     Spans(Vec<QueueTimes>),
     /// To `GroupsOf`.
     GroupsOf(BTreeSet<String>),
-    /// To `Forget`: it is done.
-    Forgotten,
-    /// To `Reset`: the offsets by queue. `Err` says why they are not set.
-    Reset(Result<Vec<(u32, u64)>, String>),
+    /// To `Forget`: that is durable, or not all of it.
+    Forgotten(Result<(), Refused>),
+    /// To `Reset`: the offsets by queue. `Err`: they are not set, or not all.
+    Reset(Result<Vec<(u32, u64)>, Refused>),
     /// To `Correction`.
     Correction(Vec<(u32, i64)>),
-    /// To `Clone`: it is done.
-    Cloned,
+    /// To `Clone`: it is done. `Err`: not all of it.
+    Cloned(Result<(), Refused>),
     /// To `AllProgress`.
     AllProgress(Vec<GroupProgress>),
     /// To `Stats`: of each; `None`: nothing is known of it.
@@ -319,10 +322,14 @@ impl Part {
             (Part::GroupsOf(all), Part::GroupsOf(more)) => all.extend(more),
             (Part::Reset(Ok(all)), Part::Reset(Ok(more))) => all.extend(more),
             (Part::Reset(Err(_)), Part::Reset(_)) => {}
-            (mine @ Part::Reset(Ok(_)), Part::Reset(Err(remark))) => *mine = Part::Reset(Err(remark)),
+            (mine @ Part::Reset(Ok(_)), Part::Reset(Err(refused))) => *mine = Part::Reset(Err(refused)),
             (Part::Correction(all), Part::Correction(more)) => all.extend(more),
             (Part::AllProgress(all), Part::AllProgress(more)) => all.extend(more),
-            (Part::Cloned, Part::Cloned) => {}
+            (Part::Cloned(mine), Part::Cloned(other)) | (Part::Forgotten(mine), Part::Forgotten(other)) => {
+                if mine.is_ok() {
+                    *mine = other;
+                }
+            }
             (Part::Stats(all), Part::Stats(more)) => {
                 for (mine, other) in all.iter_mut().zip(more) {
                     match (mine, other) {
@@ -338,7 +345,6 @@ impl Part {
                 *any |= is_partial;
             }
             (Part::Tally(all), Part::Tally(more)) => all.add(&more),
-            (Part::Forgotten, Part::Forgotten) => {}
             (mine, other) => panic!("cores answered one question with {mine:?} and {other:?}"),
         }
     }

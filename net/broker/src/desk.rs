@@ -15,7 +15,7 @@ use protocol::codes::response;
 use protocol::headers::AskClient;
 use protocol::ids::OffsetId;
 
-use crate::admin::{Counters, Part, Reset, Tally, Traffic};
+use crate::admin::{Counters, Part, Refused, Reset, Tally, Traffic};
 use crate::answer::{Answer, BUSY, Replies};
 use crate::call::{Call, ConnectionId, Peer, ReplyTo, Request};
 use crate::catalog::Catalog;
@@ -23,7 +23,7 @@ use crate::cold::{ColdGate, ColdReads};
 use crate::config::Settings;
 use crate::consume::Pulls;
 use crate::errands::Said;
-use crate::inquiry::Inquiry;
+use crate::inquiry::{Inquiry, OFFSETS_FULL};
 use crate::mail::{Mail, Mailboxes, Outbox};
 use crate::parked::{Ask, Cold, Loading, Pull};
 use crate::place::{Place, is_send, is_served_fast, place};
@@ -437,17 +437,16 @@ impl Desk {
         if let Some(group) = inquiry.forgets() {
             self.pops.accounts.forget(|holder| *holder.group == *group);
             self.pulls.resets.forget_group(group);
+            return self.forget_offsets(ask.ticket, ask.from, group, now_ms);
         }
         let unwritten = self.pops.accounts.changed() as u64;
         let tally = Tally { traffic: self.traffic, counters: self.counters, unwritten, ..Tally::default() };
-        match inquiry.answer(&mut self.partitions, partitions_all, &self.catalog, tally, now_ms) {
+        match inquiry.answer(&mut self.partitions, partitions_all, &self.catalog, tally) {
             Ok(mut part) => {
-                if let (Some(reset), Part::Reset(Ok(offsets))) = (ask.inquiry.reset().filter(|to| to.is_kept), &part) {
-                    if self.pulls.resets.has_room(offsets.len()) {
-                        self.reset(reset, offsets, now_ms);
-                    } else {
-                        part = Part::Reset(Err(RESETS_FULL.to_owned()));
-                    }
+                if let (Some(reset), Part::Reset(Ok(offsets))) = (ask.inquiry.reset().filter(|to| to.is_kept), &part)
+                    && let Err(refused) = self.reset(reset, offsets, now_ms)
+                {
+                    part = Part::Reset(Err(refused));
                 }
                 if let Some((group, offsets)) = ask.inquiry.cloned() {
                     // Else what it has would be written over that.
@@ -460,13 +459,21 @@ impl Desk {
     }
 
     /// A group goes on somewhere else in queues of this core: its offsets are set, and its clients told when they
-    /// pull next. Those that wait for a message are asked to come again.
-    fn reset(&mut self, reset: &Reset, offsets: &[(u32, u64)], now_ms: u64) {
-        let Some(topic) = self.catalog.topic(&reset.topic).cloned() else { return };
+    /// pull next. Those that wait for a message are asked to come again. `Err`: there is no room for one of them; those
+    /// before it are set.
+    fn reset(&mut self, reset: &Reset, offsets: &[(u32, u64)], now_ms: u64) -> Result<(), Refused> {
+        let Some(topic) = self.catalog.topic(&reset.topic).cloned() else { return Ok(()) };
+        if !self.pulls.resets.has_room(offsets.len()) {
+            return Err((response::SYSTEM_BUSY, RESETS_FULL.to_owned()));
+        }
         let mut waiting = Vec::new();
+        let mut outcome = Ok(());
         for (queue, offset) in offsets {
             let Some(local) = self.local(topic.partition_of(*queue, self.settings.partitions)) else { continue };
-            self.note_offset(local, &topic, *queue, &reset.group, *offset);
+            if !self.note_offset(local, &topic, *queue, &reset.group, *offset) {
+                outcome = Err((response::SYSTEM_BUSY, OFFSETS_FULL.to_owned()));
+                break;
+            }
             let key = QueueKey { topic: topic.id, queue: *queue };
             self.pulls.resets.set(key, &reset.group, *offset);
             self.pulls.parked.wake(key, &mut waiting);
@@ -474,6 +481,7 @@ impl Desk {
         for pull in waiting {
             self.pull(Pull { until_ms: 0, ..pull }, now_ms);
         }
+        outcome
     }
 
     /// A queue has new visible messages.
@@ -512,6 +520,10 @@ impl Desk {
                 if outcome.is_err() {
                     self.resolve_doubt(now_ms);
                 }
+            }
+            (Promise::Forget(asked), outcome) => {
+                let asked = *asked;
+                self.forgotten(asked, outcome);
             }
             (Promise::Revival(receipt), outcome) => {
                 let receipt = Receipt::clone(receipt);

@@ -6,9 +6,13 @@ use bytes::Bytes;
 use engine::format::{Position, QueueKey};
 use engine::partition::Partition;
 use engine::{KeySearch, LoadId};
+use protocol::codes::response;
 use protocol::message::StoredMessage;
 
-use crate::admin::{GroupProgress, Part, Question, QueueProgress, QueueStats, QueueTimes, Reset, ResetTo, Tally};
+use crate::admin::{
+    GroupProgress, Part, Question, QueueProgress, QueueStats, QueueTimes, Refused, Reset, ResetTo, Tally,
+};
+use crate::answer::BUSY;
 use crate::catalog::{Catalog, OFFSET_KEY, Topic, offset_key, offset_value, split_offset_key};
 use crate::stats::Counted;
 
@@ -17,6 +21,11 @@ pub const FOUND_BYTES_MAX: usize = 8 << 20;
 /// Most messages with a key that are looked at, because their times must be read. 1,024: sixteen
 /// times a stock broker's answer.
 const LOOKED_AT_MAX: usize = 1_024;
+/// Why offsets of a group are not set.
+pub const OFFSETS_FULL: &str = "a partition has no room for another consumer offset, so not all are set; groups that \
+                                are not used any more can be deleted with their offsets";
+/// The same, of a log that is not there.
+const OPENING: &str = "a log is being opened";
 
 /// A question while a core answers it. Messages may have to be read from the disk first; what was
 /// found until then is kept here.
@@ -89,9 +98,9 @@ impl Inquiry {
 
     /// Answers from this core's partitions. `Err` names the partition (by index) and the cold read
     /// that must end before this is called again. `partitions_all`: how many the broker has. `tally`: what
-    /// the core itself counted.
+    /// the core itself counted. What waits for the log, `Forget`, is not answered here: see [`forgets`](Self::forgets).
     ///
-    /// Cost: `TopicsOf`, `GroupsOf` and `Forget` look at every consumer offset of the partitions, or
+    /// Cost: `TopicsOf` and `GroupsOf` look at every consumer offset of the partitions, or
     /// of the topic; the others only at what they name.
     pub fn answer(
         &mut self,
@@ -99,7 +108,6 @@ impl Inquiry {
         partitions_all: u16,
         catalog: &Catalog,
         tally: Tally,
-        now_ms: u64,
     ) -> Result<Part, (usize, LoadId)> {
         let mut here = Here { partitions, partitions_all, catalog, is_blind: self.is_blind };
         Ok(match &self.question {
@@ -119,24 +127,20 @@ impl Inquiry {
             Question::GroupsOf { topic } => Part::GroupsOf(here.groups_of(topic)),
             Question::Reset(reset) => match here.reset(reset, &mut self.walked.1, &mut self.offsets)? {
                 Ok(()) => Part::Reset(Ok(std::mem::take(&mut self.offsets))),
-                Err(remark) => Part::Reset(Err(remark)),
+                Err(refused) => Part::Reset(Err(refused)),
             },
             Question::Correction { topic, without, compared } => {
                 Part::Correction(here.correction(topic, without, compared))
             }
             Question::Clone { from, to, topics } => {
-                self.cloned = here.clone_offsets(from, to, topics.as_ref());
-                Part::Cloned
+                Part::Cloned(here.clone_offsets(from, to, topics.as_ref(), &mut self.cloned))
             }
             Question::AllProgress => {
                 let commits = self.commits.get_or_insert_with(|| here.commits());
                 here.all_progress(commits, &mut self.groups)?;
                 Part::AllProgress(std::mem::take(&mut self.groups))
             }
-            Question::Forget { group } => {
-                here.forget(group, now_ms);
-                Part::Forgotten
-            }
+            Question::Forget { .. } => unreachable!("who asks this is told when the log has it"),
             Question::Messages { .. } => {
                 self.search(here.partitions)?;
                 self.give_up()
@@ -177,7 +181,7 @@ impl Inquiry {
             Question::Topic { .. } => Part::Topic(std::mem::take(&mut self.stats)),
             Question::Progress { .. } => Part::Progress(std::mem::take(&mut self.progress)),
             Question::Spans { .. } => Part::Spans(std::mem::take(&mut self.times)),
-            Question::Reset(_) => Part::Reset(Err("the broker is busy".to_owned())),
+            Question::Reset(_) => Part::Reset(Err((response::SYSTEM_BUSY, BUSY.to_owned()))),
             Question::AllProgress => Part::AllProgress(std::mem::take(&mut self.groups)),
             _ => Part::Messages { found: std::mem::take(&mut self.found), is_partial: self.is_partial },
         }
@@ -220,6 +224,12 @@ impl Inquiry {
         }
         Ok(())
     }
+}
+
+/// The keys of a group's offsets in a partition. Cost: a look at every consumer offset there.
+pub fn offset_keys(partition: &Partition, group: &str) -> Vec<Vec<u8>> {
+    let keys = partition.facts(OFFSET_KEY).map(|(key, _)| key);
+    keys.filter(|key| split_offset_key(key).is_some_and(|(_, _, of)| of == group)).map(<[u8]>::to_vec).collect()
 }
 
 fn stored_ms(message: &[u8]) -> Option<u64> {
@@ -326,7 +336,7 @@ impl Here<'_> {
         reset: &Reset,
         next: &mut u32,
         all: &mut Vec<(u32, u64)>,
-    ) -> Result<Result<(), String>, (usize, LoadId)> {
+    ) -> Result<Result<(), Refused>, (usize, LoadId)> {
         let Some(topic) = self.catalog.topic(&reset.topic) else { return Ok(Ok(())) };
         let mut refusal = None;
         let is_blind = self.is_blind;
@@ -335,7 +345,7 @@ impl Here<'_> {
                 return Ok(());
             }
             if !partition.is_open() {
-                refusal = Some("a log is being opened".to_owned());
+                refusal = Some((response::SERVICE_NOT_AVAILABLE, OPENING.to_owned()));
                 return Ok(());
             }
             let key = QueueKey { topic: topic.id, queue };
@@ -345,10 +355,9 @@ impl Here<'_> {
                 ResetTo::Offset(offset) => match u64::try_from(offset) {
                     Ok(offset) if (span.min..=span.max + 1).contains(&offset) => offset.min(span.max),
                     _ => {
-                        refusal = Some(format!(
-                            "Target offset {offset} not in consume queue range [{}-{}]",
-                            span.min, span.max
-                        ));
+                        let (min, max) = (span.min, span.max);
+                        let remark = format!("Target offset {offset} not in consume queue range [{min}-{max}]");
+                        refusal = Some((response::SYSTEM_ERROR, remark));
                         return Ok(());
                     }
                 },
@@ -356,7 +365,7 @@ impl Here<'_> {
                     Ok(offset) => offset,
                     Err(load) if !is_blind => return Err(load),
                     Err(_) => {
-                        refusal = Some("the log cannot be read".to_owned());
+                        refusal = Some((response::SYSTEM_ERROR, "the log cannot be read".to_owned()));
                         return Ok(());
                     }
                 },
@@ -403,9 +412,17 @@ impl Here<'_> {
         rows.map(|(queue, low)| (queue, if is_behind(queue, low) { i64::MAX } else { low.cast_signed() })).collect()
     }
 
-    /// Returns what was cloned.
-    fn clone_offsets(&mut self, from: &str, to: &str, topics: Option<&BTreeSet<String>>) -> Vec<(QueueKey, u64)> {
-        let mut cloned = Vec::new();
+    /// `cloned` gets what was cloned, also if that is not all.
+    fn clone_offsets(
+        &mut self,
+        from: &str,
+        to: &str,
+        topics: Option<&BTreeSet<String>>,
+        cloned: &mut Vec<(QueueKey, u64)>,
+    ) -> Result<(), Refused> {
+        if !self.partitions.iter().all(Partition::is_open) {
+            return Err((response::SERVICE_NOT_AVAILABLE, OPENING.to_owned()));
+        }
         let ids: Option<BTreeSet<u32>> = topics
             .map(|topics| topics.iter().filter_map(|name| self.catalog.topic(name)).map(|topic| topic.id).collect());
         for partition in &mut *self.partitions {
@@ -418,13 +435,14 @@ impl Here<'_> {
                 })
                 .collect();
             for (topic, queue, offset) in rows {
-                cloned.push((QueueKey { topic, queue }, offset));
                 if !partition.note(&offset_key(topic, queue, to), &offset.to_be_bytes()) {
                     tracing::warn!(group = to, topic, queue, "no room for another consumer offset");
+                    return Err((response::SYSTEM_BUSY, OFFSETS_FULL.to_owned()));
                 }
+                cloned.push((QueueKey { topic, queue }, offset));
             }
         }
-        cloned
+        Ok(())
     }
 
     /// Every group's offsets here.
@@ -479,20 +497,6 @@ impl Here<'_> {
         let prefix = [OFFSET_KEY, &topic.id.to_be_bytes()].concat();
         let keys = self.partitions.iter().flat_map(|partition| partition.facts(&prefix));
         keys.filter_map(|(key, _)| split_offset_key(key)).map(|(_, _, group)| group.to_owned()).collect()
-    }
-
-    /// A log that is closed or busy keeps the offsets. The group's configuration is gone all the same.
-    fn forget(&mut self, group: &str, now_ms: u64) {
-        for partition in &mut *self.partitions {
-            let is_of_group = |key: &&[u8]| split_offset_key(key).is_some_and(|(_, _, of)| of == group);
-            let keys = partition.facts(OFFSET_KEY).map(|(key, _)| key).filter(is_of_group);
-            let keys: Vec<Vec<u8>> = keys.map(<[u8]>::to_vec).collect();
-            for key in keys {
-                if partition.put(&[(&key, None)], None, now_ms).is_err() {
-                    break;
-                }
-            }
-        }
     }
 
     fn tally(&self, mut tally: Tally) -> Tally {

@@ -65,6 +65,8 @@ pub enum Promise {
     },
     /// The registrar hears that a fact of this change is durable.
     Change(u64),
+    /// Who asked that a group's offsets be forgotten, by this number, hears that they are.
+    Forget(u64),
     /// The core that had a message on loan hears that it is safe in its retry topic.
     Revival(Box<Receipt>),
     /// A message for light queues goes on.

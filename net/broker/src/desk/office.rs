@@ -6,8 +6,11 @@ use std::sync::Arc;
 use engine::Ticket;
 use engine::error::AppendError;
 
+use super::refusals::of_append;
 use super::{Desk, Notice};
-use crate::catalog::{Catalog, OFFSET_KEY};
+use crate::admin::Part;
+use crate::catalog::{Catalog, OFFSET_KEY, offset_key};
+use crate::inquiry::offset_keys;
 use crate::ledger::Facts;
 use crate::mail::Mail;
 use crate::promise::Promise;
@@ -25,9 +28,27 @@ pub(super) struct Office {
     missing: Vec<(u64, usize)>,
     /// Promises that the log would not even begin to keep.
     pub refused: Vec<(Ticket, AppendError)>,
+    /// Groups whose offsets are on their way out of the logs.
+    forgetting: Vec<Forgetting>,
     /// Memory for what it orders.
     orders: Vec<Order>,
 }
+
+/// A group's offsets on their way out of this core's logs.
+struct Forgetting {
+    /// Which gathering asked for it.
+    ticket: u64,
+    /// On which core.
+    from: usize,
+    /// Deletions that are not durable yet.
+    missing: usize,
+    outcome: Result<(), AppendError>,
+}
+
+/// Offsets that are deleted by one put. 4,096: half a megabyte.
+const FORGOTTEN_AT_ONCE: usize = 4_096;
+/// No topic ever has this id, and no queue this number.
+const NOWHERE: u32 = u32::MAX;
 
 impl Desk {
     pub(super) fn opened(&mut self, local: usize, now_ms: u64) {
@@ -104,6 +125,47 @@ impl Desk {
         }
     }
 
+    /// Deletes a group's offsets in all logs of this core. Who asked hears of it once that is durable, or cannot be.
+    pub(super) fn forget_offsets(&mut self, ticket: u64, from: usize, group: &str, now_ms: u64) {
+        let mut forgetting = Forgetting { ticket, from, missing: 0, outcome: Ok(()) };
+        for partition in &mut self.partitions {
+            // A log is asked also where there is nothing: it may be closed, and what was deleted before it may not be
+            // durable yet.
+            let mut keys = vec![offset_key(NOWHERE, NOWHERE, group)];
+            keys.append(&mut offset_keys(partition, group));
+            for keys in keys.chunks(FORGOTTEN_AT_ONCE) {
+                let changes: Vec<(&[u8], Option<&[u8]>)> = keys.iter().map(|key| (key.as_slice(), None)).collect();
+                let promise = self.promises.open(Promise::Forget(ticket));
+                if let Err(error) = partition.put_durably(&changes, promise, now_ms) {
+                    self.promises.close(promise);
+                    forgetting.outcome = Err(error);
+                    break;
+                }
+                forgetting.missing += 1;
+            }
+        }
+        self.office.forgetting.push(forgetting);
+        self.tell_forgotten(ticket);
+    }
+
+    /// A log has deleted some of a group's offsets, or it is not known that it has.
+    pub(super) fn forgotten(&mut self, ticket: u64, outcome: Result<(), AppendError>) {
+        let mut asked = self.office.forgetting.iter_mut().filter(|forgetting| forgetting.ticket == ticket);
+        let asked = asked.next().expect("it is there until all its promises came back");
+        asked.missing -= 1;
+        asked.outcome = asked.outcome.and(outcome);
+        self.tell_forgotten(ticket);
+    }
+
+    fn tell_forgotten(&mut self, ticket: u64) {
+        let is_over = |asked: &Forgetting| asked.ticket == ticket && asked.missing == 0;
+        if let Some(at) = self.office.forgetting.iter().position(is_over) {
+            let Forgetting { from, outcome, .. } = self.office.forgetting.swap_remove(at);
+            let part = Part::Forgotten(outcome.map_err(of_append));
+            self.outbox.send(from, Mail::Told { ticket, part });
+        }
+    }
+
     /// Gives a catalog to every core, this one too.
     fn publish(&mut self, catalog: Arc<Catalog>, change: u64) {
         self.office.missing.push((change, self.settings.cores));
@@ -177,6 +239,186 @@ impl Desk {
             if self.partitions[local].is_open() {
                 self.open_accounts(local);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Method: a desk with two partitions over the simulated kernel, and what it tells of what it is asked.
+
+    use super::*;
+    use crate::admin::{Question, Refused, Reset, ResetTo};
+    use crate::catalog::{Topic, TopicConfig};
+    use crate::config::{Config, Found};
+    use crate::mail::Mailboxes;
+    use crate::produce::describe;
+    use engine::buffer::Region;
+    use engine::io::{Io, Tag};
+    use engine::limits::LogConfig;
+    use engine::partition::{Effect, Partition};
+    use engine::sim::{Faults, Sim};
+    use protocol::codes::response;
+
+    /// Of the test's own questions.
+    const TICKET: u64 = 77;
+
+    struct World {
+        sim: Sim,
+        desk: Desk,
+        mailboxes: Mailboxes,
+        told: Vec<Part>,
+    }
+
+    impl World {
+        /// Both logs are being opened. Topic `T` has a queue in each.
+        fn new(sim: Sim) -> World {
+            let memory = Region::new(64, 1 << 20).unwrap();
+            let partition = |number: u16| {
+                let config = LogConfig::new(format!("/data/{number}"), number, Arc::clone(&memory), describe);
+                Partition::new(LogConfig { segment_bytes: 16 << 20, prepare_bytes: 0, ..config }).unwrap()
+            };
+            let mut settings = Config::default().settings(Found::one_core());
+            settings.partitions = 2;
+            let mailboxes = Mailboxes::new(1, 64);
+            let partitions = vec![partition(0), partition(1)];
+            let desk = Desk::new(0, Arc::new(settings), partitions, mailboxes.clone(), 7);
+            World { sim, desk, mailboxes, told: Vec::new() }
+        }
+
+        fn opened(sim: Sim) -> World {
+            let mut world = World::new(sim);
+            world.drive();
+            assert!(world.desk.partitions.iter().all(Partition::is_open));
+            let config = TopicConfig::new("T", 2, 6);
+            let mut catalog = Catalog::clone(&world.desk.catalog);
+            catalog.set_topic(Arc::new(Topic { id: 99, name: "T".into(), first_partition: 0, config }));
+            world.desk.catalog = Arc::new(catalog);
+            world
+        }
+
+        /// Does what the desk and its mail want at once, without the kernel.
+        fn settle(&mut self) {
+            self.desk.outbox.flush();
+            while let Some(mail) = self.mailboxes.pop(0) {
+                match mail {
+                    Mail::Told { ticket: TICKET, part } => self.told.push(part),
+                    mail => self.desk.on_mail(mail, self.sim.now_ms()),
+                }
+                self.desk.outbox.flush();
+            }
+        }
+
+        /// Three seconds, in which everything happens that is under way.
+        fn drive(&mut self) {
+            (0..300).for_each(|_| self.turn());
+        }
+
+        /// One turn: ten milliseconds.
+        fn turn(&mut self) {
+            let (mut effects, mut done) = (Vec::new(), Vec::new());
+            let now_ms = self.sim.now_ms();
+            for local in 0..self.desk.partitions.len() {
+                self.desk.partitions[local].on_turn(now_ms);
+                self.desk.partitions[local].effects(&mut effects);
+                for effect in effects.drain(..) {
+                    match effect {
+                        Effect::Io { local: tag, op } => {
+                            self.sim.submit(Tag((local as u64) << 40 | tag), op).unwrap();
+                        }
+                        effect => self.desk.on_effect(local, effect, now_ms),
+                    }
+                }
+            }
+            self.desk.on_time(now_ms);
+            self.settle();
+            self.sim.drive(None, &mut done);
+            for done in done.drain(..) {
+                let partition = &mut self.desk.partitions[(done.tag.0 >> 40) as usize];
+                partition.on_done(done.tag.0 & ((1 << 40) - 1), done.outcome, self.sim.now_ms());
+            }
+            self.sim.advance(10);
+        }
+
+        fn ask(&mut self, question: Question) {
+            let now_ms = self.sim.now_ms();
+            self.desk.on_mail(Mail::Ask { ticket: TICKET, from: 0, question }, now_ms);
+            self.settle();
+        }
+
+        fn forget(&mut self) {
+            self.ask(Question::Forget { group: "g".to_owned() });
+        }
+
+        /// In how many partitions the group has an offset.
+        fn offsets(&self) -> usize {
+            self.desk.partitions.iter().map(|partition| offset_keys(partition, "g").len()).sum()
+        }
+
+        fn commit(&mut self) {
+            for (queue, partition) in (0..).zip(&mut self.desk.partitions) {
+                assert!(partition.note(&offset_key(99, queue, "g"), &5u64.to_be_bytes()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_group_is_forgotten_when_all_logs_have_it() {
+        let mut world = World::new(Sim::new(1));
+        world.forget();
+        let [Part::Forgotten(Err((code, _)))] = &world.told[..] else { panic!("{:?}", world.told) };
+        assert_eq!(*code, response::SERVICE_NOT_AVAILABLE, "a log that is not open yet may have offsets");
+        let mut world = World::opened(world.sim.kill());
+        world.commit();
+        world.drive();
+        assert_eq!(world.offsets(), 2);
+        for _ in 0..2 {
+            world.forget();
+            assert_eq!((world.offsets(), world.told.len()), (0, 0), "it is told when it is durable");
+        }
+        world.drive();
+        assert_eq!(world.told, [Part::Forgotten(Ok(())), Part::Forgotten(Ok(()))]);
+        assert!(world.desk.office.forgetting.is_empty());
+        assert_eq!(World::opened(world.sim.power_cut(1)).offsets(), 0);
+    }
+
+    #[test]
+    fn a_group_is_not_forgotten_by_a_log_that_fails() {
+        let mut world = World::opened(Sim::new(2));
+        world.commit();
+        world.drive();
+        world.sim.faults = Faults { write: 1_000, ..Faults::default() };
+        world.forget();
+        while world.told.is_empty() {
+            world.turn();
+        }
+        assert!(
+            matches!(world.told[..], [Part::Forgotten(Err((response::SERVICE_NOT_AVAILABLE, _)))]),
+            "{:?}",
+            world.told
+        );
+        world.sim.faults = Faults::default();
+        while !world.desk.partitions.iter().all(Partition::is_open) {
+            world.drive();
+        }
+        world.told.clear();
+        world.forget();
+        world.drive();
+        assert_eq!((&world.told[..], world.offsets()), (&[Part::Forgotten(Ok(()))][..], 0), "and then it is");
+    }
+
+    #[test]
+    fn an_offset_without_room_is_not_said_to_be_set() {
+        let mut world = World::opened(Sim::new(3));
+        // A key that no fact may have stands for facts that are full.
+        for (group, wanted) in
+            [("g".to_owned(), Ok(vec![(0, 0), (1, 0)])), ("x".repeat(1 << 17), Err(response::SYSTEM_BUSY))]
+        {
+            let topic = "T".to_owned();
+            let reset = Reset { topic, group, queue: None, to: ResetTo::Newest, is_kept: true, is_forced: true };
+            world.ask(Question::Reset(reset));
+            let Some(Part::Reset(outcome)) = world.told.pop() else { panic!("{:?}", world.told) };
+            assert_eq!(outcome.map_err(|(code, _): Refused| code), wanted);
         }
     }
 }

@@ -38,21 +38,7 @@ impl Desk {
 
     /// Answers that a message was not stored.
     pub fn refuse_append(&mut self, to: &ReplyTo, error: AppendError) {
-        let (code, remark) = match error {
-            AppendError::TooLarge { bytes, bytes_max } => (
-                response::MESSAGE_ILLEGAL,
-                format!("the message is illegal: stored it would take {bytes} bytes, at most {bytes_max} fit"),
-            ),
-            AppendError::Busy => (response::SYSTEM_BUSY, LOG_BUSY.to_owned()),
-            AppendError::Full => (
-                response::SERVICE_NOT_AVAILABLE,
-                "service not available now. It may be caused by one of the following reasons: the broker's disk is full".to_owned(),
-            ),
-            AppendError::Opening => (response::SERVICE_NOT_AVAILABLE, "the broker is starting up".to_owned()),
-            AppendError::Closed(kind) => {
-                (response::SERVICE_NOT_AVAILABLE, format!("service not available now: the log is closed ({kind})"))
-            }
-        };
+        let (code, remark) = of_append(error);
         self.refuse(to, code, &remark);
     }
 
@@ -63,6 +49,26 @@ impl Desk {
 
     pub(super) fn refuse_read(&mut self, reply: &ReplyTo) {
         self.refuse(reply, response::SYSTEM_ERROR, "the log cannot be read here: the disk reported an error");
+    }
+}
+
+/// What is said of something that the log did not take: code and remark.
+pub(super) fn of_append(error: AppendError) -> (i32, String) {
+    match error {
+        AppendError::TooLarge { bytes, bytes_max } => (
+            response::MESSAGE_ILLEGAL,
+            format!("the message is illegal: stored it would take {bytes} bytes, at most {bytes_max} fit"),
+        ),
+        AppendError::Busy => (response::SYSTEM_BUSY, LOG_BUSY.to_owned()),
+        AppendError::Full => (
+            response::SERVICE_NOT_AVAILABLE,
+            "service not available now. It may be caused by one of the following reasons: the broker's disk is full"
+                .to_owned(),
+        ),
+        AppendError::Opening => (response::SERVICE_NOT_AVAILABLE, "the broker is starting up".to_owned()),
+        AppendError::Closed(kind) => {
+            (response::SERVICE_NOT_AVAILABLE, format!("service not available now: the log is closed ({kind})"))
+        }
     }
 }
 

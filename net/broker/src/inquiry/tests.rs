@@ -125,7 +125,7 @@ impl World {
     fn answer(&mut self, inquiry: &mut Inquiry) -> Result<Part, (usize, LoadId)> {
         let traffic = Traffic { put_messages: 3, ..Traffic::default() };
         let tally = Tally { traffic, ..Tally::default() };
-        inquiry.answer(&mut self.partitions, PARTITIONS, &self.catalog, tally, self.sim.now_ms())
+        inquiry.answer(&mut self.partitions, PARTITIONS, &self.catalog, tally)
     }
 
     fn ask(&mut self, question: Question) -> Part {
@@ -168,12 +168,9 @@ fn queues_and_groups_are_told_from_every_partition() {
     assert_eq!(groups(&mut world, "T"), Part::GroupsOf([group("g")].into()));
     assert_eq!(groups(&mut world, "U"), Part::GroupsOf([group("g2")].into()));
 
-    assert_eq!(world.ask(Question::Forget { group: group("g") }), Part::Forgotten);
-    assert_eq!(topics(&mut world, "g"), Part::TopicsOf(BTreeSet::new()));
-    assert_eq!(topics(&mut world, "g2"), Part::TopicsOf([2].into()), "only the very group is forgotten");
-    world.drive();
-    let mut world = World::new(world.sim.kill());
-    assert_eq!(topics(&mut world, "g"), Part::TopicsOf(BTreeSet::new()));
+    let keys = |name: &str| world.partitions.iter().map(|partition| offset_keys(partition, name)).collect::<Vec<_>>();
+    assert_eq!(keys("g"), [vec![offset_key(1, 3, "g")], vec![offset_key(1, 0, "g")]]);
+    assert_eq!(keys("g2"), [vec![], vec![offset_key(2, 0, "g2")]]);
 
     let Part::Tally(tally) = world.ask(Question::Tally) else { panic!() };
     assert_eq!(tally.traffic.put_messages, 3);
@@ -241,4 +238,27 @@ fn messages_are_found_by_key_also_on_the_disk() {
     };
     assert!(reads > 0, "a store that was just opened has nothing in memory");
     assert_eq!(bodies(part, true).len(), 6 - reads);
+}
+
+#[test]
+fn offsets_that_find_no_room_or_no_log_are_not_said_to_be_cloned() {
+    let mut world = World::new(Sim::new(3));
+    for (queue, offset) in [(0, 7), (1, 8)] {
+        world.commit("T", queue, "g", offset);
+    }
+    let clone = |to: &str| Question::Clone { from: group("g"), to: to.to_owned(), topics: None };
+    // A key that no fact may have stands for facts that are full.
+    let Part::Cloned(Err((code, remark))) = world.ask(clone(&"x".repeat(1 << 17))) else { panic!() };
+    assert_eq!((code, remark.as_str()), (response::SYSTEM_BUSY, OFFSETS_FULL));
+    let mut inquiry = Inquiry::new(clone("h"));
+    assert_eq!(world.answer(&mut inquiry), Ok(Part::Cloned(Ok(()))));
+    let (to, mut cloned) = inquiry.cloned().unwrap();
+    cloned.sort_unstable();
+    assert_eq!(
+        (to.as_str(), cloned),
+        ("h", [(0, 7), (1, 8)].map(|(queue, offset)| (QueueKey { topic: 1, queue }, offset)).to_vec())
+    );
+    world.partitions = (0..PARTITIONS).map(|number| partition(number, &Region::new(64, 1 << 20).unwrap())).collect();
+    let Part::Cloned(Err((code, _))) = world.ask(clone("h")) else { panic!() };
+    assert_eq!(code, response::SERVICE_NOT_AVAILABLE, "what is not open yet is not empty");
 }

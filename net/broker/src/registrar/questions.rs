@@ -11,7 +11,7 @@ use protocol::ids::key_hash;
 use protocol::names;
 
 use super::{BODY_BYTES_MAX, BUSY, Order, Outcome, Registrar, system_error, too_large};
-use crate::admin::{self, Consumed, Goal, GroupProgress, Part, Question, Reset, ResetTo};
+use crate::admin::{self, Consumed, Goal, GroupProgress, Part, Question, Refused, Reset, ResetTo};
 use crate::answer::Answer;
 use crate::call::ReplyTo;
 use crate::ledger::Then;
@@ -203,12 +203,12 @@ impl Registrar {
         &self,
         reset: &Reset,
         timestamp: i64,
-        offsets: Result<Vec<(u32, u64)>, String>,
+        offsets: Result<Vec<(u32, u64)>, Refused>,
         wanted: &mut Vec<Order>,
     ) -> Answer {
         let offsets = match offsets {
             Ok(offsets) => admin::reset_offsets(&self.settings.broker_name, &reset.topic, &offsets),
-            Err(remark) => return system_error(remark),
+            Err((code, remark)) => return Answer::refusal(code, remark),
         };
         let asked = ResetOffset {
             topic: &reset.topic,
@@ -295,7 +295,8 @@ impl Registrar {
                 self.reset_to(&reset, timestamp, offsets, wanted)
             }
             (Goal::Correction, Part::Correction(offsets)) => admin::correction(&offsets),
-            (Goal::Clone, Part::Cloned) => Answer::ok(),
+            (Goal::Clone, Part::Cloned(Ok(()))) => Answer::ok(),
+            (Goal::Clone, Part::Cloned(Err((code, remark)))) => Answer::refusal(code, remark),
             (Goal::AllProgress { only_ordered }, Part::AllProgress(rows)) => {
                 let consumed = self.all_consumed(only_ordered, rows);
                 let pairs = consumed.keys();
@@ -309,10 +310,17 @@ impl Registrar {
             (Goal::Messages { count }, Part::Messages { found, is_partial }) => {
                 admin::messages(count, BODY_BYTES_MAX, found, is_partial)
             }
-            (Goal::Forget, Part::Forgotten) => {
+            (Goal::Forget, Part::Forgotten(outcome)) => {
+                let answer = match outcome {
+                    Ok(()) => Answer::ok(),
+                    Err((code, remark)) => {
+                        let remark = format!("the group is deleted, but not all of its offsets: {remark}");
+                        Answer::refusal(code, remark)
+                    }
+                };
                 // The group's deletion may still be on its way to the disk.
                 if let Some(reply) = reply {
-                    self.settle(Then::Answer(reply, Answer::ok()), wanted);
+                    self.settle(Then::Answer(reply, answer), wanted);
                 }
                 return;
             }

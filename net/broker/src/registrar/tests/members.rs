@@ -227,6 +227,28 @@ fn groups_are_configured() {
         assert_eq!(world.ask(0, 207, &[("groupName", "g"), ("cleanOffset", clean)], Vec::new()).code, 0);
     }
     assert!(world.registrar.catalog().group("g").is_none());
+    // Of offsets that stay it is told, and of those that were not cloned or set anew.
+    world.create("T", "1");
+    assert_eq!(world.ask(0, 200, &[], br#"{"groupName":"g"}"#.to_vec()).code, 0);
+    world.tell = |question| {
+        let refused = (response::SYSTEM_BUSY, "no room".to_owned());
+        match question {
+            Question::Forget { .. } => Part::Forgotten(Err(refused)),
+            Question::Clone { .. } => Part::Cloned(Err(refused)),
+            Question::Reset(_) => Part::Reset(Err(refused)),
+            question => nothing(question),
+        }
+    };
+    let rows = [
+        (314, vec![("srcGroup", "g"), ("destGroup", "h"), ("offline", "true")]),
+        (222, vec![("topic", "T"), ("group", "g"), ("timestamp", "-1"), ("isForce", "true")]),
+        (207, vec![("groupName", "g"), ("cleanOffset", "true")]),
+    ];
+    for (code, fields) in rows {
+        let answer = world.ask(0, code, &fields, Vec::new());
+        assert!(answer.code == response::SYSTEM_BUSY && answer.remark.ends_with("no room"), "{code}: {answer:?}");
+    }
+    assert!(world.registrar.catalog().group("g").is_none(), "the group is gone all the same");
     // Without auto creation an unknown group is passed over, a built-in one is not.
     let mut world = World::with(Settings { auto_create_group: false, ..settings() });
     assert_eq!(world.heartbeat(1, "c", vec![consumer("g", &[("T", 1)])]).code, 0);
