@@ -70,6 +70,14 @@ pub mod ext {
     pub const IS_SUB_CHANGE: &str = "IS_SUB_CHANGE";
 }
 
+/// What a query (12) looks for (`MessageConst`).
+pub mod index_type {
+    /// Messages with a key.
+    pub const KEY: &str = "K";
+    /// Messages with a tag.
+    pub const TAG: &str = "T";
+}
+
 /// Permission bits of topics and brokers.
 pub mod perm {
     /// Topics created by a first send inherit from this one.

@@ -25,6 +25,11 @@ const UNIQUE_KEY_COUNT: usize = 32;
 /// Questions to all cores.
 impl Registrar {
     pub(super) fn query(&self, header: &QueryMessage<'_>) -> Result<Outcome, Answer> {
+        // What is found by its unique id is found by that alone, whatever stands beside it.
+        if !header.unique_key && header.index_type == Some(names::index_type::TAG) {
+            let remark = "messages are not found by tag here: there is no index of tags, only of keys and unique ids";
+            return Err(Answer::refusal(response::INVALID_PARAMETER, remark));
+        }
         let count_max = self.settings.limits.query_messages;
         let asked = usize::try_from(header.max_num).unwrap_or(0);
         let count = if header.unique_key { UNIQUE_KEY_COUNT } else { asked }.min(count_max);

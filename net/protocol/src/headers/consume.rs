@@ -82,7 +82,8 @@ headers! {
         timestamp: i64 = "timestamp",
     }
 
-    /// QUERY_MESSAGE (12); `names::ext::UNIQUE_KEY_QUERY` may stand beside it.
+    /// QUERY_MESSAGE (12); `names::ext::UNIQUE_KEY_QUERY` may stand beside it. `index_type`: what the key is, by
+    /// [`names::index_type`]; missing or empty: a key. `last_key`: where a stock broker goes on whose index is in RocksDB.
     QueryMessage<'a> {
         topic: &'a str = "topic",
         key: &'a str = "key",
@@ -90,6 +91,8 @@ headers! {
         begin_timestamp: i64 = "beginTimestamp",
         end_timestamp: i64 = "endTimestamp",
         unique_key: bool = "_UNIQUE_KEY_QUERY",
+        index_type: Option<&'a str> = "indexType",
+        last_key: Option<&'a str> = "lastKey",
     }
 
     /// Answer to 12.

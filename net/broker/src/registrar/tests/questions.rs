@@ -78,6 +78,13 @@ fn all_cores_answer_together() {
     let answer = world.ask(0, 12, &query("0", "false"), Vec::new());
     assert_eq!((answer.code, answer.body.len()), (22, 0));
     assert_eq!(answer.fields.get("indexLastUpdatePhyoffset"), Some("0"));
+    // A tag is not a key; what else stock tools say of a key means one.
+    for (kind, unique, code) in [("K", "false", 0), ("", "false", 0), ("T", "false", 29), ("T", "true", 0)] {
+        let fields = [&query("3", unique)[..], &[("indexType", kind), ("lastKey", "x")]].concat();
+        let answer = world.ask(0, 12, &fields, Vec::new());
+        assert_eq!((answer.code, answer.remark.contains("tag")), (code, code != 0), "{kind} {unique}");
+        assert_eq!(answer.body.is_empty(), code != 0, "{kind} {unique}");
+    }
 }
 
 #[test]
