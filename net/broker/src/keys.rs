@@ -85,7 +85,7 @@ pub const CORES_MAX: u64 = 64;
 /// Most logs of a core. 256; with all cores this stays within the 15 bits that a position has for them.
 pub const PARTITIONS_PER_CORE_MAX: u64 = 256;
 /// Most of `limits.pop_unacked`: 50,000, so that what a group is done with fits a fact, with what it has on loan.
-const POP_UNACKED_MAX: u64 = 50_000;
+pub const POP_UNACKED_MAX: u64 = 50_000;
 const _: () =
     assert!(POP_UNACKED_MAX as usize * account::MESSAGE_BYTES_MAX + account::LOANS_BYTES_MAX + 4096 <= FACT_BYTES_MAX);
 /// The kernel's CPU sets that we use have 1,024 bits.
@@ -155,6 +155,7 @@ pub const KEYS: &[Key] = &[
     number("broker.pop_retry_percent_priority", Percent, 0, 0, 100, "The same of pops that go by priority (popFromRetryProbabilityForPriority). 0: what comes again is the lowest."),
     switch("broker.priority_order_asc", true, "Of a topic of message type PRIORITY the highest queue is the most urgent (priorityOrderAsc). Off: the lowest."),
     switch("broker.separate_retry_queue", false, "Messages that were popped in vain come again in a queue of the number that they had (useSeparateRetryQueue). Off: in queue 0."),
+    switch("broker.pop_by_default", false, "Clients that ask the broker how they get messages of a topic are told to pop, if nobody said otherwise for their group (defaultMessageRequestMode). Off: to pull."),
     switch("broker.clear_retry_topics", true, "With a topic its retry topics of pops are deleted (clearRetryTopicWhenDeleteTopic). Off: a topic of the same name gets what comes again of the old one."),
     switch("broker.pop_retry_v2", false, "Messages that were popped in vain come again in `%RETRY%group+topic` instead of `%RETRY%group_topic` (enableRetryTopicV2)."),
     number("broker.timer_max_delay_ms", Milliseconds, 604_800_000, 1_000, 315_360_000_000, "Furthest that a timer message may be due (timerMaxDelaySec): 7 days. Beyond: code 13."),
@@ -210,6 +211,7 @@ pub const KEYS: &[Key] = &[
     number("limits.parked_pulls", Count, 100_000, 1, 10_000_000, "Pulls that wait for messages, per core. One more is refused with code 2."),
     number("limits.pop_unacked", Count, 10_000, 32, POP_UNACKED_MAX, "Messages of one queue that one group has popped and not acknowledged (popInflightMessageThreshold). Beyond it there are none for it."),
     number("limits.query_messages", Count, 64, 1, 1_024, "Messages of one query by key at most."),
+    number("limits.unique_messages", Count, 32, 1, 1_024, "Messages of one query by unique id at most (defaultQueryMaxNum), if that is less."),
     number("limits.topics", Count, 100_000, 64, 10_000_000, "Topics of the broker. One more is refused with code 1."),
     number("limits.light_queues", Count, 20_000, 1, 1_000_000, "Light queues of the broker, which are topics too (maxLmqConsumeQueueNum). A message for one more is refused with code 2017."),
     number("limits.topic_queues", Count, 16_384, 16, 65_536, "Queues of one topic at most."),

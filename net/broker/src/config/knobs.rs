@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Settings;
+use crate::keys::POP_UNACKED_MAX;
 
 /// Key of the fact that holds the changes: a JSON object of names and values.
 pub const KNOBS_KEY: &[u8] = b"k/";
@@ -20,8 +21,10 @@ const FORBIDDEN: [&str; 2] = ["brokerConfigPath", "configBlackList"];
 
 /// How a knob turns.
 enum Knob {
-    /// `true` or `false`.
+    /// `true` or `false`, in any case, as Java reads them.
     Switch(fn(&mut Settings) -> &mut bool),
+    /// One of two words, in any case: for off and for on.
+    Either([&'static str; 2], fn(&mut Settings) -> &mut bool),
     /// A whole number in a range.
     Number { min: u64, max: u64, get: fn(&Settings) -> u64, set: fn(&mut Settings, u64) },
 }
@@ -29,6 +32,35 @@ enum Knob {
 const fn number(min: u64, max: u64, get: fn(&Settings) -> u64, set: fn(&mut Settings, u64)) -> Knob {
     Knob::Number { min, max, get, set }
 }
+
+impl Knob {
+    /// How a value is kept. `None`: it may not be.
+    fn kept(&self, value: &str) -> Option<String> {
+        let [off, on] = match self {
+            Knob::Switch(_) => SWITCH,
+            Knob::Either(words, _) => *words,
+            Knob::Number { min, max, .. } => {
+                return value
+                    .parse::<u64>()
+                    .ok()
+                    .filter(|value| (*min..=*max).contains(value))
+                    .map(|_| value.to_owned());
+            }
+        };
+        [off, on].into_iter().find(|word| word.eq_ignore_ascii_case(value)).map(str::to_owned)
+    }
+
+    /// What it takes.
+    fn takes(&self) -> String {
+        match self {
+            Knob::Switch(_) => SWITCH.join(" or "),
+            Knob::Either(words, _) => words.join(" or "),
+            Knob::Number { min, max, .. } => format!("a whole number from {min} to {max}"),
+        }
+    }
+}
+
+const SWITCH: [&str; 2] = ["false", "true"];
 
 /// What is in force once the change is answered. Ranges are those of the keys in `keys.rs`.
 #[rustfmt::skip]
@@ -44,6 +76,9 @@ const KNOBS: &[(&str, Knob)] = &[
     ("clearRetryTopicWhenDeleteTopic", Knob::Switch(|at| &mut at.clear_retry_topics)),
     ("coldCtrStrategyEnable", Knob::Switch(|at| &mut at.cold_flow_adapts)),
     ("coldDataFlowControlEnable", Knob::Switch(|at| &mut at.cold_flow)),
+    ("defaultMessageRequestMode", Knob::Either(["PULL", "POP"], |at| &mut at.pop_by_default)),
+    ("defaultQueryMaxNum", number(1, 1_024,
+        |at| at.limits.unique_messages as u64, |at, to| at.limits.unique_messages = to as usize)),
     ("enableLmq", Knob::Switch(|at| &mut at.lmq)),
     ("enableMultiDispatch", Knob::Switch(|at| &mut at.multi_dispatch)),
     ("enableMixedMessageType", Knob::Switch(|at| &mut at.mixed_message_type)),
@@ -63,6 +98,8 @@ const KNOBS: &[(&str, Knob)] = &[
     ("popFromRetryProbability", number(0, 100, |at| at.pop_retry_percent, |at, to| at.pop_retry_percent = to)),
     ("popFromRetryProbabilityForPriority", number(0, 100,
         |at| at.pop_retry_percent_priority, |at, to| at.pop_retry_percent_priority = to)),
+    ("popInflightMessageThreshold", number(32, POP_UNACKED_MAX,
+        |at| at.limits.pop_unacked as u64, |at, to| at.limits.pop_unacked = to as usize)),
     ("priorityOrderAsc", Knob::Switch(|at| &mut at.priority_order_asc)),
     ("recallMessageEnable", Knob::Switch(|at| &mut at.recall_message)),
     ("rejectTransactionMessage", Knob::Switch(|at| &mut at.reject_transaction)),
@@ -108,6 +145,13 @@ const AT_START: [(&str, &str); 21] = [
     ("storePathRootDir", "log.dir"),
 ];
 
+/// Stock names of what a broker might do and this one does not, and what it does.
+const NOT_SERVED: [(&str, &str); 3] = [
+    ("defaultPopShareQueueNum", "who pops by default pops from all queues"),
+    ("enablePopMessageThreshold", "popInflightMessageThreshold always counts"),
+    ("rejectPullConsumerEnable", "consumers that pull are served"),
+];
+
 /// Why changes were not taken. Nothing has changed then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeError {
@@ -123,10 +167,10 @@ pub struct Changes(BTreeMap<String, String>);
 
 impl Changes {
     /// Takes lines `name=value`: all of them or, if one is wrong, none. Empty lines and lines that begin with `#`
-    /// or `!` say nothing, as in Java's properties. Returns the names among them that have no meaning here.
+    /// or `!` say nothing, as in Java's properties. Returns what is to be said of those among them that change nothing.
     pub fn update(&mut self, text: &str) -> Result<Vec<String>, ChangeError> {
         let mut changed = self.clone();
-        let mut without_meaning = Vec::new();
+        let (mut without_meaning, mut remarks) = (Vec::new(), Vec::new());
         let mut count = 0;
         for line in text.lines().map(str::trim) {
             if line.is_empty() || line.starts_with(['#', '!']) {
@@ -134,10 +178,17 @@ impl Changes {
             }
             let (name, value) = line.split_once('=').unwrap_or((line, ""));
             let (name, value) = (name.trim(), value.trim());
-            if check(name, value)? == Meaning::Nothing {
-                without_meaning.push(name.to_owned());
-            }
-            changed.0.insert(name.to_owned(), value.to_owned());
+            let value = match check(name, value)? {
+                Meaning::Knob(value) => value,
+                Meaning::Nothing => {
+                    match NOT_SERVED.iter().find(|(known, _)| *known == name) {
+                        Some((_, instead)) => remarks.push(format!("taken, not served here: {name} ({instead})")),
+                        None => without_meaning.push(name),
+                    }
+                    value.to_owned()
+                }
+            };
+            changed.0.insert(name.to_owned(), value);
             count += 1;
         }
         if count == 0 {
@@ -146,8 +197,11 @@ impl Changes {
         if changed.fact().len() > CHANGES_BYTES_MAX {
             return Err(ChangeError::Invalid(format!("all changes together take more than {CHANGES_BYTES_MAX} bytes")));
         }
+        if !without_meaning.is_empty() {
+            remarks.insert(0, format!("taken, without meaning here: {}", without_meaning.join(", ")));
+        }
         *self = changed;
-        Ok(without_meaning)
+        Ok(remarks)
     }
 
     /// Whether nothing was changed.
@@ -165,7 +219,9 @@ impl Changes {
         for (name, knob) in KNOBS {
             let Some(value) = self.0.get(*name) else { continue };
             match knob {
-                Knob::Switch(switch) => *switch(settings) = value == "true",
+                // Not in any case: a value is kept as it is written here.
+                Knob::Switch(switch) => *switch(settings) = value == SWITCH[1],
+                Knob::Either([_, on], switch) => *switch(settings) = value == on,
                 Knob::Number { min, max, set, .. } => {
                     if let Some(value) = value.parse().ok().filter(|value| (*min..=*max).contains(value)) {
                         set(settings, value);
@@ -183,6 +239,7 @@ impl Changes {
             .map(|(name, knob)| {
                 let value = match knob {
                     Knob::Switch(switch) => switch(&mut copy).to_string(),
+                    Knob::Either(words, switch) => words[usize::from(*switch(&mut copy))].to_owned(),
                     Knob::Number { get, .. } => get(&copy).to_string(),
                 };
                 ((*name).to_owned(), value)
@@ -205,9 +262,9 @@ impl Changes {
 }
 
 /// What a name is to us.
-#[derive(PartialEq, Eq)]
 enum Meaning {
-    Knob,
+    /// With this value.
+    Knob(String),
     Nothing,
 }
 
@@ -223,15 +280,10 @@ fn check(name: &str, value: &str) -> Result<Meaning, ChangeError> {
         return Err(ChangeError::Forbidden(format!("{name} is settled at the start: {key} in the configuration file")));
     }
     match knob(name) {
-        Some(Knob::Switch(_)) if !matches!(value, "true" | "false") => {
-            Err(ChangeError::Invalid(format!("{name} is true or false, not {value}")))
-        }
-        Some(Knob::Number { min, max, .. })
-            if !value.parse::<u64>().is_ok_and(|value| (*min..=*max).contains(&value)) =>
-        {
-            Err(ChangeError::Invalid(format!("{name} is a whole number from {min} to {max}, not {value}")))
-        }
-        Some(_) => Ok(Meaning::Knob),
+        Some(knob) => match knob.kept(value) {
+            Some(value) => Ok(Meaning::Knob(value)),
+            None => Err(ChangeError::Invalid(format!("{name} is {}, not {value}", knob.takes()))),
+        },
         None if STOCK_KEYS.lines().any(|known| known == name) => Ok(Meaning::Nothing),
         None => Err(ChangeError::Invalid(format!("{name} is not a name that a broker knows"))),
     }
@@ -266,7 +318,7 @@ mod tests {
         let mut changes = Changes::default();
         let text =
             "# a comment\nlongPollingEnable=false\nmaxTransferCountOnMessageInMemory = 1024\n\nenableLmqStats=true\n";
-        assert_eq!(changes.update(text), Ok(vec!["enableLmqStats".to_owned()]));
+        assert_eq!(changes.update(text), Ok(vec!["taken, without meaning here: enableLmqStats".to_owned()]));
         let found = Changes::from_fact(&changes.fact()).unwrap();
         assert_eq!(found, changes);
         let mut settings = settings();
@@ -277,6 +329,40 @@ mod tests {
         assert_eq!(rows["longPollingEnable"], "false");
         assert_eq!(rows["enableLmqStats"], "true", "taken, and told");
         assert_eq!(rows["traceOn"], "true", "never changed");
+    }
+
+    #[test]
+    fn words_are_taken_in_any_case_and_kept_in_one() {
+        let mut changes = Changes::default();
+        let text = "traceOn=False\nenableLmq=TRUE\ndefaultMessageRequestMode=pop\ndefaultQueryMaxNum=5\n\
+                    popInflightMessageThreshold=64\nclearRetryTopicWhenDeleteTopic=fALSE";
+        assert_eq!(changes.update(text), Ok(vec![]));
+        let mut settings = settings();
+        Changes::from_fact(&changes.fact()).unwrap().apply(&mut settings);
+        assert!(!settings.trace_on && settings.lmq && settings.pop_by_default && !settings.clear_retry_topics);
+        assert_eq!((settings.limits.unique_messages, settings.limits.pop_unacked), (5, 64));
+        let rows: BTreeMap<String, String> = changes.rows(&settings).into_iter().collect();
+        let seen = ["traceOn", "enableLmq", "defaultMessageRequestMode", "longPollingEnable"].map(|name| &*rows[name]);
+        assert_eq!(seen, ["false", "true", "POP", "true"]);
+        for bad in ["traceOn=yes", "traceOn=", "defaultMessageRequestMode=PUSH", "popInflightMessageThreshold=31"] {
+            let Err(ChangeError::Invalid(remark)) = changes.update(bad) else { panic!("{bad}") };
+            assert!(remark.starts_with(bad.split('=').next().unwrap()), "{remark}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_served_is_told_as_that() {
+        let mut changes = Changes::default();
+        let remarks = changes.update("enableLmqStats=true\nrejectPullConsumerEnable=true\nbrokerId=0").unwrap();
+        let wanted = [
+            "taken, without meaning here: enableLmqStats, brokerId",
+            "taken, not served here: rejectPullConsumerEnable (consumers that pull are served)",
+        ];
+        assert_eq!(remarks, wanted);
+        let known: Vec<&str> = STOCK_KEYS.lines().collect();
+        for (name, _) in NOT_SERVED {
+            assert!(known.contains(&name) && knob(name).is_none(), "{name}");
+        }
     }
 
     #[test]

@@ -118,6 +118,8 @@ pub struct Settings {
     pub priority_order_asc: bool,
     /// `broker.separate_retry_queue`.
     pub separate_retry_queue: bool,
+    /// `broker.pop_by_default`.
+    pub pop_by_default: bool,
     /// `broker.clear_retry_topics`.
     pub clear_retry_topics: bool,
     /// `broker.pop_retry_v2`.
@@ -210,6 +212,8 @@ pub struct Limits {
     pub pop_unacked: usize,
     /// Messages of one query by key.
     pub query_messages: usize,
+    /// Messages of one query by unique id, if that is less.
+    pub unique_messages: usize,
     /// Topics of the broker.
     pub topics: usize,
     /// Light queues (LMQ) of the broker.
@@ -271,6 +275,7 @@ impl Config {
             pop_retry_percent_priority: self.number("broker.pop_retry_percent_priority"),
             priority_order_asc: self.switch("broker.priority_order_asc"),
             separate_retry_queue: self.switch("broker.separate_retry_queue"),
+            pop_by_default: self.switch("broker.pop_by_default"),
             clear_retry_topics: self.switch("broker.clear_retry_topics"),
             pop_retry_v2: self.switch("broker.pop_retry_v2"),
             timer_max_delay_ms: self.number("broker.timer_max_delay_ms"),
@@ -313,6 +318,7 @@ impl Config {
             parked_pulls: self.size("limits.parked_pulls"),
             pop_unacked: self.size("limits.pop_unacked"),
             query_messages: self.size("limits.query_messages"),
+            unique_messages: self.size("limits.unique_messages"),
             topics: self.size("limits.topics"),
             light_queues: self.size("limits.light_queues"),
             topic_queues: self.number("limits.topic_queues") as u32,

@@ -77,6 +77,8 @@ impl Registrar {
     fn assignment(&self, asked: &QueryAssignment, all: Option<Vec<MessageQueue>>) -> Answer {
         let (mode, share) = match self.ledger.published().mode(&asked.topic, &asked.consumer_group) {
             Some(set) => (set.mode, set.pop_share_queue_num),
+            // As in RocketMQ, a retry topic is pulled.
+            None if self.settings.pop_by_default && !asked.topic.starts_with(RETRY_PREFIX) => (RequestMode::Pop, 0),
             None => (RequestMode::Pull, 0),
         };
         let assigned = self.assigned(asked, mode, share, all).map(|queues| {

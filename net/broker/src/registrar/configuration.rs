@@ -209,13 +209,13 @@ impl Registrar {
 
 /// Settings.
 impl Registrar {
-    /// Code 25. What has no meaning here is taken, and the answer names it.
+    /// Code 25. What has no meaning or is not served here is taken, and the answer names it.
     pub(super) fn update_config(&mut self, body: &[u8]) -> Result<Outcome, Answer> {
         self.check_room()?;
         let text = std::str::from_utf8(body).map_err(|_| system_error("the properties are not UTF-8".to_owned()))?;
         let old = &self.ledger.newest().changes;
         let mut changes = Changes::clone(old);
-        let without_meaning = changes.update(text).map_err(|error| match error {
+        let remarks = changes.update(text).map_err(|error| match error {
             ChangeError::Forbidden(remark) => Answer::refusal(response::NO_PERMISSION, remark),
             ChangeError::Invalid(remark) => Answer::refusal(response::INVALID_PARAMETER, remark),
         })?;
@@ -224,9 +224,7 @@ impl Registrar {
             self.ledger.set_changes(changes, registers);
         }
         let mut answer = Answer::ok();
-        if !without_meaning.is_empty() {
-            answer.remark = format!("taken, without meaning here: {}", without_meaning.join(", "));
-        }
+        answer.remark = remarks.join("; ");
         Ok(Outcome::Settled(answer))
     }
 }

@@ -18,10 +18,6 @@ use crate::ledger::Then;
 use crate::runtime;
 use crate::stats::Counted;
 
-/// Messages of a query by unique key (RocketMQ's `defaultQueryMaxNum`): the client's number is not
-/// looked at.
-const UNIQUE_KEY_COUNT: usize = 32;
-
 /// Questions to all cores.
 impl Registrar {
     pub(super) fn query(&self, header: &QueryMessage<'_>) -> Result<Outcome, Answer> {
@@ -32,7 +28,8 @@ impl Registrar {
         }
         let count_max = self.settings.limits.query_messages;
         let asked = usize::try_from(header.max_num).unwrap_or(0);
-        let count = if header.unique_key { UNIQUE_KEY_COUNT } else { asked }.min(count_max);
+        // Of a query by unique id the client's number is not looked at.
+        let count = if header.unique_key { self.settings.limits.unique_messages } else { asked }.min(count_max);
         let key = key_hash(header.topic, header.key);
         let begin_ms = header.begin_timestamp.max(0).cast_unsigned();
         let end_ms = header.end_timestamp.max(0).cast_unsigned();

@@ -1,5 +1,7 @@
 //! Settings changed at run time: durable and everywhere before they are answered, and there again after a restart.
 
+use protocol::bodies::{Assignments, QueryAssignment, RequestMode};
+
 use super::*;
 
 fn update(world: &mut World, text: &str) -> Answer {
@@ -79,4 +81,39 @@ fn the_topic_of_traces_is_made_when_it_is_wanted() {
     assert_eq!(update(&mut world, "traceTopicEnable=false").code, 0);
     world.tick(1_000);
     assert!(world.topic("RMQ_SYS_TRACE_TOPIC").is_some());
+}
+
+#[test]
+fn what_is_asked_without_saying_how_is_answered_by_the_settings() {
+    let mut world = World::new();
+    world.create("T", "2");
+    world.heartbeat(1, "c", vec![consumer("g", &[("T", 1)])]);
+    let assigned = |world: &mut World, topic: &str| {
+        let asked = QueryAssignment {
+            topic: topic.to_owned(),
+            consumer_group: "g".to_owned(),
+            client_id: "c".to_owned(),
+            strategy_name: "AVG".to_owned(),
+            ..QueryAssignment::default()
+        };
+        let answer = world.ask(1, request::QUERY_ASSIGNMENT, &[], bodies::encode(&asked));
+        let found: Assignments = bodies::decode(&answer.body).unwrap();
+        let rows = found.message_queue_assignments.unwrap().into_iter();
+        rows.map(|one| (one.mode, one.message_queue.queue_id)).collect::<Vec<_>>()
+    };
+    assert_eq!(assigned(&mut world, "T"), [(RequestMode::Pull, 0), (RequestMode::Pull, 1)]);
+    assert_eq!(update(&mut world, "defaultMessageRequestMode=POP\ndefaultQueryMaxNum=3").code, 0);
+    assert_eq!(assigned(&mut world, "T"), [(RequestMode::Pop, -1)]);
+    assert_eq!(assigned(&mut world, "%RETRY%g"), [(RequestMode::Pull, 0)]);
+    world.tell = |question| match question {
+        Question::Messages { count, .. } => {
+            assert_eq!(*count, 3, "of a query by unique id");
+            nothing(question)
+        }
+        question => nothing(question),
+    };
+    let query = [("topic", "T"), ("key", "k"), ("maxNum", "9"), ("beginTimestamp", "0"), ("endTimestamp", "1")];
+    world.ask(0, 12, &[&query[..], &[("_UNIQUE_KEY_QUERY", "true")]].concat(), Vec::new());
+    let answer = update(&mut world, "rejectPullConsumerEnable=true");
+    assert_eq!(answer.remark, "taken, not served here: rejectPullConsumerEnable (consumers that pull are served)");
 }
