@@ -10,7 +10,7 @@ use protocol::bodies::{
     TimeSpans, TopicStatsTable,
 };
 use protocol::codes::{request, response};
-use protocol::headers::PullMessage;
+use protocol::headers::{PopMessage, PullMessage};
 use protocol::message::records;
 use protocol::names::pull_flag;
 use tests::client::Client;
@@ -416,5 +416,36 @@ fn what_a_group_may_not_read_is_refused_and_told() {
         let wrong = [("group", "g"), ("topic", "a b"), ("readable", "false")];
         client.expect(response::INVALID_PARAMETER, asking(request::UPDATE_AND_GET_GROUP_FORBIDDEN, &wrong));
         server.stop();
+    });
+}
+
+#[test]
+fn what_a_group_has_popped_is_in_flight() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 2));
+        for body in [b"a", b"b", b"c"] {
+            client.expect(response::SUCCESS, send("T", 1, body));
+        }
+        let mut pop = Command::request(request::POP_MESSAGE);
+        let asked = PopMessage {
+            consumer_group: "g",
+            topic: "T",
+            queue_id: 1,
+            max_msg_nums: 2,
+            invisible_time: 600_000,
+            ..PopMessage::default()
+        };
+        asked.push(&mut pop.header.fields);
+        assert_eq!(messages(&client.expect(response::SUCCESS, pop)).len(), 2);
+        let fields = [("consumerGroup", "g"), ("topic", "T")];
+        let answer = client.expect(response::SUCCESS, asking(request::GET_CONSUME_STATS, &fields));
+        let stats: ConsumeStats = bodies::decode(&answer.body).unwrap();
+        let row = |queue| {
+            let row = stats.offset_table[&message_queue("T", queue)];
+            (row.broker_offset, row.consumer_offset, row.pull_offset)
+        };
+        assert_eq!([row(0), row(1)], [(0, 0, 0), (3, 0, 2)]);
     });
 }

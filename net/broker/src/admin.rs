@@ -217,6 +217,8 @@ pub struct QueueProgress {
     pub broker: u64,
     /// The group's offset; 0: it has none.
     pub consumer: u64,
+    /// Up to where messages were given to the group: behind `consumer` only if it pops.
+    pub given: u64,
     /// When the message before that offset was stored, in ms; 0: there is none.
     pub last_ms: u64,
 }
@@ -629,7 +631,7 @@ fn consume_row(broker: &str, topic: &str, progress: &QueueProgress) -> (MessageQ
         broker_offset: signed(progress.broker),
         consumer_offset: signed(progress.consumer),
         last_timestamp: signed(progress.last_ms),
-        pull_offset: signed(progress.consumer),
+        pull_offset: signed(progress.given),
     };
     (message_queue(broker, topic, progress.queue), offsets)
 }

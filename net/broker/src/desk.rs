@@ -15,7 +15,7 @@ use protocol::codes::response;
 use protocol::headers::AskClient;
 use protocol::ids::OffsetId;
 
-use crate::admin::{Counters, Part, Refused, Reset, Tally, Traffic};
+use crate::admin::{Counters, Part, QueueProgress, Refused, Reset, Tally, Traffic};
 use crate::answer::{Answer, BUSY, Replies};
 use crate::call::{Call, ConnectionId, Peer, ReplyTo, Request};
 use crate::catalog::Catalog;
@@ -448,6 +448,9 @@ impl Desk {
                 {
                     part = Part::Reset(Err(refused));
                 }
+                if let (Some((group, topics)), Part::Progress(rows)) = (ask.inquiry.progress_of(), &mut part) {
+                    self.add_lent(group, topics, rows);
+                }
                 if let Some((group, offsets)) = ask.inquiry.cloned() {
                     // Else what it has would be written over that.
                     offsets.into_iter().for_each(|(queue, offset)| self.reset_account(queue, &group, offset));
@@ -455,6 +458,18 @@ impl Desk {
                 self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part });
             }
             Err((local, load)) => self.wait_for(local, load, Cold::Ask(ask)),
+        }
+    }
+
+    /// Tells up to where a group has popped. What it only pulls nobody here remembers.
+    fn add_lent(&mut self, group: &str, topics: &[String], rows: &mut [QueueProgress]) {
+        for row in rows {
+            let topic = self.catalog.topic(&topics[row.topic]).map(|topic| topic.id);
+            let key = topic.map(|topic| QueueKey { topic, queue: row.queue });
+            let account = key.and_then(|key| self.pops.accounts.find(key, group));
+            if let Some(holder) = account.and_then(|account| self.pops.accounts.get(account)) {
+                row.given = row.given.max(holder.account.next());
+            }
         }
     }
 

@@ -66,6 +66,14 @@ impl Inquiry {
         }
     }
 
+    /// The group and the topics whose progress is told, if that is the question.
+    pub fn progress_of(&self) -> Option<(&str, &[String])> {
+        match &self.question {
+            Question::Progress { group, topics } => Some((group, topics)),
+            _ => None,
+        }
+    }
+
     /// Where a group goes on by what was answered, if that was asked to clone offsets to it.
     pub fn cloned(&mut self) -> Option<(String, Vec<(QueueKey, u64)>)> {
         match &self.question {
@@ -289,6 +297,7 @@ impl Here<'_> {
                         queue,
                         broker: partition.span(key).max,
                         consumer,
+                        given: consumer,
                         last_ms,
                     });
                     Ok(())
@@ -477,6 +486,7 @@ impl Here<'_> {
                     queue: commit.queue,
                     broker: partition.span(key).max,
                     consumer: commit.offset,
+                    given: commit.offset,
                     last_ms,
                 };
                 all.push(GroupProgress { group: commit.group.clone(), topic: (*topic).to_owned(), progress });

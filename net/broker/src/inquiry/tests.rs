@@ -157,7 +157,14 @@ fn queues_and_groups_are_told_from_every_partition() {
     let question = Question::Progress { group: group("g"), topics: vec!["U".to_owned(), topic()] };
     let Part::Progress(mut queues) = world.ask(question) else { panic!() };
     queues.sort_by_key(|progress| (progress.topic, progress.queue));
-    let row = |topic, queue, broker, consumer, last_ms| QueueProgress { topic, queue, broker, consumer, last_ms };
+    let row = |topic, queue, broker, consumer, last_ms| QueueProgress {
+        topic,
+        queue,
+        broker,
+        consumer,
+        given: consumer,
+        last_ms,
+    };
     let wanted = [row(0, 0, 0, 0, 0), row(1, 0, 2, 2, first_ms), row(1, 1, 0, 0, 0)];
     assert_eq!(queues, [&wanted[..], &[row(1, 2, 0, 0, 0), row(1, 3, 1, 0, 0)]].concat());
 
