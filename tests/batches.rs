@@ -166,3 +166,17 @@ fn what_cannot_be_a_batch_is_refused() {
         server.stop();
     });
 }
+
+#[test]
+fn a_batch_has_no_delay() {
+    let home = tempfile::tempdir().expect("a directory for temporary files");
+    let server = Server::start(home.path(), &["--cores", "1"]);
+    let mut client = server.client();
+    client.expect(response::SUCCESS, create_topic("T", 1));
+    let bodies = bodies("U", 3);
+    client.expect(response::MESSAGE_ILLEGAL, batch(0, "U", &bodies, &[("DELAY", "3")]));
+    assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "T", 0), 0);
+    client.expect(response::SUCCESS, batch(0, "U", &bodies, &[("DELAY", "0")]));
+    assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "T", 0), 3);
+    server.stop();
+}

@@ -76,7 +76,7 @@ enum Delivered {
 
 /// How far a search for a message that waits came. It goes on there once what it waited for is read: what was read
 /// before may be gone from memory by then.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DelayedSearch {
     /// Those below this log byte were looked at.
     from: u64,

@@ -86,7 +86,7 @@ impl Request {
 }
 
 /// A request that must wait or cross to another core, with memory of its own.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// Code and fields.
     pub header: Header,

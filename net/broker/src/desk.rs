@@ -241,7 +241,7 @@ impl Desk {
             Mail::Check { group, frame } => {
                 self.registrar(now_ms, |registrar, orders| registrar.on_check(&group, frame, orders));
             }
-            Mail::Recall(request, others) => self.recall_of(*request, Sought::new(others), now_ms),
+            Mail::Recall(request, sought) => self.recall_of(*request, sought, now_ms),
             Mail::ColdRead { group, bytes } => self.count_cold(&group, bytes, now_ms),
             Mail::ColdOver(over) => self.cold_gate.shut(over),
             Mail::Publish { catalog, change } => {
@@ -543,6 +543,14 @@ impl Desk {
             (Promise::Revival(receipt), outcome) => {
                 let receipt = Receipt::clone(receipt);
                 self.settle_revival(receipt, outcome.is_ok());
+            }
+            (Promise::Recall(recall), Ok(())) => {
+                let (request, sought) = (**recall).clone();
+                self.recall_of(request, sought, now_ms);
+            }
+            (Promise::Recall(recall), Err(error)) => {
+                let reply = recall.0.reply;
+                self.refuse_append(&reply, error);
             }
             (Promise::Dispatch(dispatch), outcome) => {
                 let dispatch = dispatch.clone();

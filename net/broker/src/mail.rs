@@ -22,7 +22,7 @@ use crate::pop::Pop;
 use crate::pop::ack::Acks;
 use crate::pop::revive::{Receipt, Revival};
 use crate::pop::waiting::{LineKey, Watch};
-use crate::produce::{Dispatch, Light, Origin, Unkept};
+use crate::produce::{Dispatch, Light, Origin, Sought, Unkept};
 
 /// A message that the broker makes itself from another one: a retry, a dead letter, a half message
 /// that was given up.
@@ -178,7 +178,7 @@ pub enum Mail {
         frame: Bytes,
     },
     /// Recall a message, if it is yours; else let the next of so many other cores look for it.
-    Recall(Box<Request>, usize),
+    Recall(Box<Request>, Sought),
     /// To core 0: a group was given messages from disk.
     ColdRead {
         /// The group.

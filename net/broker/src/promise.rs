@@ -6,9 +6,9 @@ use engine::Ticket;
 use engine::error::AppendError;
 use engine::message::Stored;
 
-use crate::call::ReplyTo;
+use crate::call::{ReplyTo, Request};
 use crate::pop::revive::Receipt;
-use crate::produce::Dispatch;
+use crate::produce::{Dispatch, Sought};
 
 /// What the answer to one send says. It is written when it leaves: until then it takes a third of the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl ShortText {
 }
 
 /// What is owed once the log has kept something.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Promise {
     /// An answer.
     Answer {
@@ -69,6 +69,8 @@ pub enum Promise {
     Forget(u64),
     /// The core that had a message on loan hears that it is safe in its retry topic.
     Revival(Box<Receipt>),
+    /// A message that waited is never delivered: others of its name are looked for.
+    Recall(Box<(Request, Sought)>),
     /// A message for light queues goes on.
     Dispatch(Box<Dispatch>),
 }

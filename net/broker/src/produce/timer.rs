@@ -73,10 +73,12 @@ fn illegal(most_ms: u64) -> String {
 }
 
 /// How far the search for a message that waits came.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sought {
     /// So many other cores have not looked for it.
     others: usize,
+    /// One was found: a producer that sends again what was not answered leaves several.
+    found: bool,
     /// The partition that is looked through, this core's count, and how far.
     local: usize,
     search: DelayedSearch,
@@ -85,7 +87,12 @@ pub struct Sought {
 impl Sought {
     /// Nobody on this core has looked for it, and so many other cores have not.
     pub fn new(others: usize) -> Sought {
-        Sought { others, local: 0, search: DelayedSearch::default() }
+        Sought { others, found: false, local: 0, search: DelayedSearch::default() }
+    }
+
+    /// The next core's turn. `None`: all have looked.
+    fn next_core(self) -> Option<Sought> {
+        Some(Sought { found: self.found, ..Sought::new(self.others.checked_sub(1)?) })
     }
 }
 
@@ -112,7 +119,7 @@ impl Desk {
         });
         match handle {
             Some(handle) => self.withdraw_any(call, &handle, due_ms, sought, now_ms),
-            None => self.withdraw(call, None, key, now_ms),
+            None => self.answer_withdrawn(call, key, false),
         }
     }
 
@@ -186,9 +193,9 @@ impl Desk {
         self.withdraw_any(call, &handle, due_ms, sought, now_ms);
     }
 
-    /// Looks for a message that waits, here and then on the other cores.
-    fn withdraw_any(&mut self, call: &Call<'_>, handle: &RecallHandle, due_ms: u64, sought: Sought, now_ms: u64) {
-        let Sought { others, local: first, mut search } = sought;
+    /// Looks for messages that wait and are meant, here and then on the other cores, and ends them one by one: the next
+    /// one is looked for when it is durable that the one before is never delivered.
+    fn withdraw_any(&mut self, call: &Call<'_>, handle: &RecallHandle, due_ms: u64, mut sought: Sought, now_ms: u64) {
         let key = RecallHandle::key(&handle.topic, &handle.unique, due_ms);
         let is_it = |record: &[u8]| {
             message::describe(record).is_some_and(|found| {
@@ -198,32 +205,30 @@ impl Desk {
                     && out_ms == due_ms.checked_sub(1)
             })
         };
-        for local in first..self.partitions.len() {
+        while sought.local < self.partitions.len() {
+            let local = sought.local;
             if !self.partitions[local].is_open() {
                 return self.refuse_append(&call.reply, AppendError::Opening);
             }
-            match self.partitions[local].find_delayed(key, &is_it, &mut search) {
-                Ok(Some(byte)) => return self.withdraw(call, Some((local, byte)), &handle.unique, now_ms),
-                Ok(None) => search = DelayedSearch::default(),
-                Err(load) => {
-                    let sought = Sought { others, local, search };
-                    return self.wait_for(local, load, Cold::Recall(call.to_request(), sought));
+            match self.partitions[local].find_delayed(key, &is_it, &mut sought.search) {
+                Ok(Some(byte)) => {
+                    sought.found = true;
+                    let promise = || Promise::Recall(Box::new((*call.to_request(), sought)));
+                    let begin = |ticket| self.partitions[local].withdraw(byte, Some(ticket), now_ms);
+                    if let Err(error) = self.promises.begin(promise, begin) {
+                        self.refuse_append(&call.reply, error);
+                    }
+                    return;
                 }
+                Ok(None) => (sought.local, sought.search) = (local + 1, DelayedSearch::default()),
+                Err(load) => return self.wait_for(local, load, Cold::Recall(call.to_request(), sought)),
             }
         }
-        if others == 0 && call.header.code != request::RECALL_MESSAGE {
-            return self.withdraw(call, None, &handle.unique, now_ms);
-        }
-        if others == 0 {
-            // As a stock broker, which never looks: so who recalls again, because an answer was lost, is told the same.
-            let header = self.replies.header(&call.reply, response::SUCCESS);
-            header.remark.push_str("no message waits that has this handle");
-            header.fields.push("msgId", &handle.unique);
-            header.fields.push(ext::MSG_REGION, &self.settings.region);
-            return self.replies.send(&call.reply, Pieces::new());
-        }
+        let Some(sought) = sought.next_core() else {
+            return self.answer_withdrawn(call, &handle.unique, sought.found);
+        };
         let next = (self.index + 1) % self.settings.cores;
-        if self.outbox.offer(next, Mail::Recall(call.to_request(), others - 1)).is_err() {
+        if self.outbox.offer(next, Mail::Recall(call.to_request(), sought)).is_err() {
             self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
         }
     }
@@ -255,30 +260,23 @@ impl Desk {
         Ok(handle)
     }
 
-    /// Answers once it is durable that the message at this log byte is never delivered; at once, if there is none.
-    fn withdraw(&mut self, call: &Call<'_>, place: Option<(usize, u64)>, unique: &str, now_ms: u64) {
-        let Some((local, byte)) = place else {
-            if call.reply.oneway {
-                return;
+    /// All that was meant is never delivered, and that is durable.
+    fn answer_withdrawn(&mut self, call: &Call<'_>, unique: &str, found: bool) {
+        if call.header.code != request::RECALL_MESSAGE {
+            if !call.reply.oneway {
+                let (reply, settings) = (&call.reply, &self.settings);
+                self.replies.write(reply.connection, true, |out| write_deleted(out, call, unique, settings));
             }
-            let (reply, settings) = (&call.reply, &self.settings);
-            return self.replies.write(reply.connection, true, |out| write_deleted(out, call, unique, settings));
-        };
-        let says = self.promises.says(&call.reply, |frame| {
-            if call.header.code == request::RECALL_MESSAGE {
-                let mut answer = AnswerWriter::new(frame, call.reply.serialize, call.reply.opaque);
-                answer.text("msgId", unique);
-                answer.text(ext::MSG_REGION, &self.settings.region);
-                answer.finish();
-            } else {
-                write_deleted(frame, call, unique, &self.settings);
-            }
-        });
-        let promise = || Promise::Answer { to: call.reply, messages: 0, bytes: 0, since_ms: now_ms, says };
-        let begin = |ticket| self.partitions[local].withdraw(byte, Some(ticket), now_ms);
-        if let Err(error) = self.promises.begin(promise, begin) {
-            self.refuse_append(&call.reply, error);
+            return;
         }
+        let header = self.replies.header(&call.reply, response::SUCCESS);
+        if !found {
+            // As a stock broker, which never looks: so who recalls again, because an answer was lost, is told the same.
+            header.remark.push_str("no message waits that has this handle");
+        }
+        header.fields.push("msgId", unique);
+        header.fields.push(ext::MSG_REGION, &self.settings.region);
+        self.replies.send(&call.reply, Pieces::new());
     }
 }
 

@@ -38,13 +38,14 @@ impl Desk {
     ) -> Until {
         let [group, immunity] = properties::get_all(text, [name::PGROUP, name::CHECK_IMMUNITY_TIME_IN_SECONDS]);
         // No longer than a timer may wait: it would hold its place among the half messages for ever.
-        let immune_ms = immunity_ms(immunity).unwrap_or(0).min(self.settings.timer_max_delay_ms);
+        let timeout_ms = self.settings.transaction_timeout_ms;
+        let immune_ms = immunity_ms(immunity, timeout_ms).map_or(0, |ms| ms.min(self.settings.timer_max_delay_ms));
         if group.is_none() {
             properties::append(text, name::PGROUP, send.producer_group);
         }
         set_real(text, name::TRANSACTION_ID, send.topic, queue);
         properties::append(text, name::TRANSACTION_ID, unique);
-        let check_ms = now_ms.saturating_add(immune_ms.max(self.settings.transaction_timeout_ms));
+        let check_ms = now_ms.saturating_add(immune_ms.max(timeout_ms));
         Until::Decided { check_ms }
     }
 
@@ -77,7 +78,7 @@ impl Desk {
         let Ok(message) = StoredMessage::decode(&half.message) else {
             return self.refuse(&call.reply, response::SYSTEM_ERROR, NOT_FOUND);
         };
-        if let Err((code, remark)) = check_end(&end, &message, now_ms) {
+        if let Err((code, remark)) = check_end(&end, &message, self.settings.transaction_timeout_ms, now_ms) {
             return self.refuse(&call.reply, code, remark);
         }
         let said = Said::read(message.topic, message.properties);
@@ -250,18 +251,24 @@ impl Desk {
     }
 }
 
-/// How long a producer wants not to be asked; it then may not decide by itself any more. Milliseconds.
-fn immunity_ms(seconds: Option<&str>) -> Option<u64> {
-    let seconds: i64 = seconds?.parse().ok()?;
-    u64::try_from(seconds).ok()?.checked_mul(1000)
+/// How long a producer wants not to be asked; it then may not decide by itself any more. Not shorter than what holds for
+/// all; that too, if it cannot be read, as in RocketMQ (`TransactionalMessageUtil.getImmunityTime`). Milliseconds.
+fn immunity_ms(seconds: Option<&str>, timeout_ms: u64) -> Option<u64> {
+    let seconds: i64 = seconds.filter(|text| !text.is_empty())?.parse().unwrap_or(0);
+    Some(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000).max(timeout_ms))
 }
 
 /// Whether a half message is the one that its producer means. `Err`: code, remark.
-fn check_end(end: &EndTransaction<'_>, half: &StoredMessage<'_>, now_ms: u64) -> Result<(), (i32, &'static str)> {
+fn check_end(
+    end: &EndTransaction<'_>,
+    half: &StoredMessage<'_>,
+    timeout_ms: u64,
+    now_ms: u64,
+) -> Result<(), (i32, &'static str)> {
     let age_ms = now_ms.saturating_sub(half.store_timestamp.cast_unsigned());
     let names = [name::CHECK_IMMUNITY_TIME_IN_SECONDS, name::UNIQ_KEY, name::PGROUP];
     let [immunity, unique, group] = properties::get_all(half.properties, names);
-    if !end.from_transaction_check && immunity_ms(immunity).is_some_and(|immune_ms| age_ms >= immune_ms) {
+    if !end.from_transaction_check && immunity_ms(immunity, timeout_ms).is_some_and(|immune_ms| age_ms >= immune_ms) {
         return Err((response::ILLEGAL_OPERATION, "the immunity time of this message is over: its producer is asked"));
     }
     let unique = unique.unwrap_or_default();
@@ -278,4 +285,18 @@ fn check_end(end: &EndTransaction<'_>, half: &StoredMessage<'_>, now_ms: u64) ->
         return Ok(());
     };
     Err((response::SYSTEM_ERROR, wrong))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_immune_for_less_than_the_timeout() {
+        let rows = [(None, None), (Some(""), None), (Some("1"), Some(6_000)), (Some("soon"), Some(6_000))];
+        for (text, wanted) in [&rows[..], &[(Some("-9"), Some(6_000)), (Some("7"), Some(7_000))]].concat() {
+            assert_eq!(immunity_ms(text, 6_000), wanted, "{text:?}");
+        }
+        assert_eq!(immunity_ms(Some("9223372036854775807"), 6_000), Some(u64::MAX));
+    }
 }
