@@ -145,6 +145,14 @@ fn times_out_of_range_and_handles_that_are_none_are_refused() {
         // An answer may be lost, and the recall be sent again.
         let answer = client.expect(response::SUCCESS, recall("T", &handle));
         assert_eq!((field(&answer, "msgId"), &*answer.header.remark), ("A", NONE_WAITS));
+        // Also while nothing may be written, unless that is switched off.
+        let set = |text: &'static str| telling(request::UPDATE_BROKER_CONFIG, &[], text.as_bytes());
+        client.expect(response::SUCCESS, set("brokerPermission=4"));
+        client.expect(response::SUCCESS, recall("T", &handle));
+        client.expect(response::SUCCESS, set("allowRecallWhenBrokerNotWriteable=false"));
+        client.expect(response::SERVICE_NOT_AVAILABLE, recall("T", &handle));
+        client.expect(response::SUCCESS, set("brokerPermission=6"));
+        client.expect(response::SUCCESS, recall("T", &handle));
         server.stop();
         let more = ["--set", "broker.recall_message=false"];
         let server = Server::with_cores(home, cores, &more);

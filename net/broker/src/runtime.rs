@@ -164,7 +164,7 @@ pub fn properties(settings: &Settings, changes: &Changes) -> String {
         Flush::Sync => "SYNC_FLUSH",
         Flush::Async => "ASYNC_FLUSH",
     };
-    let rows: [(&str, String); 41] = [
+    let rows: [(&str, String); 42] = [
         ("autoCreateSubscriptionGroup", settings.auto_create_group.to_string()),
         ("autoCreateTopicEnable", settings.auto_create_topic.to_string()),
         ("brokerClusterName", settings.cluster.clone()),
@@ -194,6 +194,7 @@ pub fn properties(settings: &Settings, changes: &Changes) -> String {
         ("messageIndexEnable", "true".to_owned()),
         ("namesrvAddr", settings.namesrv.join(";")),
         ("recallMessageEnable", settings.recall_message.to_string()),
+        ("allowRecallWhenBrokerNotWriteable", settings.recall_read_only.to_string()),
         ("regionId", settings.region.clone()),
         ("rejectTransactionMessage", settings.reject_transaction.to_string()),
         ("storeReplyMessageEnable", settings.store_replies.to_string()),

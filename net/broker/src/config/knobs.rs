@@ -102,6 +102,7 @@ const KNOBS: &[(&str, Knob)] = &[
         |at| at.limits.pop_unacked as u64, |at, to| at.limits.pop_unacked = to as usize)),
     ("priorityOrderAsc", Knob::Switch(|at| &mut at.priority_order_asc)),
     ("recallMessageEnable", Knob::Switch(|at| &mut at.recall_message)),
+    ("allowRecallWhenBrokerNotWriteable", Knob::Switch(|at| &mut at.recall_read_only)),
     ("rejectTransactionMessage", Knob::Switch(|at| &mut at.reject_transaction)),
     ("shortPollingTimeMills", number(1, 60_000, |at| at.short_polling_ms, |at, to| at.short_polling_ms = to)),
     ("storeReplyMessageEnable", Knob::Switch(|at| &mut at.store_replies)),

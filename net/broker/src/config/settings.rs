@@ -130,6 +130,8 @@ pub struct Settings {
     pub timer_delete_topic: bool,
     /// `broker.recall_message`.
     pub recall_message: bool,
+    /// Also when the broker may not be written to. A setting of run time alone.
+    pub recall_read_only: bool,
     /// `broker.mixed_message_type`.
     pub mixed_message_type: bool,
     /// `broker.reject_transaction`.
@@ -281,6 +283,7 @@ impl Config {
             timer_max_delay_ms: self.number("broker.timer_max_delay_ms"),
             timer_delete_topic: self.switch("broker.timer_delete_topic"),
             recall_message: self.switch("broker.recall_message"),
+            recall_read_only: true,
             mixed_message_type: self.switch("broker.mixed_message_type"),
             reject_transaction: self.switch("broker.reject_transaction"),
             transaction_timeout_ms: self.number("broker.transaction_timeout_ms"),

@@ -239,7 +239,7 @@ impl Desk {
         if !self.settings.recall_message {
             return Err((response::NO_PERMISSION, "recall failed, operation is forbidden".to_owned()));
         }
-        if !perm::writeable(self.settings.permission) {
+        if !self.settings.recall_read_only && !perm::writeable(self.settings.permission) {
             return Err((response::SERVICE_NOT_AVAILABLE, "recall failed, broker service not available".to_owned()));
         }
         if self.catalog.topic(recall.topic).is_none() {
