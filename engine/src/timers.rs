@@ -149,7 +149,7 @@ fn find(page: &Page, byte: u64) -> Result<usize, usize> {
 }
 
 fn guess(page: &Page, inside: u64) -> usize {
-    (page.len() as u64 * inside >> PAGE_BITS) as usize
+    ((page.len() as u64 * inside) >> PAGE_BITS) as usize
 }
 
 /// Gives memory back of which little is used.

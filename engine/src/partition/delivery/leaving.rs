@@ -166,7 +166,7 @@ mod tests {
         let mut leaving = Leaving::default();
         leaving.look(&all, 0, u64::MAX, (0, 0), &|_, _| Some(message.clone()), NOW);
         let kept = leaving.bytes;
-        assert!(kept >= LEAVING_BYTES_MAX / SCARCE_PARTS * (SCARCE_PARTS - 1) && kept < LEAVING_BYTES_MAX);
+        assert!((LEAVING_BYTES_MAX / SCARCE_PARTS * (SCARCE_PARTS - 1)..LEAVING_BYTES_MAX).contains(&kept));
         // It is chosen by nobody else, or due soon.
         leaving.seen = 0;
         let soon: Vec<(u64, u64)> = (0..count).map(|number| (NOW + 1, number * LENGTH + 7)).collect();
