@@ -7,6 +7,7 @@ pub mod follow;
 pub mod inside;
 pub mod jobfile;
 pub mod json;
+pub mod limit;
 pub mod options;
 pub mod points;
 pub mod quiet;

@@ -3,7 +3,7 @@
 use bench::compare::Comparison;
 use bench::jobfile::Sections;
 use bench::options::{Job, KEYS};
-use bench::{json, points, report, run};
+use bench::{json, limit, points, report, run};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write};
@@ -16,6 +16,8 @@ ringmq-bench: loads a device, RingMQ's engine or a broker, and reports like fio
   ringmq-bench [OPTIONS] --name=JOB --KEY=VALUE ... [--name=JOB2 ...]
   ringmq-bench [--broker IP:PORT] [--points 1x1,16x32] [--seconds N] ... send|pull
                                                the short form: a JSON line for each point (`send --help`)
+  ringmq-bench limit serve FILE | limit load ADDRESS ...
+                                               what this host could give: a toy server and its load (`limit --help`)
   ringmq-bench compare LINES [SVG]             tables and a picture of what bench/compare measured
 
   ringmq-bench --name=probe --rw=produce --bs=1k --numjobs=16 --iodepth=32 --runtime=10 --group_reporting
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
     let short = arguments.iter().any(|argument| argument == "send" || argument == "pull");
     let done = match arguments.first().map(String::as_str) {
         Some("compare") => compare(&arguments[1..]).map(|()| true),
+        Some("limit") => limit::main().map(|()| true),
         _ if short => points::main().map(|()| true),
         _ => job_main(&arguments),
     };

@@ -188,7 +188,7 @@ keys! {
         |job, value| { let (least, most) = value.split_once('-').unwrap_or((value, value)); job.bs = (body(least)?, body(most)?); if job.bs.0 > job.bs.1 { return Err(format!("{least} is more than {most}")); } };
     "iodepth", "iodepth=32", "Requests outstanding on each connection (or writer). 1 to 10000. [1]",
         |job, value| job.iodepth = number(value, 1, IODEPTH_MAX)? as usize;
-    "iodepth_batch_complete" "iodepth_batch_complete_min", "iodepth_batch_complete=32", "Answers to wait for before the next requests are written: with iodepth's value whole windows go out, as the limit probe does it. At most iodepth. [1]",
+    "iodepth_batch_complete" "iodepth_batch_complete_min", "iodepth_batch_complete=32", "Answers to wait for before the next requests are written: with iodepth's value whole windows go out, as `limit load` does it. At most iodepth. [1]",
         |job, value| job.complete = number(value, 1, IODEPTH_MAX)? as usize;
     "numjobs", "numjobs=16", "Connections (or writers) that do the same. All of a job's run on one thread. 1 to 10000. [1]",
         |job, value| job.numjobs = number(value, 1, NUMJOBS_MAX)? as usize;

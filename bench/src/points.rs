@@ -4,11 +4,14 @@
 use crate::options::{Job, Load};
 use crate::report::server_cpu_us;
 use crate::run::{self, Outcome};
-use crate::stats::Direction;
+use crate::stats::{Direction, Latency};
 use clap::{Parser, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// The points that are measured unless others are wanted.
+pub const DEFAULT: &str = "1x1,16x1,64x1,16x32,64x32";
 
 /// Closed-loop load on a broker: durable sends, or pulls of the tail. One JSON line for each point.
 #[derive(Parser)]
@@ -30,7 +33,7 @@ struct Arguments {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// Connections x requests outstanding on each, several separated by commas.
-    #[arg(long, default_value = "1x1,16x1,64x1,16x32,64x32", value_delimiter = ',', value_parser = point)]
+    #[arg(long, default_value = DEFAULT, value_delimiter = ',', value_parser = point)]
     points: Vec<(usize, usize)>,
     #[command(subcommand)]
     command: What,
@@ -58,7 +61,8 @@ enum What {
     },
 }
 
-fn point(text: &str) -> Result<(usize, usize), String> {
+/// Reads `CONNECTIONSxOUTSTANDING`.
+pub fn point(text: &str) -> Result<(usize, usize), String> {
     let numbers = text.split_once('x').and_then(|(left, right)| Some((left.parse().ok()?, right.parse().ok()?)));
     let within = |(left, right): &(usize, usize)| (1..=10_000).contains(left) && (1..=10_000).contains(right);
     numbers.filter(within).ok_or_else(|| "expected CONNECTIONSxOUTSTANDING, each 1 to 10000, as in 16x32".to_owned())
@@ -79,7 +83,7 @@ pub fn main() -> Result<(), String> {
             batch,
             span,
             iodepth: outstanding,
-            // Whole windows, as the limit probe does it.
+            // Whole windows, as the limit is loaded.
             complete: outstanding,
             numjobs: connections,
             runtime: Duration::from_secs(arguments.seconds),
@@ -98,32 +102,47 @@ pub fn main() -> Result<(), String> {
                 let text = stats.first_error.as_deref().or(outcome.failure.as_deref()).unwrap_or("there was none");
                 return Err(format!("no answer was a success; the first: {text}"));
             }
-            println!("{}", line(outcome));
+            println!("{}", told(outcome));
         }
     }
     Ok(())
 }
 
-fn line(outcome: &Outcome) -> String {
+fn told(outcome: &Outcome) -> Value {
     let (job, stats) = (&outcome.job, &outcome.stats);
     let (what, way) = match job.load {
         Load::Produce => ("send", Direction::Write),
         _ => ("pull", Direction::Read),
     };
     let side = &stats.sides[way as usize];
-    let ms = |percent: f64| side.clat.percentile(percent) as f64 / 1e6;
+    let point = (job.numjobs, job.iodepth);
+    let mut told = line(what, point, side.messages, outcome.elapsed, &side.clat, server_cpu_us(outcome));
+    told["errors"] = stats.errors.into();
+    told["first_error"] = stats.first_error.as_deref().or(outcome.failure.as_deref()).into();
+    told
+}
+
+/// A point's line: what was asked for on how many connections, with how much outstanding on each, and what came of it.
+pub fn line(
+    what: &str,
+    (connections, outstanding): (usize, usize),
+    messages: u64,
+    elapsed: Duration,
+    latency: &Latency,
+    server_cpu_us: Option<f64>,
+) -> Value {
+    let ms = |percent: f64| latency.percentile(percent) as f64 / 1e6;
     json!({
         "what": what,
-        "conns": job.numjobs,
-        "pipe": job.iodepth,
-        "per_s": (side.messages as f64 / outcome.elapsed.as_secs_f64()).round(),
-        "errors": stats.errors,
-        "first_error": stats.first_error.as_deref().or(outcome.failure.as_deref()),
-        "server_cpu_us": server_cpu_us(outcome).map(|cpu| (cpu * 1000.0).round() / 1000.0),
+        "conns": connections,
+        "pipe": outstanding,
+        "per_s": (messages as f64 / elapsed.as_secs_f64()).round(),
+        "errors": 0,
+        "first_error": null,
+        "server_cpu_us": server_cpu_us.map(|cpu| (cpu * 1000.0).round() / 1000.0),
         "p50_ms": ms(50.0),
         "p99_ms": ms(99.0),
         "p999_ms": ms(99.9),
-        "max_ms": side.clat.spread.max() / 1e6,
+        "max_ms": latency.spread.max() / 1e6,
     })
-    .to_string()
 }

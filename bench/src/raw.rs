@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Zeros written at once when a file is made longer.
-const FILL_BYTES: u64 = 1 << 20;
+pub const FILL_BYTES: u64 = 1 << 20;
 /// The longest wait of one turn: a stop is looked for in between.
 const TURN: Duration = Duration::from_millis(20);
 /// Operations of a ring, as its own range says.
@@ -30,7 +30,7 @@ pub fn run(job: &Job, live: &Live, start: &Start) -> io::Result<Measured> {
     let mut files = Vec::new();
     let zeros = Bytes::clone(&memory.take().expect("a new region is free").split_to(FILL_BYTES as usize));
     for number in 0..job.numjobs {
-        files.push(prepare(&mut ring, job, number, &zeros)?);
+        files.push(filled(&mut ring, path(job, number), job.size, &zeros)?);
     }
     let block = memory.take().expect("one of two is free").split_to(job.bs.0 as usize);
     let mut writers =
@@ -72,9 +72,8 @@ fn path(job: &Job, number: usize) -> PathBuf {
     }
 }
 
-/// Opens a writer's file and fills it with zeros up to its size, so that no write changes an extent.
-fn prepare(ring: &mut Ring, job: &Job, number: usize, zeros: &Bytes) -> io::Result<Handle> {
-    let path = path(job, number);
+/// Opens a file and fills it with zeros up to `size`, so that no write changes an extent. `zeros`: [`FILL_BYTES`] of them.
+pub fn filled(ring: &mut Ring, path: PathBuf, size: u64, zeros: &Bytes) -> io::Result<Handle> {
     let shown = path.display().to_string();
     let length = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
     let how = OpenHow { create: true, direct: true, read_only: false };
@@ -82,7 +81,7 @@ fn prepare(ring: &mut Ring, job: &Job, number: usize, zeros: &Bytes) -> io::Resu
         return Err(io::Error::other(format!("{shown}: opened, but not a file")));
     };
     let mut at = length / FILL_BYTES * FILL_BYTES;
-    while at < job.size {
+    while at < size {
         let write = Op::Write { file, at, bytes: zeros.clone(), durable: false };
         match one(ring, write).map_err(|fault| failed(&shown, fault))? {
             Outcome::Count(count) if count == zeros.len() => at += FILL_BYTES,

@@ -341,7 +341,8 @@ impl Pace {
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
+/// Nanoseconds; what is too long for them is the longest there is.
+pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
