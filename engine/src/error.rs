@@ -13,7 +13,7 @@ pub enum AppendError {
         /// Bytes there are at most.
         bytes_max: u64,
     },
-    /// Retry soon: too much waits for the disk already, or is remembered.
+    /// Retry soon: too much waits for the disk already.
     Busy,
     /// Retry elsewhere: the disk is nearly full.
     Full,

@@ -13,7 +13,7 @@ const DELETED: u32 = u32::MAX;
 const ENTRY_HEADER_BYTES: usize = 2 + 4;
 const _: () = assert!(FACT_BYTES_MAX < DELETED as usize, "a length is never taken for the mark");
 
-/// Facts take so much before none is noted any more, and none of many put.
+/// Facts take so much before none is noted any more.
 const NOTED_BYTES_MAX: usize = FACTS_BYTES_MAX / 8 * 7;
 
 /// Bytes a live fact costs beside its key and value: nodes and lengths, roughly.
@@ -41,27 +41,21 @@ pub struct Facts {
 impl Facts {
     /// Whether these changes may be made together. What makes room, or needs none, always may.
     pub fn has_room(&self, changes: &[(&[u8], Option<&[u8]>)]) -> bool {
-        self.has_room_within(FACTS_BYTES_MAX, changes)
-    }
-
-    /// As [`has_room`](Facts::has_room), for changes of which there are many: they must not take the room of others.
-    pub fn has_room_for_many(&self, changes: &[(&[u8], Option<&[u8]>)]) -> bool {
-        self.has_room_within(NOTED_BYTES_MAX, changes)
-    }
-
-    fn has_room_within(&self, bytes_max: usize, changes: &[(&[u8], Option<&[u8]>)]) -> bool {
         let fits = changes.iter().all(|(key, value)| fits(key, value.unwrap_or_default()));
         let (mut gone, mut come) = (0, 0);
         for (key, value) in changes {
             gone += self.live.get(*key).map_or(0, |old| bytes(key, old));
             come += value.map_or(0, |value| bytes(key, value));
         }
-        fits && (come <= gone || self.bytes + come - gone <= bytes_max)
+        fits && (come <= gone || self.bytes + come - gone <= FACTS_BYTES_MAX)
     }
 
-    /// As [`has_room_for_many`](Facts::has_room_for_many), for one that is noted.
+    /// As [`has_room`](Facts::has_room), for one that is noted. There are many of those, which must not take the room
+    /// of what is put.
     pub fn has_room_to_note(&self, key: &[u8], value: &[u8]) -> bool {
-        self.has_room_for_many(&[(key, Some(value))])
+        let gone = self.live.get(key).map_or(0, |old| bytes(key, old));
+        let come = bytes(key, value);
+        fits(key, value) && (come <= gone || self.bytes + come - gone <= NOTED_BYTES_MAX)
     }
 
     /// Changes the state in memory; `None` deletes.
@@ -210,10 +204,6 @@ mod tests {
         assert!(facts.bytes <= NOTED_BYTES_MAX && facts.bytes + 2 * value.len() > NOTED_BYTES_MAX);
         assert!(facts.has_room_to_note(&[0; 4], &value[1..]), "it shrinks");
         assert!(!facts.has_room_to_note(&[0; 4], &[&value[..], &value].concat()));
-        let (one, two) = (u32::MAX.to_be_bytes(), number.to_be_bytes());
-        assert!(!facts.has_room_for_many(&[(&one, Some(&value))]));
-        assert!(facts.has_room_for_many(&[(&one, Some(&value)), (&[0; 4], None)]), "one goes for it");
-        assert!(facts.has_room(&[(&two, Some(&value))]));
         // There is room for what is put, until that is used as well.
         while facts.has_room(&[(&number.to_be_bytes(), Some(&value))]) {
             facts.set(&number.to_be_bytes(), Some(&value));

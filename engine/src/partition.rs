@@ -250,11 +250,6 @@ impl Partition {
         matches!(self.state, State::Open)
     }
 
-    /// Whether it is open and has answered for everything that it took.
-    pub fn has_kept_all(&self) -> bool {
-        self.is_open() && self.log.is_idle() && self.log.failed().is_none()
-    }
-
     /// Bytes of log read at the opening under way, and bytes there are.
     pub fn progress(&self) -> Option<(u64, u64)> {
         let State::Opening(opening) = &self.state else { return None };
@@ -321,40 +316,13 @@ impl Partition {
         ticket: Option<Ticket>,
         now_ms: u64,
     ) -> Result<(), AppendError> {
+        let is_ours = |key: &[u8]| key.first().is_none_or(|first| *first == OWN_PREFIX);
+        assert!(!changes.iter().any(|(key, _)| is_ours(key)), "keys that start with zero are the engine's");
         self.check_open()?;
         if !self.derived.facts.has_room(changes) {
             let bytes = changes.iter().map(|(key, value)| key.len() + value.map_or(0, <[u8]>::len)).sum::<usize>();
             return Err(AppendError::TooLarge { bytes: bytes as u64, bytes_max: FACT_BYTES_MAX as u64 });
         }
-        self.put_all(changes, ticket, now_ms)
-    }
-
-    /// As [`put`](Partition::put), of facts of which there are many: they leave room for others, as those do that are
-    /// noted, and are refused as [`AppendError::Busy`] when that is used. Also while the log is [`shut`](Partition::shut).
-    /// No changes at all: the ticket comes back when all that was put before is durable.
-    pub fn put_many(
-        &mut self,
-        changes: &[(&[u8], Option<&[u8]>)],
-        ticket: Option<Ticket>,
-        now_ms: u64,
-    ) -> Result<(), AppendError> {
-        if !matches!(self.state, State::Shutting) {
-            self.check_open()?;
-        }
-        if !self.derived.facts.has_room_for_many(changes) {
-            return Err(AppendError::Busy);
-        }
-        self.put_all(changes, ticket, now_ms)
-    }
-
-    fn put_all(
-        &mut self,
-        changes: &[(&[u8], Option<&[u8]>)],
-        ticket: Option<Ticket>,
-        now_ms: u64,
-    ) -> Result<(), AppendError> {
-        let is_ours = |key: &[u8]| key.first().is_none_or(|first| *first == OWN_PREFIX);
-        assert!(!changes.iter().any(|(key, _)| is_ours(key)), "keys that start with zero are the engine's");
         // One batch of the log, in records that recovery reads one by one.
         let mut payloads = vec![Vec::new()];
         for (key, value) in changes {

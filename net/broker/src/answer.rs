@@ -119,20 +119,6 @@ impl Replies {
         self.list.push(Reply { connection: to.connection, settles: true, head: start..self.bytes.len(), body });
     }
 
-    /// Appends the header as the first bytes of a frame with so many bytes of body, which leaves later.
-    pub fn encode(&mut self, body_bytes: usize, out: &mut Vec<u8>) {
-        self.header.encode_frame(out, body_bytes);
-    }
-
-    /// Sends an answer whose first bytes were encoded before.
-    pub fn whole(&mut self, connection: ConnectionId, head: &[u8], body: Pieces) {
-        self.frame(connection, head, true);
-        self.body_bytes += body.iter().map(Bytes::len).sum::<usize>();
-        if let Some(reply) = self.list.last_mut() {
-            reply.body = body;
-        }
-    }
-
     /// Sends an answer.
     pub fn answer(&mut self, to: &ReplyTo, answer: Answer) {
         let header = self.header(to, answer.code);

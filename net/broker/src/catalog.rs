@@ -506,9 +506,6 @@ pub const COUNTERS_KEY: &[u8] = b"n/";
 /// Key prefix of consumer offsets: topic id (u32 BE), queue (u32 BE), the group's name.
 pub const OFFSET_KEY: &[u8] = b"o/";
 
-/// Key prefix of what groups have on loan: see [`loan_key`].
-pub const LOAN_KEY: &[u8] = b"l/";
-
 /// Bytes of a plain consumer offset. The value of a group that pops may have more.
 pub const OFFSET_BYTES: usize = 8;
 
@@ -605,7 +602,7 @@ pub fn mode_from_fact(key: &[u8], value: &[u8]) -> Result<SetRequestMode, FactEr
 }
 
 /// The key of a group's consumer offset: a fact of the queue's own partition. Its value begins with a u64 BE; of a
-/// group that pops, what it was lent or is done with above that follows (`pop/account/value.rs`).
+/// group that pops, what it is done with above that and what it has on loan follow (`pop/account/value.rs`).
 pub fn offset_key(topic: u32, queue: u32, group: &str) -> Vec<u8> {
     let mut key = Vec::with_capacity(OFFSET_KEY.len() + 8 + group.len());
     key.extend_from_slice(OFFSET_KEY);
@@ -620,27 +617,6 @@ pub fn split_offset_key(key: &[u8]) -> Option<(u32, u32, &str)> {
     let (topic, rest) = key.strip_prefix(OFFSET_KEY)?.split_first_chunk::<4>()?;
     let (queue, group) = rest.split_first_chunk::<4>()?;
     let group = std::str::from_utf8(group).ok()?;
-    Some((u32::from_be_bytes(*topic), u32::from_be_bytes(*queue), group))
-}
-
-/// The beginning of the keys of all loans of a group in a queue: topic and queue, then the group's name behind its
-/// length (u16 BE). Where a loan begins and when it was made (u64 BE) follow. Facts of the queue's own partition.
-pub fn loan_key(topic: u32, queue: u32, group: &str) -> Vec<u8> {
-    let mut key = Vec::with_capacity(LOAN_KEY.len() + 10 + group.len() + 16);
-    key.extend_from_slice(LOAN_KEY);
-    key.extend_from_slice(&topic.to_be_bytes());
-    key.extend_from_slice(&queue.to_be_bytes());
-    key.extend_from_slice(&u16::try_from(group.len()).expect("a name is far shorter").to_be_bytes());
-    key.extend_from_slice(group.as_bytes());
-    key
-}
-
-/// Takes a loan's key apart: topic, queue, group. `None`: it is none.
-pub fn split_loan_key(key: &[u8]) -> Option<(u32, u32, &str)> {
-    let (topic, rest) = key.strip_prefix(LOAN_KEY)?.split_first_chunk::<4>()?;
-    let (queue, rest) = rest.split_first_chunk::<4>()?;
-    let (length, rest) = rest.split_first_chunk::<2>()?;
-    let group = std::str::from_utf8(rest.get(..usize::from(u16::from_be_bytes(*length)))?).ok()?;
     Some((u32::from_be_bytes(*topic), u32::from_be_bytes(*queue), group))
 }
 

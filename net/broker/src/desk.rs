@@ -272,7 +272,7 @@ impl Desk {
                 self.on_revived(&receipt, ok, now_ms);
                 if self.shut {
                     // It is in its retry topic, too: too late to be written down with all others.
-                    self.write_accounts(now_ms, true);
+                    self.note_accounts(None);
                 }
             }
             // The loop takes these itself.
@@ -347,12 +347,12 @@ impl Desk {
 
     /// Shuts the logs of a core that stops, once it is known what became of messages that go to retry topics; `late`:
     /// or not. Returns whether it did that now.
-    pub fn shut(&mut self, late: bool, now_ms: u64) -> bool {
-        if self.shut || !late && (self.pops.revivals > 0 || !self.write_accounts(now_ms, true)) {
+    pub fn shut(&mut self, late: bool) -> bool {
+        if self.shut || self.pops.revivals > 0 && !late {
             return false;
         }
         self.shut = true;
-        self.write_accounts(now_ms, true);
+        self.note_accounts(None);
         for partition in &mut self.partitions {
             partition.shut();
         }
@@ -524,7 +524,7 @@ impl Desk {
     }
 
     /// The log has kept a promise, or never will.
-    pub(crate) fn settle(&mut self, ticket: Ticket, outcome: Result<(), AppendError>, now_ms: u64) {
+    fn settle(&mut self, ticket: Ticket, outcome: Result<(), AppendError>, now_ms: u64) {
         let Some(promise) = self.promises.get(ticket) else { return };
         match (promise, outcome) {
             (Promise::Change(change), outcome) => {
@@ -551,10 +551,6 @@ impl Desk {
             (Promise::Recall(recall), Err(error)) => {
                 let reply = recall.0.reply;
                 self.refuse_append(&reply, error);
-            }
-            (Promise::Loans(place), outcome) => {
-                let place = *place;
-                self.settle_loans(place, outcome, now_ms);
             }
             (Promise::Dispatch(dispatch), outcome) => {
                 let dispatch = dispatch.clone();

@@ -13,9 +13,7 @@ use crate::admin::{
     GroupProgress, Part, Question, QueueProgress, QueueStats, QueueTimes, Refused, Reset, ResetTo, Tally,
 };
 use crate::answer::BUSY;
-use crate::catalog::{
-    Catalog, LOAN_KEY, OFFSET_KEY, Topic, offset_key, offset_value, split_loan_key, split_offset_key,
-};
+use crate::catalog::{Catalog, OFFSET_KEY, Topic, offset_key, offset_value, split_offset_key};
 use crate::stats::Counted;
 
 /// Most bytes of messages that one core finds by key. 8 MiB: half a frame.
@@ -236,12 +234,10 @@ impl Inquiry {
     }
 }
 
-/// The keys of a group's offsets in a partition, and of what it has on loan. Cost: a look at every one there.
+/// The keys of a group's offsets in a partition. Cost: a look at every consumer offset there.
 pub fn offset_keys(partition: &Partition, group: &str) -> Vec<Vec<u8>> {
-    let is_its =
-        |key: &&[u8]| split_offset_key(key).or_else(|| split_loan_key(key)).is_some_and(|(_, _, of)| of == group);
-    let keys = [OFFSET_KEY, LOAN_KEY].into_iter().flat_map(|prefix| partition.facts(prefix)).map(|(key, _)| key);
-    keys.filter(is_its).map(<[u8]>::to_vec).collect()
+    let keys = partition.facts(OFFSET_KEY).map(|(key, _)| key);
+    keys.filter(|key| split_offset_key(key).is_some_and(|(_, _, of)| of == group)).map(<[u8]>::to_vec).collect()
 }
 
 fn stored_ms(message: &[u8]) -> Option<u64> {

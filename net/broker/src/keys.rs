@@ -84,9 +84,10 @@ const MESSAGE_BYTES_MAX: u64 = 4 * MIB;
 pub const CORES_MAX: u64 = 64;
 /// Most logs of a core. 256; with all cores this stays within the 15 bits that a position has for them.
 pub const PARTITIONS_PER_CORE_MAX: u64 = 256;
-/// Most of `limits.pop_unacked`: 50,000, so that what lies between messages that are lent again fits a fact.
+/// Most of `limits.pop_unacked`: 50,000, so that what a group is done with fits a fact, with what it has on loan.
 pub const POP_UNACKED_MAX: u64 = 50_000;
-const _: () = assert!(POP_UNACKED_MAX as usize * account::RANGE_BYTES_MAX + 4096 <= FACT_BYTES_MAX);
+const _: () =
+    assert!(POP_UNACKED_MAX as usize * account::MESSAGE_BYTES_MAX + account::LOANS_BYTES_MAX + 4096 <= FACT_BYTES_MAX);
 /// The kernel's CPU sets that we use have 1,024 bits.
 const CPU_MAX: usize = 1023;
 

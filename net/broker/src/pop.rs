@@ -4,10 +4,11 @@
 //! A pop visits the cores that have queues of its topic, one after the other, until one of them gives it messages; if
 //! none does, it waits.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use engine::error::AppendError;
 use engine::format::QueueKey;
 use engine::io::Pieces;
 use protocol::codes::response;
@@ -17,7 +18,7 @@ use protocol::names::{self};
 use crate::answer::BUSY;
 use crate::attributes::{MESSAGE_TYPE, PRIORITY_FACTOR, PRIORITY_TYPE};
 use crate::call::ReplyTo;
-use crate::catalog::Topic;
+use crate::catalog::{OFFSET_BYTES, OFFSET_KEY, Topic, offset_key, split_offset_key};
 use crate::config::Settings;
 use crate::consume::gather;
 use crate::desk::Desk;
@@ -29,15 +30,14 @@ pub mod accounts;
 pub mod ack;
 mod asking;
 pub mod handle;
-mod keeping;
 mod lend;
 mod ready;
 pub mod revive;
 pub mod waiting;
 
-use accounts::{Accounts, LoanOf};
+use account::Account;
+use accounts::Accounts;
 use handle::{Infos, REVIVE_ORDERLY, REVIVE_PLAIN};
-use keeping::{Held, Then};
 use lend::Visit;
 use waiting::{LineKey, Waiting, Watch};
 
@@ -131,9 +131,6 @@ struct Popped {
     infos: Infos,
     offsets: Vec<u64>,
     scratch: String,
-    /// What was lent, and where its answer will wait for the log.
-    loans: Vec<LoanOf>,
-    place: Option<u32>,
 }
 
 /// The pops of one core.
@@ -147,8 +144,6 @@ pub struct Pops {
     pub stirred: VecDeque<Box<Pop>>,
     /// Messages on their way to retry topics.
     pub revivals: usize,
-    /// What waits until the log has kept changes of accounts.
-    held: Held,
     /// What a pop finds.
     popped: Popped,
 }
@@ -161,7 +156,6 @@ impl Pops {
             waiting: Waiting::new(waiting_max, seed),
             stirred: VecDeque::new(),
             revivals: 0,
-            held: Held::default(),
             popped: Popped::default(),
         }
     }
@@ -282,9 +276,9 @@ impl Desk {
         match visit {
             Visit::Found => self.give_popped(&pop, now_ms),
             Visit::Loading(local, load) => self.wait_for(local, load, Cold::Pop(pop)),
-            Visit::Refused(error) => {
+            Visit::Opening => {
                 self.leave_line(&pop, false);
-                self.refuse_append(&pop.reply, error);
+                self.refuse_append(&pop.reply, AppendError::Opening);
             }
             Visit::Unfinished => self.end_in_vain(&pop, response::POLLING_TIMEOUT, now_ms),
             Visit::Hop(core) => self.send_pop(core, pop),
@@ -423,7 +417,44 @@ impl Desk {
         {
             self.pop_again(pop, now_ms);
         }
-        self.write_accounts(now_ms, false);
+        self.note_accounts(Some(now_ms));
+    }
+
+    /// Writes down what groups have consumed; all of it, if no time is told.
+    pub(crate) fn note_accounts(&mut self, now_ms: Option<u64>) {
+        let partitions = &mut self.partitions;
+        self.pops.accounts.note(now_ms, |holder, value| {
+            let key = offset_key(holder.key.topic, holder.key.queue, &holder.group);
+            partitions[holder.local].note(&key, value)
+        });
+    }
+
+    /// A log is open, and the catalog is known. What groups had on loan when it was closed they have still: it comes
+    /// again when that is over, and its handles are good. What it has lost with its end is nobody's, and that is noted
+    /// before anything else is.
+    pub(crate) fn open_accounts(&mut self, local: usize) {
+        let partition = &self.partitions[local];
+        let mut found = Vec::new();
+        for (key, value) in partition.facts(OFFSET_KEY).filter(|(_, value)| value.len() > OFFSET_BYTES) {
+            let Some((topic, queue, group)) = split_offset_key(key) else { continue };
+            if self.pops.accounts.find(QueueKey { topic, queue }, group).is_none() {
+                let account = Account::read(value).filter(|account| account.loans() > 0);
+                found.extend(account.map(|account| (topic, queue, group.to_owned(), account)));
+            }
+        }
+        if !found.is_empty() {
+            let topics: BTreeMap<u32, &Arc<Topic>> = self.catalog.topics().map(|topic| (topic.id, topic)).collect();
+            for (topic, queue, group, account) in found {
+                // What is left of topics and groups that are gone is nobody's.
+                if let (Some(topic), Some(group)) = (topics.get(&topic), self.catalog.group(&group)) {
+                    self.pops.accounts.open(queue, topic, &group.name, local, account);
+                }
+            }
+        }
+        let partition = &mut self.partitions[local];
+        if self.pops.accounts.cut(local, |queue| partition.span(queue).max) {
+            self.note_accounts(None);
+        }
     }
 
     /// Somebody committed an offset of a group that pops.
@@ -434,7 +465,7 @@ impl Desk {
         self.wake_pops(queue);
     }
 
-    /// Answers with what was found here, once the log has kept what was lent.
+    /// Answers with what was found here.
     fn give_popped(&mut self, pop: &Pop, now_ms: u64) {
         let invisible_ms = match pop.wish {
             Wish::Notice { .. } => {
@@ -456,14 +487,8 @@ impl Desk {
             ..empty_answer(pop, invisible_ms, now_ms, self.pops.popped.rest)
         };
         answer.push(&mut header.fields);
-        let body = gather(&self.pops.popped.messages);
+        self.replies.send(&pop.reply, gather(&self.pops.popped.messages));
         self.pops.popped.messages.clear();
-        let (mut head, bytes) = (Vec::new(), body.iter().map(Bytes::len).sum());
-        self.replies.encode(bytes, &mut head);
-        let loans = std::mem::take(&mut self.pops.popped.loans);
-        let place = self.pops.popped.place.take();
-        let then = Then::Give { reply: pop.reply, head, body, bytes, loans };
-        self.hold(place, None, then, now_ms);
         if self.pops.popped.rest == 0 {
             return self.leave_line(pop, true);
         }

@@ -71,8 +71,6 @@ pub enum Promise {
     Revival(Box<Receipt>),
     /// A message that waited is never delivered: others of its name are looked for.
     Recall(Box<(Request, Sought)>),
-    /// What waits for changes of accounts goes on: its place.
-    Loans(u32),
     /// A message for light queues goes on.
     Dispatch(Box<Dispatch>),
 }

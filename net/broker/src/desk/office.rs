@@ -9,7 +9,7 @@ use engine::error::AppendError;
 use super::refusals::of_append;
 use super::{Desk, Notice};
 use crate::admin::Part;
-use crate::catalog::{Catalog, LOAN_KEY, OFFSET_KEY, offset_key};
+use crate::catalog::{Catalog, OFFSET_KEY, offset_key};
 use crate::inquiry::offset_keys;
 use crate::ledger::Facts;
 use crate::mail::Mail;
@@ -52,7 +52,7 @@ const NOWHERE: u32 = u32::MAX;
 
 impl Desk {
     pub(super) fn opened(&mut self, local: usize, now_ms: u64) {
-        self.know_topics(local, now_ms);
+        self.know_topics(local);
         if self.partition_at(local) != 0 {
             return;
         }
@@ -203,7 +203,7 @@ impl Desk {
             return;
         }
         if old.topics_count() == 0 {
-            return (0..self.partitions.len()).for_each(|local| self.know_topics(local, now_ms));
+            return (0..self.partitions.len()).for_each(|local| self.know_topics(local));
         }
         let gone = self.catalog.topics_gone_since(&old);
         if gone.is_empty() {
@@ -212,10 +212,8 @@ impl Desk {
         for partition in &mut self.partitions {
             partition.retain_topics(&|id| !gone.contains(&id));
             for id in &gone {
-                // If the log refuses this, they stay: nobody finds them, the id is never used again.
-                for prefix in [OFFSET_KEY, LOAN_KEY] {
-                    let _ = partition.forget_facts(&[prefix, &id.to_be_bytes()].concat(), now_ms);
-                }
+                // If the log refuses this, the offsets stay: nobody finds them, the id is never used again.
+                let _ = partition.forget_facts(&[OFFSET_KEY, &id.to_be_bytes()].concat(), now_ms);
             }
         }
         self.pops.accounts.forget(|holder| gone.contains(&holder.key.topic));
@@ -232,14 +230,14 @@ impl Desk {
     /// Drops what a log still has of topics that were deleted before it was opened. A topic is in the
     /// catalog before its first message is in a log, so nothing that lives is unknown. What groups have on
     /// loan of the others they keep.
-    fn know_topics(&mut self, local: usize, now_ms: u64) {
+    fn know_topics(&mut self, local: usize) {
         // Before the catalog is known, every topic is unknown: `install` comes back to it.
         if self.catalog.topics_count() > 0 {
             let known: std::collections::BTreeSet<u32> = self.catalog.topics().map(|topic| topic.id).collect();
             self.partitions[local].retain_topics(&|id| known.contains(&id));
             // Else `opened` does.
             if self.partitions[local].is_open() {
-                self.open_accounts(local, now_ms);
+                self.open_accounts(local);
             }
         }
     }

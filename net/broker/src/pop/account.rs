@@ -1,15 +1,14 @@
 //! One group's account in one queue: which messages it has on loan, and which it is done with.
 //!
 //! What a pop gives out is a *loan*: up to 32 messages that nobody else gets until a time. An acknowledged message is
-//! done with. A state machine without clock or I/O; what must last of it are a `value` and one for each loan (see
-//! [`Account::write`]), and it knows which loans differ from what was written.
+//! done with. A state machine without clock or I/O; what must last of it is one `value` (see [`Account::write`]).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 mod value;
 
-pub use value::RANGE_BYTES_MAX;
+pub use value::{LOANS_BYTES_MAX, MESSAGE_BYTES_MAX};
 
 /// Most messages of one loan, as in RocketMQ.
 pub const LOAN_MESSAGES_MAX: usize = 32;
@@ -40,7 +39,7 @@ pub enum Kind {
 }
 
 /// What was lent together.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Loan {
     /// Until then nobody else gets its messages, ms since 1970.
     pub until_ms: u64,
@@ -68,7 +67,7 @@ pub enum Done {
 }
 
 /// One group in one queue.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Account {
     /// The next offset to lend. What lies below is on loan or done with.
     next: u64,
@@ -81,8 +80,6 @@ pub struct Account {
     /// Orderly: whose loan it is, and how often messages were lent before.
     attempt: Option<Box<str>>,
     times: Vec<(u64, u32)>,
-    /// Loans that may differ from what is written of them, also those that are no more.
-    touched: BTreeSet<LoanId>,
 }
 
 impl Loan {
@@ -174,9 +171,7 @@ impl Account {
     /// also what is on loan. Where it is already changes nothing.
     pub fn reset(&mut self, floor: u64) {
         if floor != self.floor() {
-            let mut touched = std::mem::take(&mut self.touched);
-            touched.extend(self.loans.keys());
-            *self = Account { touched, ..Account::new(floor) };
+            *self = Account::new(floor);
         }
     }
 
@@ -207,16 +202,10 @@ impl Account {
         }
     }
 
-    /// Everything below is done with. Cost: usually one look, as loans are in the order of where they begin.
+    /// Everything below is done with.
     pub fn floor(&self) -> u64 {
-        let mut floor = self.next;
-        for (id, loan) in &self.loans {
-            if id.start >= floor {
-                break;
-            }
-            floor = loan.unacked(*id).next().map_or(floor, |first| first.min(floor));
-        }
-        floor
+        let unacked = self.loans.iter().filter_map(|(id, loan)| loan.unacked(*id).next());
+        unacked.min().map_or(self.next, |first| first.min(self.next))
     }
 
     /// Lends messages, in the order of their offsets, at most 32; [`advance`](Account::advance) has passed them.
@@ -238,50 +227,13 @@ impl Account {
         };
         self.out += offsets.len();
         assert!(self.loans.insert(id, loan).is_none(), "a message is on one loan at a time");
-        self.touched.insert(id);
         id
-    }
-
-    /// Nobody heard of a loan: its messages may be lent, as they were before. One of which something moves or is done
-    /// with stays as it is. `is_written`: the log may know it.
-    pub fn unlend(&mut self, id: LoanId, is_written: bool) {
-        let is_whole = |loan: &Loan| loan.moving == 0 && loan.left.count_ones() == loan.count;
-        if !self.loans.get(&id).is_some_and(is_whole) {
-            return;
-        }
-        let loan = self.loans.remove(&id).expect("it was there just now");
-        self.out -= loan.count as usize;
-        match is_written {
-            true => self.touched.insert(id),
-            false => self.touched.remove(&id),
-        };
-        self.lend_again(&loan.unacked(id).collect::<Vec<_>>());
-    }
-
-    /// These, in order, may be lent again; what lies between them and behind may not, if it might not before.
-    fn lend_again(&mut self, offsets: &[u64]) {
-        let Some(first) = offsets.first() else { return };
-        let low = self.next.min(*first);
-        let passed = std::iter::once(low..self.next).chain(std::mem::take(&mut self.ahead));
-        self.next = low;
-        let mut offsets = offsets.iter().copied().peekable();
-        for range in passed {
-            let mut from = range.start;
-            while let Some(offset) = offsets.next_if(|offset| *offset < range.end) {
-                if offset >= from {
-                    self.pass(from..offset);
-                    from = offset + 1;
-                }
-            }
-            self.pass(from..range.end);
-        }
     }
 
     /// A message is acknowledged, or safe elsewhere.
     pub fn ack(&mut self, id: LoanId, offset: u64) -> Done {
         let Some(loan) = self.loans.get_mut(&id) else { return Done::Stale };
         let Some(index) = loan.index(id, offset) else { return Done::Stale };
-        self.touched.insert(id);
         loan.left &= !(1 << index);
         loan.moving &= !(1 << index);
         if loan.left == 0 {
@@ -315,7 +267,6 @@ impl Account {
             let until = loan.until_ms;
             loan.each_until_ms.get_or_insert_with(|| Box::new([until; LOAN_MESSAGES_MAX]))[index] = until_ms;
             loan.until_ms = loan.free_ms();
-            self.touched.insert(id);
             return Some(id);
         }
         if loan.moving & 1 << index != 0 {
@@ -353,7 +304,6 @@ impl Account {
         let Some(index) = loan.index(id, offset) else { return false };
         loan.moving &= !(1 << index);
         loan.until_ms = until_ms;
-        self.touched.insert(id);
         true
     }
 
@@ -361,7 +311,6 @@ impl Account {
     pub fn postpone(&mut self, id: LoanId, until_ms: u64) {
         if let Some(loan) = self.loans.get_mut(&id) {
             loan.until_ms = until_ms;
-            self.touched.insert(id);
         }
     }
 
@@ -391,13 +340,11 @@ impl Account {
         let mut back = Vec::new();
         for id in ids {
             let loan = self.loans.remove(&id).expect("it was there just now");
-            self.touched.insert(id);
             self.out -= loan.left.count_ones() as usize;
             // Not what a log has lost with its end.
             back.extend(loan.rest(id).filter(|offset| *offset < self.next));
         }
         back.sort_unstable();
-        back.dedup();
         let Some(first) = back.first().copied() else { return };
         if is_further {
             self.times.retain(|(lent, _)| *lent >= first);
@@ -414,23 +361,18 @@ impl Account {
             self.times.sort_unstable();
             self.times.truncate(TIMES_MAX);
         }
-        self.lend_again(&back);
-    }
-
-    /// The loans that may differ from what is written of them.
-    pub fn touched(&self) -> impl Iterator<Item = LoanId> {
-        self.touched.iter().copied()
-    }
-
-    /// Of these loans, and of all there are, nobody knows what is written.
-    pub fn touch(&mut self, ids: impl IntoIterator<Item = LoanId>) {
-        self.touched.extend(ids);
-        self.touched.extend(self.loans.keys());
-    }
-
-    /// Everything is written.
-    pub fn written(&mut self) {
-        self.touched.clear();
+        // What lies between them is not lent again.
+        let mut end = self.next;
+        self.next = first;
+        for offset in back.into_iter().rev() {
+            if offset + 1 < end {
+                match self.ahead.front_mut().filter(|range| range.start == end) {
+                    Some(range) => range.start = offset + 1,
+                    None => self.ahead.push_front(offset + 1..end),
+                }
+            }
+            end = offset;
+        }
     }
 
     /// How often an orderly message was lent before.

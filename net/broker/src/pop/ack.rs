@@ -4,10 +4,9 @@
 //! A handle comes from a stranger. One that names no loan changes nothing, and is answered as a stock broker does,
 //! which takes any acknowledgement.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use engine::Span;
-use engine::error::AppendError;
 use engine::format::QueueKey;
 use engine::io::Pieces;
 use protocol::bodies::{self, BatchAck, BatchAcks};
@@ -17,9 +16,8 @@ use protocol::names;
 
 use super::INVISIBLE_MS_MAX;
 use super::account::{Account, Done, Kind, LoanId};
-use super::accounts::{AccountId, LoanOf};
+use super::accounts::LoanOf;
 use super::handle::{Handle, REVIVE_ORDERLY};
-use super::keeping::Then;
 use crate::answer::BUSY;
 use crate::call::{Call, ReplyTo};
 use crate::catalog::Topic;
@@ -44,7 +42,9 @@ impl Desk {
         };
         let Some((local, key)) = self.queue_to_ack(call, asked.topic, asked.queue_id) else { return };
         let Span { min, max } = self.partitions[local].span(key);
-        let Some(offset) = u64::try_from(asked.offset).ok().filter(|offset| (min..=max).contains(offset)) else {
+        // A log that is being recovered does not know its queues; what was lent is known without it.
+        let is_there = |offset: &u64| !self.partitions[local].is_open() || (min..=max).contains(offset);
+        let Some(offset) = u64::try_from(asked.offset).ok().filter(is_there) else {
             let remark = illegal_offset(asked.topic, asked.queue_id, asked.offset, min, max);
             return self.refuse(&call.reply, response::NO_MESSAGE, &remark);
         };
@@ -63,11 +63,7 @@ impl Desk {
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, &remark);
         }
         self.replies.header(&call.reply, response::SUCCESS);
-        // What was acknowledged before may be on its way to the log.
-        match self.pops.accounts.find(key, asked.consumer_group) {
-            Some(account) => self.answer_kept(account, &call.reply, now_ms),
-            None => self.replies.send(&call.reply, Pieces::new()),
-        }
+        self.replies.send(&call.reply, Pieces::new());
     }
 
     /// BATCH_ACK_MESSAGE (200151). Its queues may lie on any core.
@@ -93,22 +89,14 @@ impl Desk {
         self.replies.send(&call.reply, Pieces::new());
     }
 
-    /// Records what is this core's of a batch, and sends it on to the next core that has some once that is kept. The last
-    /// one answers: all have kept theirs by then. If a core has no room for it, or cannot write it, the client sends all
-    /// of it again, which changes nothing where it is recorded.
+    /// Records what is this core's of a batch, and sends it on to the next core that has some. The last one answers:
+    /// all have recorded theirs by then. If a core has no room for it the client sends all of it again, which changes
+    /// nothing where it is recorded.
     pub(crate) fn ack_in_turn(&mut self, mut batch: Box<Acks>, now_ms: u64) {
-        let (mut place, mut failed) = (None, None);
-        if let Some(acks) = batch.rest.remove(&self.index) {
-            for account in self.ack_all(acks, now_ms, &mut failed) {
-                failed = failed.or(self.keep_account(&mut place, account, now_ms).err());
-            }
-        }
-        self.hold(place, failed, Then::Acks(batch), now_ms);
-    }
-
-    /// This core has kept what is its own of a batch.
-    pub(super) fn send_acks(&mut self, batch: Box<Acks>) {
         let reply = batch.reply;
+        if let Some(acks) = batch.rest.remove(&self.index) {
+            self.ack_all(acks, now_ms);
+        }
         match batch.rest.keys().next() {
             Some(core) => {
                 if self.outbox.offer(*core, Mail::Acks(batch)).is_err() {
@@ -122,15 +110,10 @@ impl Desk {
         }
     }
 
-    /// Acknowledgements of queues of this core. Returns whose they are. `failed`: a log is closed, and does not know.
-    fn ack_all(&mut self, acks: Vec<BatchAck>, now_ms: u64, failed: &mut Option<AppendError>) -> BTreeSet<AccountId> {
-        let mut accounts = BTreeSet::new();
+    /// Acknowledgements of queues of this core.
+    fn ack_all(&mut self, acks: Vec<BatchAck>, now_ms: u64) {
         for ack in acks {
-            let Some((local, key)) = self.key_to_ack(&ack) else { continue };
-            if !self.partitions[local].is_open() {
-                *failed = Some(AppendError::Opening);
-                continue;
-            }
+            let Some(key) = self.key_to_ack(&ack) else { continue };
             let (Ok(start), Ok(pop_ms)) = (u64::try_from(ack.start_offset), u64::try_from(ack.pop_time)) else {
                 continue;
             };
@@ -138,10 +121,8 @@ impl Desk {
             let Some(account) = self.pops.accounts.find(key, &ack.consumer_group) else { continue };
             let before = self.pops.accounts.get(account).map_or(0, |holder| holder.account.out());
             self.pops.accounts.ack_some(LoanOf { account, loan }, now_ms, |bit| ack.bits.get(bit));
-            accounts.insert(account);
             self.after_ack(key, &ack.consumer_group, before, ack.revive_queue_id == REVIVE_ORDERLY, now_ms);
         }
-        accounts
     }
 
     /// CHANGE_MESSAGE_INVISIBLETIME (200053): a message comes again at another time.
@@ -152,7 +133,8 @@ impl Desk {
         };
         let Some((local, key)) = self.queue_to_ack(call, asked.topic, asked.queue_id) else { return };
         let Span { min, max } = self.partitions[local].span(key);
-        let Some(offset) = u64::try_from(asked.offset).ok().filter(|offset| (min..max).contains(offset)) else {
+        let is_there = |offset: &u64| !self.partitions[local].is_open() || (min..max).contains(offset);
+        let Some(offset) = u64::try_from(asked.offset).ok().filter(is_there) else {
             let remark = illegal_offset(asked.topic, asked.queue_id, asked.offset, min, max);
             return self.refuse(&call.reply, response::NO_MESSAGE, &remark);
         };
@@ -171,8 +153,7 @@ impl Desk {
         let invisible_ms = invisible_ms.min(INVISIBLE_MS_MAX);
         let until_ms = now_ms + invisible_ms;
         let kind = if asked.suspend { Kind::Suspended } else { Kind::Plain };
-        let Some((account, loan)) = self.extend(key, asked.consumer_group, &handle, offset, now_ms, until_ms, kind)
-        else {
+        let Some(loan) = self.extend(key, asked.consumer_group, &handle, offset, now_ms, until_ms, kind) else {
             let remark = format!("the message is not on loan under this handle any more, offset: {offset}");
             return self.refuse(&call.reply, response::NO_MESSAGE, &remark);
         };
@@ -187,7 +168,7 @@ impl Desk {
             revive_queue_id: handle.revive_queue,
         };
         answer.push(&mut header.fields);
-        self.answer_kept(account, &call.reply, now_ms);
+        self.replies.send(&call.reply, Pieces::new());
     }
 
     /// Acknowledges a message. False: an orderly one was never lent.
@@ -228,7 +209,7 @@ impl Desk {
         }
     }
 
-    /// Gives a message another time. Whose it is and the handle that it has from now on, if it had this one.
+    /// Gives a message another time. The handle that it has from now on, if it had this one.
     #[expect(clippy::too_many_arguments, reason = "a message, a handle and a time")]
     fn extend(
         &mut self,
@@ -239,7 +220,7 @@ impl Desk {
         now_ms: u64,
         until_ms: u64,
         kind: Kind,
-    ) -> Option<(AccountId, LoanId)> {
+    ) -> Option<LoanId> {
         if handle.broker != self.settings.broker_name {
             return None;
         }
@@ -254,7 +235,7 @@ impl Desk {
         // Orderly: the loan ends when the last of its messages may come again.
         let ends_ms = self.pops.accounts.get(account)?.account.loan(loan)?.until_ms;
         self.pops.accounts.remind(LoanOf { account, loan }, ends_ms);
-        Some((account, loan))
+        Some(loan)
     }
 
     /// Below which offset a group is done with everything, if it pops here.
@@ -278,11 +259,6 @@ impl Desk {
             self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
             return None;
         };
-        if !self.partitions[local].is_open() {
-            // It does not know its queues, and keeps nothing.
-            self.refuse_append(&call.reply, AppendError::Opening);
-            return None;
-        }
         Some((local, QueueKey { topic: topic.id, queue: id }))
     }
 
@@ -291,10 +267,9 @@ impl Desk {
         Some(self.core_of(topic, queue))
     }
 
-    fn key_to_ack(&self, ack: &BatchAck) -> Option<(usize, QueueKey)> {
+    fn key_to_ack(&self, ack: &BatchAck) -> Option<QueueKey> {
         let (topic, queue) = self.real_queue(ack)?;
-        let local = self.local(topic.partition_of(queue, self.settings.partitions))?;
-        Some((local, QueueKey { topic: topic.id, queue }))
+        (self.core_of(topic, queue) == self.index).then_some(QueueKey { topic: topic.id, queue })
     }
 
     /// The queue that messages of a batch really came from.
@@ -318,28 +293,51 @@ fn illegal_offset(topic: &str, queue: i32, offset: i64, min: u64, max: u64) -> S
 
 #[cfg(test)]
 mod tests {
-    //! Method: three desks with a partition each, every one on a simulated disk of its own, in which a group has a message
-    //! on loan.
+    //! Method: three desks without partitions, each with one queue of which a group has a message on loan.
 
-    use super::super::keeping::tests::{Office, offices};
     use super::super::tests::pop;
     use super::*;
     use crate::call::Peer;
+    use crate::catalog::{Catalog, TopicConfig};
+    use crate::config::{Config, Found};
     use crate::mail::Mailboxes;
     use protocol::bodies::BitSet;
     use protocol::{Header, Language};
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
 
-    /// A message of each queue is on loan.
-    fn lenders(mailboxes: &Mailboxes) -> Vec<Office> {
-        let mut offices = offices(mailboxes);
-        for (queue, office) in (0..).zip(&mut offices) {
-            let topic = office.desk.catalog.topic("T").cloned().expect("it is there");
+    fn desks(mailboxes: &Mailboxes) -> Vec<Desk> {
+        let (broker_ip1, started_ms) = (Ipv4Addr::LOCALHOST, 0);
+        let found = Found { broker_ip1, port: 1, cores: 3, partitions: 3, memory_bytes: 1 << 30, started_ms };
+        let settings = Arc::new(Config::default().settings(found));
+        let config = TopicConfig::new("T", 3, 6);
+        let topic = Arc::new(Topic { id: 1, name: "T".into(), first_partition: 0, config });
+        let mut catalog = Catalog::new(7);
+        catalog.set_topic(topic.clone());
+        let catalog = Arc::new(catalog);
+        let desk = |index: usize| {
+            let mut desk = Desk::new(index, settings.clone(), Vec::new(), mailboxes.clone(), 7);
+            desk.catalog = catalog.clone();
             let mut account = Account::new(0);
             account.advance(1);
             account.lend(&[0], 1_000, 9_000, Kind::Plain);
-            office.desk.pops.accounts.open(queue, &topic, &"g".into(), 0, account).expect("there is room");
-        }
-        offices
+            desk.pops.accounts.open(index as u32, &topic, &"g".into(), 0, account).expect("there is room");
+            desk
+        };
+        (0..3).map(desk).collect()
+    }
+
+    /// What is still on loan, and the codes of the answers so far.
+    fn seen(desk: &mut Desk) -> (usize, Vec<i32>) {
+        let key = QueueKey { topic: 1, queue: desk.index as u32 };
+        let id = desk.pops.accounts.find(key, "g").expect("it was opened");
+        let out = desk.pops.accounts.get(id).map_or(0, |holder| holder.account.out());
+        let list = desk.replies.take();
+        let code =
+            |head: &[u8]| protocol::Command::decode(bytes::Bytes::copy_from_slice(head)).expect("a frame").header.code;
+        let codes = list.iter().map(|reply| code(desk.replies.head(reply))).collect();
+        desk.replies.clear(list);
+        (out, codes)
     }
 
     fn ask(desk: &mut Desk) {
@@ -362,45 +360,33 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_answered_when_all_logs_have_kept_theirs() {
+    fn a_batch_is_answered_when_all_cores_have_recorded_theirs() {
         let mailboxes = Mailboxes::new(3, 4);
-        let mut offices = lenders(&mailboxes);
-        for again in [false, true] {
-            ask(&mut offices[0].desk);
-            for (index, office) in offices.iter_mut().enumerate() {
-                while let Some(mail) = mailboxes.pop(index) {
-                    office.desk.on_mail(mail, 2_000);
-                }
-                // What was acknowledged before, and is kept, goes on at once.
-                let success = vec![response::SUCCESS];
-                let codes = if index == 2 && again { success.clone() } else { vec![] };
-                assert_eq!(office.seen(), (0, codes), "core {index}");
-                office.drive();
-                let codes = if index == 2 && !again { success } else { vec![] };
-                assert_eq!(office.seen(), (0, codes), "core {index}");
+        let mut desks = desks(&mailboxes);
+        ask(&mut desks[0]);
+        for (index, desk) in desks.iter_mut().enumerate() {
+            while let Some(mail) = mailboxes.pop(index) {
+                desk.on_mail(mail, 2_000);
             }
+            let codes = if index == 2 { vec![response::SUCCESS] } else { vec![] };
+            assert_eq!(seen(desk), (0, codes), "core {index}");
         }
         assert!((0..3).all(|core| mailboxes.pop(core).is_none()));
     }
 
     #[test]
-    fn a_core_that_has_no_room_or_stops_or_no_log_ends_a_batch() {
+    fn a_core_that_has_no_room_or_stops_ends_a_batch() {
         let mailboxes = Mailboxes::new(3, 1);
-        let mut offices = lenders(&mailboxes);
+        let mut desks = desks(&mailboxes);
         mailboxes.push(1, Mail::Serve).expect("there is room for one");
-        ask(&mut offices[0].desk);
-        offices[0].drive();
-        assert_eq!(offices[0].seen(), (0, vec![response::SYSTEM_BUSY]));
+        ask(&mut desks[0]);
+        assert_eq!(seen(&mut desks[0]), (0, vec![response::SYSTEM_BUSY]));
         mailboxes.pop(1).expect("it was put there");
-        ask(&mut offices[0].desk);
+        ask(&mut desks[0]);
         let mail = mailboxes.pop(1).expect("the batch goes on");
-        offices[1].desk.stop();
-        offices[1].desk.on_mail(mail, 2_000);
-        assert_eq!(offices[1].seen(), (1, vec![response::SERVICE_NOT_AVAILABLE]));
-        offices[0].desk.partitions[0].shut();
-        offices[0].drive();
-        ask(&mut offices[0].desk);
-        assert_eq!(offices[0].seen(), (0, vec![response::SERVICE_NOT_AVAILABLE]));
-        assert_eq!(offices[2].seen(), (1, vec![]));
+        desks[1].stop();
+        desks[1].on_mail(mail, 2_000);
+        assert_eq!(seen(&mut desks[1]), (1, vec![response::SERVICE_NOT_AVAILABLE]));
+        assert_eq!((seen(&mut desks[0]), seen(&mut desks[2])), ((0, vec![]), (1, vec![])));
     }
 }

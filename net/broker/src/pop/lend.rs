@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::error::AppendError;
 use engine::format::QueueKey;
 use engine::partition::{Pull as Pulled, PullLimits};
 use engine::{LoadId, Span};
@@ -13,10 +12,10 @@ use protocol::names;
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
 use super::account::{Account, Kind, LOAN_SPAN_MAX};
-use super::accounts::{AccountId, LoanOf};
+use super::accounts::AccountId;
 use super::handle::{Origin, REVIVE_PLAIN};
 use super::{Pop, Popped, Wish};
-use crate::catalog::Topic;
+use crate::catalog::{Topic, offset_key};
 use crate::desk::Desk;
 use crate::filter::{MATCHED_MAX, matcher};
 
@@ -30,7 +29,7 @@ pub(super) enum Visit {
     /// There is more to look at, but not now.
     Unfinished,
     Loading(usize, LoadId),
-    Refused(AppendError),
+    Opening,
     /// Another core is next.
     Hop(usize),
 }
@@ -40,7 +39,6 @@ impl Desk {
     pub(super) fn visit(&mut self, pop: &mut Pop, now_ms: u64) -> Visit {
         self.pops.popped.messages.clear();
         self.pops.popped.infos.clear();
-        self.pops.popped.loans.clear();
         (self.pops.popped.bytes, self.pops.popped.rest) = (0, 0);
         if let Some(step) = pop.way.step {
             return self.visit_in_order(pop, step, now_ms);
@@ -116,10 +114,7 @@ impl Desk {
         };
         if !self.partitions[local].is_open() {
             // Its index is being made again: that a queue ends at 0 says nothing now.
-            return Visit::Refused(AppendError::Opening);
-        }
-        if !self.pops.held.has_room() {
-            return Visit::Refused(AppendError::Busy);
+            return Visit::Opening;
         }
         let key = QueueKey { topic: topic.id, queue };
         let bytes_max = self.settings.limits.pull_bytes as usize;
@@ -214,7 +209,7 @@ impl Desk {
                     break;
                 }
                 Pulled::Opening => {
-                    visit = Visit::Refused(AppendError::Opening);
+                    visit = Visit::Opening;
                     break;
                 }
                 Pulled::Damaged(position) => {
@@ -231,19 +226,7 @@ impl Desk {
             return visit;
         }
         let kind = if pop.is_orderly { Kind::Orderly } else { Kind::Plain };
-        let until_ms = now_ms + invisible_ms;
-        let loan = self.pops.accounts.lend(id, &self.pops.popped.offsets, now_ms, until_ms, kind);
-        let mut place = self.pops.popped.place.take();
-        let kept = self.keep_account(&mut place, id, now_ms);
-        self.pops.popped.place = place;
-        let of = LoanOf { account: id, loan: loan.expect("nobody closes it meanwhile") };
-        if let Err(error) = kept {
-            self.pops.accounts.change(id, now_ms, |account| account.unlend(of.loan, false));
-            let lent = self.pops.popped.messages.drain(first..).map(|message| message.len()).sum::<usize>();
-            self.pops.popped.bytes -= lent;
-            return Visit::Refused(error);
-        }
-        self.pops.popped.loans.push(of);
+        self.pops.accounts.lend(id, &self.pops.popped.offsets, now_ms, now_ms + invisible_ms, kind);
         self.tell(pop, topic, queue, id, first, now_ms);
         Visit::Found
     }
@@ -270,7 +253,7 @@ impl Desk {
                 Visit::Found
             }
             Pulled::Loading(load) => Visit::Loading(local, load),
-            Pulled::Opening => Visit::Refused(AppendError::Opening),
+            Pulled::Opening => Visit::Opening,
             Pulled::Empty | Pulled::NoMatch { .. } | Pulled::OutOfRange => Visit::Nothing,
             Pulled::Damaged(position) => {
                 tracing::error!(?position, topic = &*topic.name, queue, "a stored message is damaged");
@@ -290,9 +273,10 @@ impl Desk {
     ) -> Result<Option<AccountId>, Visit> {
         let key = QueueKey { topic: topic.id, queue };
         if !self.partitions[local].is_open() {
-            return Err(Visit::Refused(AppendError::Opening));
+            return Err(Visit::Opening);
         }
-        let known = self.written_account(local, key, &pop.group);
+        let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, &pop.group));
+        let known = fact.and_then(Account::read);
         let is_new = known.is_none();
         let account = match known {
             Some(mut account) => {
@@ -302,11 +286,7 @@ impl Desk {
                 }
                 account
             }
-            None => {
-                let mut account = Account::new(self.first_offset(pop, topic, key, local)?);
-                account.touch(self.stray_loans(local, key, &pop.group));
-                account
-            }
+            None => Account::new(self.first_offset(pop, topic, key, local)?),
         };
         let Some(id) = self.pops.accounts.open(queue, topic, &pop.group, local, account) else {
             tracing::warn!(group = &*pop.group, topic = &*topic.name, "no room for another pop account");

@@ -3,9 +3,10 @@
 use engine::format::QueueKey;
 use engine::partition::{Pull as Pulled, PullLimits};
 
+use super::account::Account;
 use super::waiting::LineKey;
 use super::{Order, Topics};
-use crate::catalog::{Topic, Wants};
+use crate::catalog::{Topic, Wants, offset_key};
 use crate::desk::Desk;
 use crate::filter::wants_of_tags;
 
@@ -57,8 +58,9 @@ impl Desk {
         let next = match self.pops.accounts.find(key, group) {
             Some(id) => self.pops.accounts.get(id).map(|holder| holder.account.next()),
             None => {
+                let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, group));
                 // Nobody has opened it: if something is on loan, it is in order, and over.
-                self.written_account(local, key, group).map(|mut account| {
+                fact.and_then(Account::read).map(|mut account| {
                     account.take_back(None);
                     account.next()
                 })

@@ -7,56 +7,23 @@ use super::*;
 use crate::desk::Random;
 use std::collections::BTreeSet;
 
-/// What is written of an account.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Written {
-    value: Vec<u8>,
-    loans: std::collections::BTreeMap<LoanId, Vec<u8>>,
-}
-
-impl Written {
-    /// Everything of an account, whatever was written before.
-    fn of(account: &mut Account) -> Written {
-        let mut written = Written::default();
-        account.touch([]);
-        written.take(account);
-        written
-    }
-
-    /// What has changed.
-    fn take(&mut self, account: &mut Account) {
-        for id in account.touched() {
-            let mut value = Vec::new();
-            match account.write_loan(id, &mut value) {
-                true => self.loans.insert(id, value),
-                false => self.loans.remove(&id),
-            };
-        }
-        self.value.clear();
-        account.write(&mut self.value);
-        account.written();
-    }
-
-    fn read(&self) -> Option<Account> {
-        Account::read(&self.value, self.loans.iter().map(|(id, value)| (*id, &value[..])))
-    }
-}
-
-fn value(account: &Account) -> Vec<u8> {
+fn written(account: &Account) -> Vec<u8> {
     let mut value = Vec::new();
     account.write(&mut value);
     value
 }
 
-/// A value alone.
-fn read(value: &[u8]) -> Option<Account> {
-    Account::read(value, [])
+/// The part of it that says what is done with.
+fn done(account: &Account) -> Vec<u8> {
+    let mut value = Vec::new();
+    let bytes = account.write(&mut value);
+    value.truncate(bytes);
+    value
 }
 
 #[derive(Default)]
 struct Model {
     account: Account,
-    written: Written,
     /// Handles that were given out, also stale ones, with the messages of each.
     handles: Vec<(LoanId, Vec<u64>)>,
     /// What is on loan, and under which handle.
@@ -114,36 +81,31 @@ impl Model {
 
     fn check(&self) {
         assert_eq!(self.account.out(), self.out.len());
-        let mut at = Written::of(&mut self.account.clone()).read().expect("what is written is read");
+        let read = Account::read(&done(&self.account)).expect("what is written is read");
         let floor = self.out.keys().next().map_or(self.account.next(), |first| *first.min(&self.account.next()));
-        assert_eq!((at.floor(), self.account.floor()), (floor, floor));
+        assert_eq!((read.floor(), self.account.floor()), (floor, floor));
+        let mut at = read;
         for offset in floor..self.max.max(self.account.next()) {
-            let is_passed = offset < at.next();
-            if !is_passed {
+            let is_done = offset < at.next();
+            if !is_done {
                 assert!(at.stretch() > 0);
             }
-            assert_eq!(is_passed, self.done.contains(&offset) || self.out.contains_key(&offset), "{offset}");
+            assert_eq!(is_done, self.done.contains(&offset), "{offset}");
             at.advance(offset + 1);
         }
-        let lent = at.loans.iter().flat_map(|(id, loan)| loan.unacked(*id).map(|offset| (offset, *id)));
-        assert_eq!(lent.collect::<std::collections::BTreeMap<_, _>>(), self.out);
     }
 
     /// What is on loan is so still, under the handle that it had.
     fn restart(&mut self) {
-        self.written.take(&mut self.account);
-        self.account = self.written.read().unwrap();
-        assert_eq!(Written::of(&mut self.account), self.written, "it is written as it was");
+        let value = written(&self.account);
+        self.account = Account::read(&value).unwrap();
+        assert_eq!(written(&self.account), value, "it is written as it was");
     }
 
-    /// Nobody heard of the newest loan.
-    fn unlend(&mut self, is_written: bool) {
-        let Some((id, offsets)) = self.handles.last().cloned() else { return };
-        let is_whole = offsets.iter().all(|offset| self.out.get(offset) == Some(&id));
-        self.account.unlend(id, is_written);
-        if is_whole {
-            offsets.iter().for_each(|offset| _ = self.out.remove(offset));
-        }
+    /// What was on loan is lent again: there was no room to write it.
+    fn restart_without_loans(&mut self) {
+        self.account = Account::read(&done(&self.account)).unwrap();
+        self.out.clear();
     }
 }
 
@@ -187,18 +149,9 @@ fn a_random_life_loses_nothing() {
                         }
                     }
                 }
-                14 => match random.draw() % 16 {
-                    0 | 1 => model.restart(),
-                    2..6 => model.written.take(&mut model.account),
-                    // Of what is being made the log has nothing yet.
-                    6..9 => {
-                        let count = model.handles.len();
-                        model.lend(random, Kind::Plain);
-                        if model.handles.len() > count {
-                            model.unlend(false);
-                        }
-                    }
-                    _ => model.unlend(true),
+                14 if random.draw().is_multiple_of(8) => match random.draw() % 4 {
+                    0 => model.restart_without_loans(),
+                    _ => model.restart(),
                 },
                 15 if random.draw().is_multiple_of(32) => {
                     let floor = random.draw() % (model.max + 1);
@@ -211,9 +164,6 @@ fn a_random_life_loses_nothing() {
                 _ => {
                     // A loan is over: what is left moves, or fails to.
                     let Some((id, _)) = model.handle(random) else { continue };
-                    if model.out.values().filter(|of| **of == id).count() == 0 {
-                        continue;
-                    }
                     let mut moving = Vec::new();
                     model.account.begin_move(id, &mut moving);
                     let expected: Vec<u64> =
@@ -234,7 +184,9 @@ fn a_random_life_loses_nothing() {
             model.check();
         }
         // In the end everything is lent and acknowledged.
-        model.restart();
+        if random.draw().is_multiple_of(2) {
+            model.restart_without_loans();
+        }
         while model.account.next() < model.max {
             model.lend(random, Kind::Plain);
         }
@@ -242,9 +194,7 @@ fn a_random_life_loses_nothing() {
             model.ack(id, offset);
         }
         assert!((0..model.max).all(|offset| model.done.contains(&offset)), "seed {seed}");
-        assert_eq!((value(&model.account).len(), model.account.loans()), (8, 0));
-        model.written.take(&mut model.account);
-        assert!(model.written.loans.is_empty(), "seed {seed}");
+        assert_eq!((written(&model.account).len(), model.account.loans()), (8, 0));
     }
 }
 
@@ -273,18 +223,16 @@ fn an_orderly_queue_waits_and_goes_on_from_the_first_that_is_left() {
     account.take_back(None);
     assert_eq!((account.next(), account.stretch(), account.out()), (11, u64::MAX, 0));
     assert_eq!([10, 11, 12, 14].map(|offset| account.times(offset)), [0, 2, 2, 2]);
-    assert_eq!(value(&account)[..8], 11u64.to_be_bytes());
+    assert_eq!(done(&account), 11u64.to_be_bytes());
     // One is wanted by nobody any more, and is between them.
     account.advance(15);
     let id = account.lend(&[11, 13, 14], 1_700, 9_000, Kind::Orderly);
     assert_eq!(account.ack_some(id, |distance| distance != 0), 2);
     assert_eq!((account.floor(), account.out()), (11, 1));
+    assert_eq!(done(&account), [&11u64.to_be_bytes()[..], &[1, 3]].concat());
     account.take_back(None);
     assert_eq!((account.next(), account.stretch(), account.out()), (11, 1, 0));
-    let mut again = read(&value(&account)).unwrap();
-    assert_eq!((again.next(), again.stretch(), again.times(14)), (11, 1, account.times(14)));
-    again.advance(12);
-    assert_eq!(again.next(), 13);
+    assert_eq!(done(&account), [&11u64.to_be_bytes()[..], &[1, 1]].concat());
     account.advance(12);
     assert_eq!((account.next(), account.stretch()), (13, u64::MAX));
     account.advance(15);
@@ -312,13 +260,13 @@ fn how_often_messages_were_lent_in_vain_is_known_of_a_few() {
 
 #[test]
 fn a_queue_that_lost_its_end_keeps_what_is_left_on_loan() {
-    let mut account = read(&[&5u64.to_be_bytes()[..], &[10, 4, 3, 9]].concat()).unwrap();
+    let mut account = Account::read(&[&5u64.to_be_bytes()[..], &[10, 4, 3, 9]].concat()).unwrap();
     account.advance(10);
     let id = account.lend(&[5, 8, 9], 1_000, 2_000, Kind::Plain);
     account.cut(9);
     assert_eq!((account.next(), account.floor(), account.out(), account.stretch()), (9, 5, 2, u64::MAX));
     assert_eq!((account.ack(id, 9), account.ack(id, 8)), (Done::Stale, Done::Now));
-    let mut account = read(&[&5u64.to_be_bytes()[..], &[10, 4, 3, 9]].concat()).unwrap();
+    let mut account = Account::read(&[&5u64.to_be_bytes()[..], &[10, 4, 3, 9]].concat()).unwrap();
     account.cut(17);
     assert_eq!((account.next(), account.stretch()), (5, 10));
     account.advance(15);
@@ -353,81 +301,28 @@ fn damaged_values_are_refused_and_a_plain_offset_is_one() {
     account.advance(400);
     let id = account.lend(&[5, 7, 300], 1_000, 3_000, Kind::Plain);
     account.ack(id, 7);
-    let mut written = Written::of(&mut account);
-    // 395 offsets were passed, none ahead; no attempt, no times.
-    assert_eq!(written.value, [&5u64.to_be_bytes()[..], &[0xff; 9], &[0xfe, 0x8b, 3, 0, 0, 0]].concat());
-    // A plain one with gaps, for 2000 ms, of three messages, the first and the last left, each so far behind the one before.
-    let loan = [HAS_GAPS, 0xd0, 15, 3, 5, 0, 2, 0xa5, 2];
-    assert_eq!(written.loans, [(id, loan.to_vec())].into());
-    for cut in 8..written.value.len() {
-        let of_value = Written { value: written.value[..cut].to_vec(), ..written.clone() };
-        assert_eq!(of_value.read().map_or(0, |account| account.loans()), 0, "{cut}");
-    }
-    for (at, byte) in [(0, 3), (0, HAS_GAPS | 7), (3, 0), (3, 33), (4, 0), (4, 9), (5, 1), (6, 0)] {
-        let mut wrong = loan;
-        wrong[at] = byte;
-        let loans = [(id, wrong.to_vec())].into();
-        assert!(Written { loans, ..written.clone() }.read().is_none(), "{byte} at {at}");
-    }
-    for cut in 0..loan.len() {
-        let loans = [(id, loan[..cut].to_vec())].into();
-        assert!(Written { loans, ..written.clone() }.read().is_none(), "cut at {cut}");
-    }
-    assert!(read(&[0xff; 40]).is_none() && read(&[0; 7]).is_none());
-    assert_eq!(read(&5u64.to_be_bytes()).unwrap().next(), 5);
-    account.reset(5);
-    assert_eq!(account.out(), 2, "where it is already");
-    account.reset(6);
-    written.take(&mut account);
-    assert_eq!((account.out(), account.next(), written.value.len(), written.loans.len()), (0, 6, 8, 0));
-}
-
-#[test]
-fn an_offset_that_was_written_over_has_no_loans_and_those_there_are_go() {
-    let mut account = Account::new(5);
-    account.advance(20);
-    let id = account.lend(&[5, 6], 1_000, 3_000, Kind::Plain);
-    let mut written = Written::of(&mut account);
-    written.value = 9u64.to_be_bytes().to_vec();
-    let mut again = written.read().unwrap();
-    assert_eq!((again.next(), again.loans(), again.ack(id, 5)), (9, 0, Done::Stale));
-    again.advance(10);
-    again.lend(&[9], 2_000, 3_000, Kind::Plain);
-    written.take(&mut again);
-    assert_eq!(written, Written::of(&mut again), "the old one is not one again");
-}
-
-/// Values of accounts as they were before loans had facts of their own.
-#[test]
-fn loans_that_stand_in_the_offsets_value_are_read_and_written_apart() {
+    let value = written(&account);
     let head = [&5u64.to_be_bytes()[..], &[1, 0xa6, 2, 1, 99]].concat();
     // No attempt, no times; 5 and 1000, from where loans count; a plain one with gaps, for 2000 ms, of three messages,
     // the first and the last left, each so far behind the one before.
     let loans = [0, 0, 5, 0xe8, 7, HAS_GAPS, 0, 0, 0xd0, 15, 3, 5, 0, 2, 0xa5, 2];
-    let old = [&head[..], &[0xff; 10], &loans].concat();
-    let mut account = read(&old).unwrap();
-    let id = LoanId { start: 5, pop_ms: 1_000 };
-    assert_eq!((account.next(), account.floor(), account.out(), account.stretch()), (400, 5, 2, u64::MAX));
-    let mut written = Written { value: old.clone(), ..Written::default() };
-    written.take(&mut account);
-    assert_eq!(written, Written::of(&mut account));
-    assert_eq!(written.loans.keys().collect::<Vec<_>>(), [&id]);
-    // If only the loans were written, they stand in both, and are one.
-    let mut both = Written { value: old.clone(), ..written.clone() }.read().unwrap();
-    assert_eq!((both.out(), both.ack(id, 300), both.ack(id, 5), both.floor()), (2, Done::Now, Done::Now, 400));
-    // One that had no room there is lent again.
-    let again = read(&head).unwrap();
-    assert_eq!((again.next(), again.stretch(), again.end()), (5, 1, 400));
-    assert!(read(&head[..head.len() - 1]).is_none());
-    for cut in head.len() + 1..old.len() {
-        let read = read(&old[..cut]);
+    assert_eq!(value, [&head[..], &[0xff; 10], &loans].concat());
+    assert!(Account::read(&head[..7]).is_none() && Account::read(&head[..head.len() - 1]).is_none());
+    for cut in head.len() + 1..value.len() {
+        let read = Account::read(&value[..cut]);
         assert!(read.is_none_or(|read| read.loans() == 0), "{cut}");
     }
+    assert!(Account::read(&[0xff; 40]).is_none());
     for (at, byte) in [(2, 0xff), (5, 3), (5, HAS_GAPS | 7), (10, 0), (10, 33), (11, 0), (11, 9), (12, 1), (13, 0)] {
-        let mut wrong = old.clone();
+        let mut wrong = value.clone();
         wrong[head.len() + 10 + at] = byte;
-        assert!(read(&wrong).is_none(), "{byte} at {at}");
+        assert!(Account::read(&wrong).is_none(), "{byte} at {at}");
     }
+    assert_eq!(Account::read(&5u64.to_be_bytes()).unwrap().next(), 5);
+    account.reset(5);
+    assert_eq!(account.out(), 2, "where it is already");
+    account.reset(6);
+    assert_eq!((account.out(), account.next(), written(&account).len()), (0, 6, 8));
 }
 
 #[test]
@@ -441,9 +336,9 @@ fn an_orderly_loan_outlives_a_restart_with_its_attempt_and_how_often_it_was_lent
     let id = LoanId { start: 100, pop_ms: 3_000 };
     account.ack(id, 101);
     account.extend(id, 102, 3_100, 9_000, Kind::Orderly);
-    let value = Written::of(&mut account);
-    let mut again = value.read().unwrap();
-    assert_eq!(Written::of(&mut again), value);
+    let value = written(&account);
+    let mut again = Account::read(&value).unwrap();
+    assert_eq!(written(&again), value);
     assert_eq!([100, 101, 102, 103].map(|offset| again.times(offset)), [2, 2, 2, 0]);
     assert_eq!((again.orderly(101), again.next(), again.floor()), (Some(id), 103, 100));
     assert_eq!((again.blocked_until_ms(Some("c"), 3_200), again.blocked_until_ms(None, 3_200)), (0, 9_000));
@@ -452,63 +347,34 @@ fn an_orderly_loan_outlives_a_restart_with_its_attempt_and_how_often_it_was_lent
     // The same attempt is no further try, another one is.
     again.take_back(Some("c"));
     assert_eq!((again.next(), again.times(100), again.times(102)), (100, 2, 2));
-    let mut other = value.read().unwrap();
+    let mut other = Account::read(&value).unwrap();
     other.take_back(Some("d"));
     assert_eq!((other.next(), other.times(100), other.times(102)), (100, 3, 3));
     // A text of any length is no reason to write one.
     account.take_back(Some(&"x".repeat(1_000)));
     account.advance(103);
     account.lend(&[100, 101, 102], 9_000, 9_500, Kind::Orderly);
-    let value = Written::of(&mut account);
-    assert!(value.value.len() < 100, "{}", value.value.len());
-    assert_eq!(value.read().unwrap().blocked_until_ms(Some(&"x".repeat(1_000)), 9_100), 9_500);
+    let value = written(&account);
+    assert!(value.len() < 100, "{}", value.len());
+    assert_eq!(Account::read(&value).unwrap().blocked_until_ms(Some(&"x".repeat(1_000)), 9_100), 9_500);
 }
 
 #[test]
-fn a_change_of_an_account_with_very_many_loans_writes_few_bytes() {
+fn of_very_many_loans_those_that_have_no_room_are_lent_again() {
     let mut account = Account::new(0);
-    account.advance(100_000);
-    for offset in (0..100_000).step_by(2) {
+    account.advance(50_000);
+    for offset in (0..50_000).step_by(2) {
         account.lend(&[offset], 1_000 + offset % 77, 60_000, Kind::Plain);
     }
-    let mut written = Written::of(&mut account);
-    assert_eq!(written.loans.len(), 50_000);
-    let mut changed = |account: &mut Account| {
-        let touched: Vec<LoanId> = account.touched().collect();
-        written.take(account);
-        written.value.len() + touched.iter().map(|id| written.loans.get(id).map_or(0, Vec::len)).sum::<usize>()
-    };
-    account.advance(100_001);
-    account.lend(&[100_000], 5_000, 70_000, Kind::Plain);
-    let lent = changed(&mut account);
-    account.ack(LoanId { start: 0, pop_ms: 1_000 }, 0);
-    let acked = changed(&mut account);
-    assert!(lent < 40 && acked < 30, "{lent} {acked}");
-}
-
-#[test]
-fn what_nobody_heard_of_may_be_lent_again_in_any_order() {
-    let mut account = Account::new(0);
-    account.advance(10);
-    let one = account.lend(&[1, 2, 9], 1_000, 9_000, Kind::Plain);
-    account.advance(20);
-    let two = account.lend(&[12, 13], 1_000, 9_000, Kind::Plain);
-    let three = account.lend(&[15], 1_000, 9_000, Kind::Plain);
-    account.ack(three, 15);
-    account.unlend(one, true);
-    account.unlend(two, true);
-    account.unlend(three, true);
-    let mut seen = Vec::new();
-    while account.next() < 20 {
-        let next = account.next();
-        seen.push((next, account.stretch()));
-        account.advance(next + 1);
-    }
-    assert_eq!(seen, [(1, 2), (2, 1), (9, 1), (12, 2), (13, 1)]);
-    assert_eq!((account.out(), account.loans()), (0, 0));
-    // One of which something is done with stays.
-    let four = account.lend(&[1, 2], 2_000, 9_000, Kind::Plain);
-    account.ack(four, 1);
-    account.unlend(four, true);
-    assert_eq!((account.next(), account.out(), account.floor()), (20, 1, 2));
+    account.lend(&[49_999], 1_000, 60_000, Kind::Orderly);
+    let mut value = Vec::new();
+    let done_bytes = account.write(&mut value);
+    let loans_bytes = value.len() - done_bytes;
+    assert!((LOANS_BYTES_MAX..LOANS_BYTES_MAX + 100).contains(&loans_bytes), "{loans_bytes}");
+    let again = Account::read(&value).unwrap();
+    assert!(again.loans() > 2_500 && again.has_orderly(), "{}", again.loans());
+    // What is neither on loan nor done with is lent from there on, every second one.
+    let first = again.next();
+    assert_eq!((first, again.stretch()), (2 * (again.loans() as u64 - 1), 1));
+    assert_eq!(again.end(), 50_000);
 }

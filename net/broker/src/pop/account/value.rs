@@ -1,33 +1,32 @@
-//! What lasts of an account: the group's consumer offset in the queue and its loans, facts of the queue's partition that
-//! change together.
+//! What lasts of an account: the group's consumer offset in the queue, one fact of the queue's partition.
 //!
 //! ```text
-//! the offset: | floor u64 BE |
-//! and more:   | mark: 9 bytes 0xff, 0xfe | next - floor varint | count varint | distance, length varint | ... |
-//!             | attempt bytes varint, attempt | count varint | offset varint, times varint | ... |
-//! a loan:     | kind u8 | until ms, messages, left varint | gap varint | ... | until ms varint | ... |
+//! | floor u64 BE | distance varint, length varint | ... |
+//! | mark: 10 bytes 0xff | attempt bytes varint, attempt | count varint | offset varint, times varint | ... |
+//! | start varint, pop ms varint | loan | ... |
+//! a loan: | kind u8 | start, pop ms, until ms, count, left varint | gap varint | ... | until ms varint | ... |
 //! ```
 //!
-//! Everything below the floor is done with. If nothing is on loan, was lent in vain or is passed ahead, this is all; and
-//! loans that are there all the same are none: an offset that was written over ends them. Else what lies below `next` is
-//! done with, too, but for what is on loan, and so are the ranges, each so far behind the end of the one before it, or
-//! `next`. Then the attempt that has the orderly loan, and how often orderly messages were lent in vain.
+//! Everything below the floor is done with, and so are the ranges, each so far behind the end of the one before it. If
+//! nothing is on loan and nothing was lent in vain, this is all.
 //!
-//! A loan's key has its first message and the time when it was lent. Its value: when it is over, from then; how many
-//! messages it was made of, and by a bit for each which are not acknowledged; if they do not follow one another, how far
-//! each is behind the one before; if single ones have times of their own, those, from when it was lent.
-//!
-//! Before loans had facts of their own they stood in the offset's value, behind another mark, 10 bytes 0xff, with ranges
-//! between the floor and the mark. Such a value is read, and is written as above with the account's next change. Neither
-//! mark is a varint: who does not know it takes the value for damaged.
+//! Behind the mark, which is no varint, so that who does not know it takes the value for damaged: the attempt that has
+//! the orderly loan; how often orderly messages were lent in vain; the lowest start and time of all loans; and the
+//! loans, each from there. Of a loan: how many messages, and by a bit for each which are not acknowledged; if they do
+//! not follow one another, how far each is behind the one before; if single ones have times of their own, those, from
+//! when it was lent.
+
+use std::ops::Range;
 
 use super::{Account, Kind, LOAN_MESSAGES_MAX, Loan, LoanId, TIMES_MAX};
 
-/// Most bytes of one range that is passed ahead.
-pub const RANGE_BYTES_MAX: usize = 2 * VARINT_BYTES_MAX;
+/// Most bytes that one message on loan adds to the first line.
+pub const MESSAGE_BYTES_MAX: usize = 2 * VARINT_BYTES_MAX;
+/// Loans are written until they have so many bytes. 32 KiB, some 2,500 loans, of a queue by one group. Messages of the
+/// others are lent again after a restart.
+pub const LOANS_BYTES_MAX: usize = 32 << 10;
 const VARINT_BYTES_MAX: usize = 10;
-const MARK: [u8; VARINT_BYTES_MAX] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe];
-const INLINE_MARK: [u8; VARINT_BYTES_MAX] = [0xff; VARINT_BYTES_MAX];
+const MARK: [u8; VARINT_BYTES_MAX] = [0xff; VARINT_BYTES_MAX];
 /// A longer attempt is not written: who asks again in it waits as anybody else.
 const ATTEMPT_BYTES_MAX: usize = 256;
 
@@ -36,24 +35,39 @@ pub(super) const HAS_GAPS: u8 = 1 << 4;
 const HAS_TIMES: u8 = 1 << 5;
 
 impl Account {
-    /// Writes the offset's value: some 25 bytes. What is orderly adds 256 of its attempt and some 10 for each message that
-    /// was lent in vain, at most 64; ranges passed ahead some 5 each. Those are as many as loans that the log could not
-    /// take or that an older value had no room for, until they are lent again.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        let floor = self.floor();
+    /// Writes what must last. Returns how many bytes say what is done with: they are a value, too, after which all that
+    /// is on loan is lent again. Cost: all loans.
+    pub fn write(&self, out: &mut Vec<u8>) -> usize {
+        let mut unacked: Vec<u64> = self.loans.iter().flat_map(|(id, loan)| loan.unacked(*id)).collect();
+        unacked.sort_unstable();
+        let floor = unacked.first().map_or(self.next, |first| self.next.min(*first));
         out.extend_from_slice(&floor.to_be_bytes());
-        if self.loans.is_empty() && self.times.is_empty() && self.ahead.is_empty() {
-            return;
+        let mut end = floor;
+        let mut put = |range: Range<u64>| {
+            if !range.is_empty() {
+                push_varint(out, range.start - end);
+                push_varint(out, range.end - range.start);
+                end = range.end;
+            }
+        };
+        let mut unacked = unacked.into_iter().peekable();
+        for range in std::iter::once(floor..self.next).chain(self.ahead.iter().cloned()) {
+            let mut from = range.start;
+            while let Some(offset) = unacked.next_if(|offset| *offset < range.end) {
+                put(from..offset);
+                from = offset + 1;
+            }
+            put(from..range.end);
         }
+        let done_bytes = out.len();
+        if !self.loans.is_empty() || !self.times.is_empty() {
+            self.write_loans(out);
+        }
+        done_bytes
+    }
+
+    fn write_loans(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&MARK);
-        push_varint(out, self.next - floor);
-        push_varint(out, self.ahead.len() as u64);
-        let mut end = self.next;
-        for range in &self.ahead {
-            push_varint(out, range.start - end);
-            push_varint(out, range.end - range.start);
-            end = range.end;
-        }
         let attempt = self.attempt.as_deref().filter(|attempt| attempt.len() <= ATTEMPT_BYTES_MAX).unwrap_or("");
         push_varint(out, attempt.len() as u64);
         out.extend_from_slice(attempt.as_bytes());
@@ -63,105 +77,69 @@ impl Account {
             push_varint(out, *offset);
             push_varint(out, u64::from(*times));
         }
-    }
-
-    /// Writes a loan's value: some 10 bytes, at most 350. False: there is no such loan any more.
-    pub fn write_loan(&self, id: LoanId, out: &mut Vec<u8>) -> bool {
-        let loan = self.loans.get(&id);
-        loan.inspect(|loan| loan.write(id, out)).is_some()
-    }
-
-    /// What was written: the offset's value, and those of loans, which are many. `None`: it is damaged.
-    pub fn read<'a>(value: &[u8], loans: impl IntoIterator<Item = (LoanId, &'a [u8])>) -> Option<Account> {
-        let (floor, mut rest) = value.split_first_chunk::<8>()?;
-        let mut account = Account::new(u64::from_be_bytes(*floor));
-        let mut passed = Vec::new();
-        let mut pass = |from: &mut u64, rest: &mut &[u8]| {
-            let start = from.checked_add(varint(rest)?)?;
-            *from = start.checked_add(varint(rest)?)?;
-            passed.push(start..*from);
-            Some(())
+        let first = LoanId {
+            start: self.loans.keys().map(|id| id.start).min().unwrap_or(0),
+            pop_ms: self.loans.keys().map(|id| id.pop_ms).min().unwrap_or(0),
         };
-        let knows_loans = match rest.strip_prefix(&MARK) {
-            Some(after) => {
-                rest = after;
-                account.next = account.next.checked_add(varint(&mut rest)?)?;
-                let mut at = account.next;
-                for _ in 0..varint(&mut rest)? {
-                    pass(&mut at, &mut rest)?;
+        push_varint(out, first.start);
+        push_varint(out, first.pop_ms);
+        let until = out.len() + LOANS_BYTES_MAX;
+        // Orderly ones are few, and hold their queue.
+        for is_orderly in [true, false] {
+            for (id, loan) in self.loans.iter().filter(|(_, loan)| (loan.kind == Kind::Orderly) == is_orderly) {
+                if out.len() >= until {
+                    return;
                 }
-                account.read_orderly(&mut rest)?;
-                if !rest.is_empty() {
-                    return None;
-                }
-                true
-            }
-            None => {
-                let mut at = account.next;
-                while !rest.is_empty() && !rest.starts_with(&INLINE_MARK) {
-                    pass(&mut at, &mut rest)?;
-                }
-                if let Some(mut rest) = rest.strip_prefix(&INLINE_MARK) {
-                    account.read_orderly(&mut rest)?;
-                    account.read_inline(rest)?;
-                }
-                false
-            }
-        };
-        for (id, mut value) in loans {
-            match knows_loans {
-                true => {
-                    let (_, loan) = Loan::read(&mut value, |_| Some(id))?;
-                    account.hold(id, loan).filter(|()| value.is_empty())?;
-                }
-                false => _ = account.touched.insert(id),
+                loan.write(*id, first, out);
             }
         }
-        let lent = account.loans.iter().flat_map(|(id, loan)| loan.unacked(*id));
-        passed.extend(lent.map(|offset| offset..offset + 1));
-        passed.sort_unstable_by_key(|range| range.start);
+    }
+
+    /// What [`write`](Account::write) wrote. `None`: it is damaged.
+    pub fn read(value: &[u8]) -> Option<Account> {
+        let (floor, mut rest) = value.split_first_chunk::<8>()?;
+        let mut account = Account::new(u64::from_be_bytes(*floor));
+        let (mut passed, mut at) = (Vec::new(), account.next);
+        while !rest.is_empty() && !rest.starts_with(&MARK) {
+            let start = at.checked_add(varint(&mut rest)?)?;
+            at = start.checked_add(varint(&mut rest)?)?;
+            passed.push(start..at);
+        }
+        if let Some(rest) = rest.strip_prefix(&MARK) {
+            account.read_loans(rest)?;
+            let lent = account.loans.iter().flat_map(|(id, loan)| loan.unacked(*id));
+            passed.extend(lent.map(|offset| offset..offset + 1));
+            passed.sort_unstable_by_key(|range| range.start);
+        }
         passed.into_iter().for_each(|range| account.pass(range));
         Some(account)
     }
 
-    fn read_orderly(&mut self, rest: &mut &[u8]) -> Option<()> {
-        let bytes = usize::try_from(varint(rest)?).ok()?;
-        let (attempt, after) = rest.split_at_checked(bytes)?;
+    fn read_loans(&mut self, mut rest: &[u8]) -> Option<()> {
+        let bytes = usize::try_from(varint(&mut rest)?).ok()?;
+        let (attempt, mut rest) = rest.split_at_checked(bytes)?;
         self.attempt = (!attempt.is_empty()).then(|| std::str::from_utf8(attempt).map(Box::from)).transpose().ok()?;
-        *rest = after;
-        let count = varint(rest)?;
+        let count = varint(&mut rest)?;
         if count > TIMES_MAX as u64 {
             return None;
         }
         for _ in 0..count {
-            self.times.push((varint(rest)?, u32::try_from(varint(rest)?).ok()?));
+            self.times.push((varint(&mut rest)?, u32::try_from(varint(&mut rest)?).ok()?));
         }
-        Some(())
-    }
-
-    /// Loans in the offset's value: from the lowest start and time, which come first. They are to be written apart.
-    fn read_inline(&mut self, mut rest: &[u8]) -> Option<()> {
         let first = LoanId { start: varint(&mut rest)?, pop_ms: varint(&mut rest)? };
         while !rest.is_empty() {
-            let (id, loan) = Loan::read(&mut rest, |rest| {
-                let (start, pop_ms) =
-                    (first.start.checked_add(varint(rest)?)?, first.pop_ms.checked_add(varint(rest)?)?);
-                Some(LoanId { start, pop_ms })
-            })?;
-            self.hold(id, loan)?;
-            self.touched.insert(id);
+            let (id, loan) = Loan::read(first, &mut rest)?;
+            self.out += loan.left.count_ones() as usize;
+            if self.loans.insert(id, loan).is_some() {
+                return None;
+            }
         }
         Some(())
-    }
-
-    fn hold(&mut self, id: LoanId, loan: Loan) -> Option<()> {
-        self.out += loan.left.count_ones() as usize;
-        self.loans.insert(id, loan).is_none().then_some(())
     }
 }
 
 impl Loan {
-    fn write(&self, id: LoanId, out: &mut Vec<u8>) {
+    fn write(&self, id: LoanId, first: LoanId, out: &mut Vec<u8>) {
         let mut kind = match self.kind {
             Kind::Plain => 0,
             Kind::Suspended => 1,
@@ -170,6 +148,8 @@ impl Loan {
         kind |= if self.gaps.is_some() { HAS_GAPS } else { 0 };
         kind |= if self.each_until_ms.is_some() { HAS_TIMES } else { 0 };
         out.push(kind);
+        push_varint(out, id.start - first.start);
+        push_varint(out, id.pop_ms - first.pop_ms);
         push_varint(out, self.until_ms.saturating_sub(id.pop_ms));
         push_varint(out, self.count.into());
         push_varint(out, self.left.into());
@@ -183,11 +163,11 @@ impl Loan {
         }
     }
 
-    /// `id` reads what names it, behind its kind, or knows it.
-    fn read(rest: &mut &[u8], id: impl FnOnce(&mut &[u8]) -> Option<LoanId>) -> Option<(LoanId, Loan)> {
+    fn read(first: LoanId, rest: &mut &[u8]) -> Option<(LoanId, Loan)> {
         let (kind, after) = rest.split_first()?;
         *rest = after;
-        let id = id(rest)?;
+        let id =
+            LoanId { start: first.start.checked_add(varint(rest)?)?, pop_ms: first.pop_ms.checked_add(varint(rest)?)? };
         let until_ms = id.pop_ms.checked_add(varint(rest)?)?;
         let count = u32::try_from(varint(rest)?).ok().filter(|count| (1..=LOAN_MESSAGES_MAX as u32).contains(count))?;
         let left = u32::try_from(varint(rest)?).ok().filter(|left| *left != 0 && left.leading_zeros() >= 32 - count)?;
