@@ -157,6 +157,7 @@ impl Partition {
     /// Delivers what is due. One that is being read holds up those of its own queue, so that they keep their order.
     pub(super) fn deliver(&mut self, now_ms: u64) {
         if self.derived.timers.len() == 0 {
+            self.delivery.more = false;
             return;
         }
         self.look_ahead(now_ms);
@@ -253,6 +254,9 @@ impl Partition {
     /// When [`deliver`](Partition::deliver) has something to do though nothing happens.
     pub(super) fn delivery_deadline_ms(&self) -> u64 {
         let (timers, delivery) = (&self.derived.timers, &self.delivery);
+        if timers.len() == 0 {
+            return u64::MAX;
+        }
         if delivery.more {
             return delivery.upto_ms;
         }

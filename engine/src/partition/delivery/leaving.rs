@@ -73,7 +73,7 @@ impl Leaving {
             return;
         }
         match moment.binary_search_by_key(&byte, |(byte, _)| *byte) {
-            Ok(index) => moment[index].1 = message,
+            Ok(index) => self.bytes -= std::mem::replace(&mut moment[index].1, message).len() as u64,
             Err(index) => moment.insert(index, (byte, message)),
         }
     }

@@ -380,6 +380,23 @@ fn a_recalled_one_is_never_delivered_and_no_other_is_recalled() {
 }
 
 #[test]
+fn a_log_without_timers_is_at_rest() {
+    // As many as are delivered in one turn, to the last of a slice.
+    let mut world = World::new(Sim::new(6), u64::MAX);
+    world.open();
+    for number in 0..DELIVERIES_MAX {
+        while world.try_append(WAITING, number, 40, Some(DUE_MS)).is_err() {
+            world.turn();
+        }
+    }
+    world.rest();
+    world.sim.advance(DUE_MS - world.sim.now_ms());
+    world.turn_until("delivered", |partition| partition.stats().delayed == 0);
+    world.rest();
+    assert!(world.partition.deadline_ms() > world.sim.now_ms(), "it spins");
+}
+
+#[test]
 fn namesakes_that_do_not_fit_into_memory_together_are_each_read_once() {
     const COUNT: usize = LOADS_MAX + 4;
     let mut world = World::new(Sim::new(5), u64::MAX);
