@@ -26,7 +26,9 @@ impl Partition {
     pub(super) fn snapshot(&mut self, now_ms: u64) {
         let current = self.segments.holding(self.log.head()).map_or(0, |segment| segment.base);
         let nobody = QueueKey { topic: 0, queue: 0 };
-        let is_due = current > self.snapshot_segment && self.log.head() >= self.snapshot_after;
+        // A log that refuses messages does not grow: then the next one may be what its oldest segment waits for.
+        let is_full = self.segments.available().is_some_and(|available| available < self.config.disk_free_min);
+        let is_due = current > self.snapshot_segment && (self.log.head() >= self.snapshot_after || is_full);
         if is_due && self.snapshot.is_none() && self.snapshot_ending.is_none() {
             if self.reserve(0, 1, now_ms).is_err() {
                 return;
