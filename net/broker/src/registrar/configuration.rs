@@ -80,7 +80,9 @@ impl Registrar {
     pub(super) fn delete_topic(&mut self, name: &str) -> Result<Outcome, Answer> {
         self.check_room()?;
         topics::check_delete(&self.settings, name)?;
-        let retries = if self.settings.clear_retry_topics { self.pop_retry_topics(name) } else { Vec::new() };
+        let is_there = self.ledger.newest().topic(name).is_some();
+        let retries =
+            if is_there && self.settings.clear_retry_topics { self.pop_retry_topics(name) } else { Vec::new() };
         for gone in self.ledger.newest().topic(name).map(|topic| topic.name.clone()).into_iter().chain(retries) {
             self.ledger.remove_topic(&gone);
         }
@@ -88,13 +90,26 @@ impl Registrar {
     }
 
     /// Where messages of this topic come again that groups popped in vain: who pops a topic of the same name later
-    /// would get them. What may hold messages of another topic is not among them. Cost: a look at every topic.
+    /// would get them. What may hold messages of another topic is not among them. Cost: a look at every topic, and
+    /// for each retry topic of the first form of these at every topic again.
     fn pop_retry_topics(&self, topic: &str) -> Vec<Arc<str>> {
         let catalog = self.ledger.newest();
         let is_known = |group: &str| catalog.group(group).is_some() || catalog.subscriptions(group).is_some();
+        // `%RETRY%a_x_T` may be of group `a_x` and topic `T`, or of `a` and `x_T`.
+        let is_of_another = |retry: &str| {
+            catalog.topics().any(|other| {
+                *other.name != *topic
+                    && !other.name.starts_with(names::RETRY_PREFIX)
+                    && matches!(names::group_of_pop_retry_topic(retry, &other.name), Some((_, false)))
+            })
+        };
         let is_of_topic = |retry: &&Arc<Topic>| match names::group_of_pop_retry_topic(&retry.name, topic) {
             Some((_, true)) => true,
-            Some((group, false)) => is_known(group) && !names::group_of_retry_topic(&retry.name).is_some_and(is_known),
+            Some((group, false)) => {
+                is_known(group)
+                    && !names::group_of_retry_topic(&retry.name).is_some_and(is_known)
+                    && !is_of_another(&retry.name)
+            }
             None => false,
         };
         catalog.topics().filter(is_of_topic).map(|retry| retry.name.clone()).collect()

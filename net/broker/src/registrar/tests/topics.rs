@@ -355,8 +355,8 @@ fn what_was_popped_of_a_topic_in_vain_goes_with_it() {
         for topic in ["T", "U", "x_T"] {
             world.create(topic, "4");
         }
-        // A group `b_T` has a retry topic of its own.
-        for group in ["g", "a", "b", "b_T"] {
+        // A group `b_T` has a retry topic of its own, and `a_x` and T have the name of what is of `a` and `x_T`.
+        for group in ["g", "a", "a_x", "b", "b_T"] {
             let body = format!(r#"{{"groupName":"{group}"}}"#).into_bytes();
             assert_eq!(world.ask(0, 200, &[], body).code, 0);
         }
