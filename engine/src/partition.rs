@@ -250,6 +250,11 @@ impl Partition {
         matches!(self.state, State::Open)
     }
 
+    /// Whether it is open and has answered for everything that it took.
+    pub fn has_kept_all(&self) -> bool {
+        self.is_open() && self.log.is_idle() && self.log.failed().is_none()
+    }
+
     /// Bytes of log read at the opening under way, and bytes there are.
     pub fn progress(&self) -> Option<(u64, u64)> {
         let State::Opening(opening) = &self.state else { return None };

@@ -195,7 +195,8 @@ impl Desk {
             let remark = "messages for light queues (INNER_MULTI_DISPATCH) cannot be sent in a batch";
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, remark);
         }
-        let is_delayed = properties::get(send.properties, name::DELAY).is_some_and(|level| level != "0");
+        let is_delayed = properties::get(send.properties, name::DELAY)
+            .is_some_and(|level| level.parse::<i32>().is_ok_and(|level| level > 0));
         if is_delayed || send.sys_flag & sys_flag::TRANSACTION_MASK != 0 {
             let remark = "a batch is stored at once: it has no delay, and is no half message";
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, remark);

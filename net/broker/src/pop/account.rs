@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
-mod value;
+pub(super) mod value;
 
 pub use value::{LOANS_BYTES_MAX, MESSAGE_BYTES_MAX};
 

@@ -8,6 +8,7 @@ use protocol::headers::{Notification, PeekMessage, PollingInfo, PollingInfoAnswe
 use protocol::names::{self, perm};
 
 use super::account::LOAN_MESSAGES_MAX;
+use super::account::value::ATTEMPT_BYTES_MAX;
 use super::waiting::LineKey;
 use super::{INVISIBLE_MS_MAX, Pop, Way, Wish};
 use crate::call::Call;
@@ -152,6 +153,11 @@ impl Desk {
     fn admit_pop(&mut self, call: &Call<'_>, asked: &Asked<'_>, now_ms: u64) -> Option<Box<Pop>> {
         let (topic, queue) = self.topic_to_pop(call, asked.topic, asked.queue)?;
         let group = self.group_to_pop(call, asked.group)?;
+        if asked.attempt.is_some_and(|attempt| attempt.len() > ATTEMPT_BYTES_MAX) {
+            let remark = format!("attemptId is longer than {ATTEMPT_BYTES_MAX} bytes");
+            self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
+            return None;
+        }
         let now = now_ms.cast_signed();
         // A client's clock may be any; nobody waits for longer than it asks.
         let until = asked.born_ms.unwrap_or(now).saturating_add(asked.poll_ms).min(now.saturating_add(asked.poll_ms));

@@ -72,6 +72,11 @@ fn illegal(most_ms: u64) -> String {
     )
 }
 
+/// Messages that a recall ends in one turn.
+const RECALLED_AT_ONCE: usize = 64;
+/// No message ever begins at this log byte: its segment's header does.
+const NO_MESSAGE: u64 = 0;
+
 /// How far the search for a message that waits came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sought {
@@ -193,8 +198,8 @@ impl Desk {
         self.withdraw_any(call, &handle, due_ms, sought, now_ms);
     }
 
-    /// Looks for messages that wait and are meant, here and then on the other cores, and ends them one by one: the next
-    /// one is looked for when it is durable that the one before is never delivered.
+    /// Looks for messages that wait and are meant, here and then on the other cores, and ends them. It goes on, and
+    /// answers, when it is durable that what was ended is never delivered.
     fn withdraw_any(&mut self, call: &Call<'_>, handle: &RecallHandle, due_ms: u64, mut sought: Sought, now_ms: u64) {
         let key = RecallHandle::key(&handle.topic, &handle.unique, due_ms);
         let is_it = |record: &[u8]| {
@@ -205,6 +210,7 @@ impl Desk {
                     && out_ms == due_ms.checked_sub(1)
             })
         };
+        let mut ended = 0;
         while sought.local < self.partitions.len() {
             let local = sought.local;
             if !self.partitions[local].is_open() {
@@ -212,17 +218,32 @@ impl Desk {
             }
             match self.partitions[local].find_delayed(key, &is_it, &mut sought.search) {
                 Ok(Some(byte)) => {
-                    sought.found = true;
-                    let promise = || Promise::Recall(Box::new((*call.to_request(), sought)));
-                    let begin = |ticket| self.partitions[local].withdraw(byte, Some(ticket), now_ms);
-                    if let Err(error) = self.promises.begin(promise, begin) {
-                        self.refuse_append(&call.reply, error);
+                    if let Err(error) = self.partitions[local].withdraw(byte, None, now_ms) {
+                        return self.refuse_append(&call.reply, error);
                     }
-                    return;
+                    (sought.found, ended) = (true, ended + 1);
+                    if ended < RECALLED_AT_ONCE {
+                        continue;
+                    }
                 }
-                Ok(None) => (sought.local, sought.search) = (local + 1, DelayedSearch::default()),
-                Err(load) => return self.wait_for(local, load, Cold::Recall(call.to_request(), sought)),
+                Ok(None) => {
+                    (sought.local, sought.search) = (local + 1, DelayedSearch::default());
+                    if self.partitions[local].has_kept_all() {
+                        continue;
+                    }
+                }
+                Err(load) if ended == 0 => {
+                    return self.wait_for(local, load, Cold::Recall(call.to_request(), sought));
+                }
+                Err(_) => {}
             }
+            // What was ended here, by this request or by one before it, is durable first.
+            let promise = || Promise::Recall(Box::new((*call.to_request(), sought)));
+            let begin = |ticket| self.partitions[local].withdraw(NO_MESSAGE, Some(ticket), now_ms);
+            if let Err(error) = self.promises.begin(promise, begin) {
+                self.refuse_append(&call.reply, error);
+            }
+            return;
         }
         let Some(sought) = sought.next_core() else {
             return self.answer_withdrawn(call, &handle.unique, sought.found);

@@ -27,8 +27,8 @@ pub const MESSAGE_BYTES_MAX: usize = 2 * VARINT_BYTES_MAX;
 pub const LOANS_BYTES_MAX: usize = 32 << 10;
 const VARINT_BYTES_MAX: usize = 10;
 const MARK: [u8; VARINT_BYTES_MAX] = [0xff; VARINT_BYTES_MAX];
-/// A longer attempt is not written: who asks again in it waits as anybody else.
-const ATTEMPT_BYTES_MAX: usize = 256;
+/// Longest id of an attempt, in bytes. Stock ones have 36.
+pub(in crate::pop) const ATTEMPT_BYTES_MAX: usize = 256;
 
 /// Bits of a loan's kind: its messages do not follow one another; some have times of their own.
 pub(super) const HAS_GAPS: u8 = 1 << 4;
