@@ -11,6 +11,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use engine::buffer::Region;
 use engine::format::crc32c;
 use engine::format::{BATCH_HEADER_BYTES, Batch, BatchHeader, Kind, QueueKey, RECORD_HEADER_BYTES, RecordHeader};
+use engine::index::{Entry, Index};
 use engine::io::{Fault, Handle, Op, Outcome};
 use engine::message::{Draft, Stamp};
 use engine::partition::{Effect, Partition, Pull, PullLimits};
@@ -294,6 +295,30 @@ fn engine(c: &mut Criterion) {
     group.finish();
 }
 
+/// Offsets given away and messages shown, a round at a time, in eight queues and in very many.
+fn index(c: &mut Criterion) {
+    let mut group = c.benchmark_group("engine");
+    group.throughput(Throughput::Elements(u64::from(ROUND)));
+    for queues in [8, 100_000] {
+        let (mut index, mut byte, mut next) = (Index::new(1), 0, 0);
+        group.bench_function(format!("index: append 512 messages to {queues} queues"), |b| {
+            b.iter(|| {
+                for _ in 0..ROUND {
+                    next = (next + 1) % queues;
+                    let slot = index.slot(QueueKey { topic: next / 1000, queue: next % 1000 });
+                    let offset = index.accept(slot, 0);
+                    let entry = Entry { byte, store_time_ms: 1, length: 1200, tag_hash: 7 };
+                    index.at(slot).show(offset, entry);
+                    byte += 1240;
+                }
+                // As if a run had come: what is older than 64 MiB of log goes.
+                index.set_cold(u64::saturating_sub(byte, 64 << 20));
+            });
+        });
+    }
+    group.finish();
+}
+
 /// A checkpoint from its first slice to its name: with the facts that a broker keeps (offsets, topics, groups), and without.
 fn checkpoints(c: &mut Criterion) {
     const FACTS: usize = 10_000;
@@ -515,5 +540,5 @@ impl Disk for Platter {
     }
 }
 
-criterion_group!(benches, protocol, filters, batches, engine, checkpoints, recovery, mailbox, core);
+criterion_group!(benches, protocol, filters, batches, engine, index, checkpoints, recovery, mailbox, core);
 criterion_main!(benches);

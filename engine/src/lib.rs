@@ -8,7 +8,9 @@ pub mod error;
 mod facts;
 pub mod format;
 mod halves;
-mod index;
+// Public for its bench (`bench/benches/leaves.rs`), and for nobody else.
+#[doc(hidden)]
+pub mod index;
 pub mod inspect;
 pub mod io;
 mod kernel;
