@@ -3,21 +3,18 @@
 //! ([`effects`](Partition::effects)). It never waits, reads a clock or opens a file.
 
 use crate::checkpoint::Checkpoint;
-use crate::derived::{Derived, OWN_PREFIX};
+use crate::derived::Derived;
 use crate::error::AppendError;
-use crate::facts;
-use crate::format::{Kind, Position, QueueKey};
-use crate::index::Entry;
+use crate::format::QueueKey;
 use crate::io::{Fault, Op, Outcome};
-use crate::limits::{BATCH_BYTES_MAX, FACT_BYTES_MAX, Flush, LogConfig, NOTES_INTERVAL_MS, RECORD_BYTES_MAX};
+use crate::limits::{BATCH_BYTES_MAX, FACT_BYTES_MAX, LogConfig};
 use crate::loads::{LoadId, Loads};
 use crate::log::{Counts, End, Log, Promise, Ticket, Want};
-use crate::message::{Draft, Stored};
 use crate::segment::{Chore, Segments};
-use crate::timers::Timer;
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 
+mod appending;
+mod changes;
 mod delivery;
 mod opening;
 mod reading;
@@ -186,10 +183,6 @@ mod purpose {
     pub const SHIFT: u32 = 36;
 }
 
-/// So many messages before its turn, the place that one will be shown at is fetched into the cache: memory answers
-/// in the time of some ten.
-const SHOWS_AHEAD: usize = 8;
-
 const CHORES: [Chore; 6] = [Chore::Make, Chore::Retire, Chore::Zero, Chore::Space, Chore::Shrink, Chore::Close];
 
 fn local(purpose: u64, number: u64) -> u64 {
@@ -268,141 +261,12 @@ impl Partition {
         self.segments.last_fault().filter(|_| waits)
     }
 
-    /// Stores messages in one batch: all or none of them is there after a crash. `stored` gets where each
-    /// was put, at once; `ticket` comes back by [`Effect::Stored`] when that is promised.
-    pub fn append(
-        &mut self,
-        drafts: &mut [Draft<'_>],
-        ticket: Option<Ticket>,
-        now_ms: u64,
-        stored: &mut Vec<Stored>,
-    ) -> Result<(), AppendError> {
-        let payload = drafts.iter().map(|draft| draft.length).sum();
-        self.check_room(drafts.iter().map(|draft| draft.length).max().unwrap_or(0))?;
-        let records = u32::try_from(drafts.len()).unwrap_or(u32::MAX);
-        self.reserve(payload, records, now_ms)?;
-        for draft in drafts {
-            stored.push(self.store(draft, now_ms));
-        }
-        if let Some(ticket) = ticket {
-            self.log.promise().tickets.push(ticket);
-        }
-        Ok(())
-    }
-
-    /// Stores a message that is delivered to its queue when it is due: once, also across a crash. `key`: what
-    /// [`find_delayed`](Partition::find_delayed) finds it by until then, or 0.
-    /// What is returned is where it waits, under a running number.
-    pub fn delay(
-        &mut self,
-        draft: Draft<'_>,
-        due_ms: u64,
-        key: u32,
-        ticket: Option<Ticket>,
-        now_ms: u64,
-    ) -> Result<Stored, AppendError> {
-        self.check_room(draft.length)?;
-        if !self.derived.timers.has_room() {
-            return Err(AppendError::Busy);
-        }
-        self.reserve(draft.length, 1, now_ms)?;
-        let stored = self.put_off(&mut { draft }, due_ms, key, now_ms);
-        if let Some(ticket) = ticket {
-            self.log.promise().tickets.push(ticket);
-        }
-        Ok(stored)
-    }
-
-    /// Changes facts together; `None` deletes one. They are readable at once; when the ticket comes back all of them are
-    /// as safe as a message is then, or, after a failure, all or none. Keys start with a byte that is not zero.
-    pub fn put(
-        &mut self,
-        changes: &[(&[u8], Option<&[u8]>)],
-        ticket: Option<Ticket>,
-        now_ms: u64,
-    ) -> Result<(), AppendError> {
-        let is_ours = |key: &[u8]| key.first().is_none_or(|first| *first == OWN_PREFIX);
-        assert!(!changes.iter().any(|(key, _)| is_ours(key)), "keys that start with zero are the engine's");
-        self.check_open()?;
-        if !self.derived.facts.has_room(changes) {
-            let bytes = changes.iter().map(|(key, value)| key.len() + value.map_or(0, <[u8]>::len)).sum::<usize>();
-            return Err(AppendError::TooLarge { bytes: bytes as u64, bytes_max: FACT_BYTES_MAX as u64 });
-        }
-        // One batch of the log, in records that recovery reads one by one.
-        let mut payloads = vec![Vec::new()];
-        for (key, value) in changes {
-            if payloads.last().is_some_and(|last| last.len() >= FACTS_RECORD_BYTES) {
-                payloads.push(Vec::new());
-            }
-            facts::encode(payloads.last_mut().expect("there is one"), key, *value);
-        }
-        self.reserve(payloads.iter().map(Vec::len).sum(), payloads.len() as u32, now_ms)?;
-        payloads.iter().for_each(|payload| _ = self.record_facts(payload));
-        changes.iter().for_each(|(key, value)| self.derived.facts.set(key, *value));
-        self.log.promise().tickets.extend(ticket);
-        Ok(())
-    }
-
-    /// As [`put`](Partition::put), for what other partitions build on: when the ticket comes back the facts are durable,
-    /// whatever the flush. An asynchronous log is synced at once for it.
-    pub fn put_durably(
-        &mut self,
-        changes: &[(&[u8], Option<&[u8]>)],
-        ticket: Ticket,
-        now_ms: u64,
-    ) -> Result<(), AppendError> {
-        if self.config.flush == Flush::Sync {
-            return self.put(changes, Some(ticket), now_ms);
-        }
-        self.put(changes, None, now_ms)?;
-        self.log.hurry_to(self.log.accepted());
-        self.promised.push_back((self.log.accepted(), ticket));
-        Ok(())
-    }
-
-    /// Changes a fact that need not be durable at once: readable now, durable within a second and at
-    /// [`shut`](Partition::shut). Returns false when there is no room for it.
-    pub fn note(&mut self, key: &[u8], value: &[u8]) -> bool {
-        assert!(key.first().is_some_and(|first| *first != OWN_PREFIX), "keys that start with zero are the engine's");
-        let room = self.derived.facts.has_room_to_note(key, value);
-        if room {
-            self.derived.facts.note(key, value);
-        }
-        room
-    }
-
-    /// The value of a fact.
-    pub fn fact(&self, key: &[u8]) -> Option<&[u8]> {
-        self.derived.facts.get(key)
-    }
-
-    /// All facts whose keys start with `prefix`, by key.
-    pub fn facts<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-        self.derived.facts.with_prefix(prefix)
-    }
-
     /// Forgets the messages of topics that are gone, also those that wait; their bytes go with their segments.
     pub fn retain_topics(&mut self, keep: &dyn Fn(u32) -> bool) {
         self.derived.index.retain_topics(keep);
         self.derived.timers.retain_topics(keep);
         self.derived.halves.retain_topics(keep);
         self.delivery.retain(&self.derived.timers);
-    }
-
-    /// Deletes every fact whose key starts with `prefix`.
-    pub fn forget_facts(&mut self, prefix: &[u8], now_ms: u64) -> Result<(), AppendError> {
-        self.check_open()?;
-        loop {
-            let mut payload = Vec::new();
-            let keys =
-                self.derived.facts.with_prefix(prefix).map(|(key, _)| key.to_vec()).take(256).collect::<Vec<_>>();
-            if keys.is_empty() {
-                return Ok(());
-            }
-            keys.iter().for_each(|key| facts::encode(&mut payload, key, None));
-            self.write_facts(&payload, now_ms)?;
-            keys.iter().for_each(|key| self.derived.facts.set(key, None));
-        }
     }
 
     /// Ends in order: noted facts and the final watermark become durable, then [`Effect::Shut`].
@@ -604,177 +468,6 @@ impl Partition {
             deadline = deadline.min(snapshot.again_ms);
         }
         deadline
-    }
-
-    // -- appending ---------------------------------------------------------------------------
-
-    fn check_open(&self) -> Result<(), AppendError> {
-        match self.state {
-            State::Open => Ok(()),
-            State::Opening(_) | State::Starting { .. } | State::Waiting { .. } => Err(AppendError::Opening),
-            State::Shutting | State::Shut => Err(AppendError::Closed(io::ErrorKind::Interrupted)),
-            State::Failing | State::Broken => {
-                Err(AppendError::Closed(self.log.failed().map_or(io::ErrorKind::InvalidData, Fault::kind)))
-            }
-        }
-    }
-
-    /// Whether a message of this length may come in from outside.
-    fn check_room(&self, length: usize) -> Result<(), AppendError> {
-        self.check_open()?;
-        if self.derived.stretches.is_full() {
-            // Runs cannot be written fast enough, or not at all.
-            return Err(AppendError::Busy);
-        }
-        if length > RECORD_BYTES_MAX as usize {
-            return Err(AppendError::TooLarge { bytes: length as u64, bytes_max: RECORD_BYTES_MAX.into() });
-        }
-        if self.segments.available().is_some_and(|available| available < self.config.disk_free_min) {
-            return Err(AppendError::Full);
-        }
-        Ok(())
-    }
-
-    fn reserve(&mut self, payload: usize, records: u32, now_ms: u64) -> Result<(), AppendError> {
-        self.log.reserve(payload, records, &self.segments, now_ms).map_err(|error| {
-            match (error, self.segments.last_fault()) {
-                // The next segment cannot be made: waiting will not help.
-                (AppendError::Busy, Some(fault)) if fault.kind() == io::ErrorKind::StorageFull => AppendError::Full,
-                (error, _) => error,
-            }
-        })
-    }
-
-    /// Puts a message into the batch that was reserved.
-    fn store(&mut self, draft: &mut Draft<'_>, now_ms: u64) -> Stored {
-        let further = draft.further();
-        let slot = self.derived.index.slot(draft.queue);
-        let offset = self.derived.index.accept(slot, further);
-        let partition = self.config.partition;
-        let byte = self.log.record_noted(Kind::Message, draft.queue, offset, further, draft.length, |byte, out| {
-            (draft.fill)(out);
-            draft.stamp.write(out, offset, Position::pack(partition, byte), now_ms);
-        });
-        let tag_hash = draft.tag_hash as i32;
-        let promise = self.log.promise();
-        let entry = Entry { byte, store_time_ms: now_ms, length: draft.length as u32, tag_hash };
-        promise.shows.push((slot, offset, entry));
-        promise.shows.extend((1..=u64::from(further)).map(|behind| (slot, offset + behind, entry)));
-        promise.keys.extend(draft.keys.iter().map(|hash| (*hash, byte)));
-        Stored { queue_offset: offset, position: Position::pack(partition, byte) }
-    }
-
-    /// Puts a delayed message into the batch that was reserved.
-    fn put_off(&mut self, draft: &mut Draft<'_>, due_ms: u64, key: u32, now_ms: u64) -> Stored {
-        assert!(draft.further() == 0, "what waits takes one offset");
-        let (partition, offset) = (self.config.partition, self.delayed_offset);
-        let byte = self.log.record_noted(Kind::Delayed, draft.queue, due_ms, key, draft.length, |byte, out| {
-            (draft.fill)(out);
-            draft.stamp.write(out, offset, Position::pack(partition, byte), now_ms);
-        });
-        self.delayed_offset += 1;
-        let (queue, length) = (draft.queue, draft.length as u32);
-        self.derived.timers.insert(Timer { due_ms, byte, queue, length, key });
-        Stored { queue_offset: offset, position: Position::pack(partition, byte) }
-    }
-
-    fn write_facts(&mut self, payload: &[u8], now_ms: u64) -> Result<u64, AppendError> {
-        self.reserve(payload.len(), 1, now_ms)?;
-        Ok(self.record_facts(payload))
-    }
-
-    /// Puts facts into the batch that was reserved.
-    fn record_facts(&mut self, payload: &[u8]) -> u64 {
-        let nobody = QueueKey { topic: 0, queue: 0 };
-        self.log.record(Kind::Facts, nobody, 0, payload.len(), |_, out| out.copy_from_slice(payload))
-    }
-
-    /// Makes true what a batch promised.
-    fn keep(&mut self, promise: Promise) {
-        let segment_end = self.segments.holding(promise.base).map_or(u64::MAX, |segment| segment.end());
-        self.derived.enter(promise.base, segment_end);
-        let mut last = None;
-        for (at, &(slot, offset, entry)) in promise.shows.iter().enumerate() {
-            for (ahead, near) in [(2 * SHOWS_AHEAD, false), (SHOWS_AHEAD, true)] {
-                if let Some((slot, ..)) = promise.shows.get(at + ahead) {
-                    self.derived.index.prefetch(*slot, near);
-                }
-            }
-            // A topic may have been forgotten while its messages were on their way.
-            let Some(queue) = self.derived.index.living(slot) else { continue };
-            queue.show(offset, entry);
-            if last != Some(slot) {
-                self.effects.push(Effect::Grown(queue.key()));
-                last = Some(slot);
-            }
-        }
-        for &(hash, byte) in &promise.keys {
-            self.derived.keys.push(hash, byte);
-        }
-        self.derived.leave(promise.end, promise.shows.len() as u64, promise.keys.len() as u64);
-        self.effects.extend(promise.tickets.iter().map(|ticket| Effect::Stored(*ticket, Ok(()))));
-        self.log.recycle(promise);
-    }
-
-    // -- delayed messages, notes, snapshots, retention ------------------------------------------
-
-    fn write_notes(&mut self, now_ms: u64) {
-        while self.derived.facts.has_noted() {
-            let mut payload = Vec::new();
-            self.derived.facts.take_noted(&mut payload, FACTS_RECORD_BYTES);
-            match self.write_facts(&payload, now_ms) {
-                Ok(byte) => self.notes.push_back((byte, payload)),
-                Err(_) => {
-                    self.derived.facts.give_back(&payload);
-                    break;
-                }
-            }
-        }
-        self.notes_at_ms = now_ms + NOTES_INTERVAL_MS;
-    }
-
-    /// Takes the oldest segment out of the log when it is due and nothing needs it.
-    fn retire(&mut self, now_ms: u64) {
-        let live = self.segments.live();
-        let Some(oldest) = live.front().filter(|_| live.len() > 1) else { return };
-        let (end, newest_ms) = (oldest.end(), oldest.newest_ms);
-        let content = self.log.head() - oldest.base;
-        let scarce = self.segments.lack_room(self.config.disk_free_min);
-        let old = newest_ms.saturating_add(self.config.retention_ms) < now_ms;
-        let due = old || content > self.config.retention_bytes || scarce;
-        let free = self.derived.snapshot.is_some_and(|snapshot| snapshot >= end) && self.log.durable() >= end;
-        self.retirement_waits = due && free && self.checkpointed < end;
-        if !due || !free || self.retirement_waits {
-            return;
-        }
-        if self.lowest_waiting().is_some_and(|byte| byte < end) {
-            // While at most half of the log waits, writing that again frees as much, at least.
-            if self.derived.timers.bytes() + self.derived.halves.bytes() <= content / 2 {
-                self.roll_forward(end, now_ms);
-            }
-            return;
-        }
-        // A message that waits is needed until it ends or is written again, and that is durable.
-        if self.loads.reads_below(end) || self.delivering.iter().any(|(_, byte)| *byte < end) {
-            return;
-        }
-        if self.derived.is_held_below(end) {
-            return;
-        }
-        let mut chores = std::mem::take(&mut self.chores);
-        if self.segments.retire_oldest(&mut chores) {
-            let floor = self.floor();
-            self.derived.runs.retire(floor);
-            // Messages whose bytes were in the tail may still stand there.
-            self.derived.index.set_cold(floor);
-            self.loads.drop_below(floor);
-        }
-        self.chores = chores;
-        self.want_chores();
-    }
-
-    fn floor(&self) -> u64 {
-        self.segments.live().front().map_or(0, |segment| segment.base)
     }
 
     fn want_chores(&mut self) {

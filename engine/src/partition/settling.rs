@@ -12,6 +12,50 @@ const CHECKPOINT_PARTS: u64 = 8;
 const RETRY_MS: u64 = 1000;
 
 impl Partition {
+    /// Takes the oldest segment out of the log when it is due and nothing needs it.
+    pub(super) fn retire(&mut self, now_ms: u64) {
+        let live = self.segments.live();
+        let Some(oldest) = live.front().filter(|_| live.len() > 1) else { return };
+        let (end, newest_ms) = (oldest.end(), oldest.newest_ms);
+        let content = self.log.head() - oldest.base;
+        let scarce = self.segments.lack_room(self.config.disk_free_min);
+        let old = newest_ms.saturating_add(self.config.retention_ms) < now_ms;
+        let due = old || content > self.config.retention_bytes || scarce;
+        let free = self.derived.snapshot.is_some_and(|snapshot| snapshot >= end) && self.log.durable() >= end;
+        self.retirement_waits = due && free && self.checkpointed < end;
+        if !due || !free || self.retirement_waits {
+            return;
+        }
+        if self.lowest_waiting().is_some_and(|byte| byte < end) {
+            // While at most half of the log waits, writing that again frees as much, at least.
+            if self.derived.timers.bytes() + self.derived.halves.bytes() <= content / 2 {
+                self.roll_forward(end, now_ms);
+            }
+            return;
+        }
+        // A message that waits is needed until it ends or is written again, and that is durable.
+        if self.loads.reads_below(end) || self.delivering.iter().any(|(_, byte)| *byte < end) {
+            return;
+        }
+        if self.derived.is_held_below(end) {
+            return;
+        }
+        let mut chores = std::mem::take(&mut self.chores);
+        if self.segments.retire_oldest(&mut chores) {
+            let floor = self.floor();
+            self.derived.runs.retire(floor);
+            // Messages whose bytes were in the tail may still stand there.
+            self.derived.index.set_cold(floor);
+            self.loads.drop_below(floor);
+        }
+        self.chores = chores;
+        self.want_chores();
+    }
+
+    pub(super) fn floor(&self) -> u64 {
+        self.segments.live().front().map_or(0, |segment| segment.base)
+    }
+
     /// What is derived: while the log is opened, what is being made of it.
     pub(super) fn working(&mut self) -> &mut Derived {
         match &mut self.state {
