@@ -194,7 +194,7 @@ impl Index {
     }
 
     /// How many queues there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.queues.len() - self.vacant.len()
     }
 }

@@ -288,7 +288,7 @@ impl Partition {
             accepted: self.log.accepted(),
             written: self.log.written(),
             durable: self.log.durable(),
-            queues: self.derived.index.len() as u64,
+            queues: self.derived.index.count() as u64,
             runs: self.derived.runs.size(),
             damaged_runs: self.derived.runs.broken(),
             upkeep: self.derived.upkeep.done(),
