@@ -246,6 +246,7 @@ impl Desk {
     }
 
     /// As `keep`, for a request: its answer tells where the messages lie, or why they do not. `since_ms`: when it came.
+    #[inline(always)]
     pub(super) fn keep_sent(
         &mut self,
         local: usize,
