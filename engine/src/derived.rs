@@ -1,7 +1,7 @@
 //! What is derived from a log, batch by batch: all of it can be rebuilt by reading the log again. What is
 //! older than a stretch or two is moved to runs.
 
-use crate::facts::{self, Facts};
+use crate::facts::{self, Change, Facts};
 use crate::format::{Batch, Checked, Kind, Position, QueueKey, RecordHeader};
 use crate::halves::{Half, Halves};
 use crate::index::{Entry, Index};
@@ -126,9 +126,9 @@ impl Derived {
                 }
                 Kind::Delivered => self.forget(header.offset),
                 Kind::Facts => {
-                    for (key, value) in facts::decode(payload) {
-                        if !take_own_fact(&mut self.index, key, value) {
-                            self.facts.set(key, value);
+                    for (key, change) in facts::decode(payload) {
+                        if !take_own_fact(&mut self.index, key, change) {
+                            self.facts.apply(key, change);
                         }
                     }
                 }
@@ -262,12 +262,19 @@ pub fn take_message(
 }
 
 /// Notes what offset a queue's next message gets, if the fact says that.
-pub fn take_own_fact(index: &mut Index, key: &[u8], value: Option<&[u8]>) -> bool {
+pub fn take_own_fact(index: &mut Index, key: &[u8], change: Change<'_>) -> bool {
     let Some(queue) = own_key(key) else { return false };
-    let next = value.and_then(|value| Some(u64::from_be_bytes(*value.first_chunk()?)));
     let slot = index.slot(queue);
-    index.at(slot).resume_at(next.unwrap_or(0));
+    index.at(slot).resume_at(own_value(change));
     true
+}
+
+/// The offset that such a fact says.
+pub fn own_value(change: Change<'_>) -> u64 {
+    match change {
+        Change::Set(value) => value.first_chunk().map_or(0, |next| u64::from_be_bytes(*next)),
+        Change::More(..) | Change::Delete => 0,
+    }
 }
 
 /// The queue whose next offset a fact of this key is.

@@ -20,8 +20,8 @@ use std::ops::Range;
 pub const BLOCK_BYTES: u64 = 4096;
 
 /// Version of every layout in this file, and of a run's. A newer one is refused, never guessed at. 2: a message may
-/// take several queue offsets; what version 1 wrote reads the same.
-pub const FORMAT_VERSION: u16 = 2;
+/// take several queue offsets. 3: a fact may go on. What earlier versions wrote reads the same.
+pub const FORMAT_VERSION: u16 = 3;
 
 /// Bytes of a log that a position can name: 2^48.
 pub const LOG_BYTES_MAX: u64 = 1 << 48;
@@ -515,7 +515,7 @@ mod tests {
     #[test]
     fn a_batch_of_a_newer_version_is_named_and_ours_is_not() {
         let mut bytes = batch();
-        bytes[5] = 3;
+        bytes[5] = 4;
         let mut crc = 0;
         let unbelieved = Batch { header: BatchHeader::peek(&bytes).unwrap(), crc: 0, bytes: &bytes };
         for (at, header, _) in unbelieved.records() {
@@ -525,14 +525,14 @@ mod tests {
         }
         let crc = crc32c::crc32c_append(crc, &bytes[..BATCH_CRC_AT]);
         bytes[BATCH_CRC_AT..BATCH_HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
-        assert_eq!(Batch::open(&bytes).unwrap_err(), FormatError::Version(3));
+        assert_eq!(Batch::open(&bytes).unwrap_err(), FormatError::Version(4));
     }
 
     #[test]
     fn a_segment_header_has_these_bytes_and_every_flipped_bit_is_noticed() {
         let header = SegmentHeader { partition: 1, base: 1 << 30, bytes: 1 << 30 };
         let bytes = header.encode();
-        assert_eq!(hex(&bytes), "52696e674d517367000200014f44a7bb00000000400000000000000040000000");
+        assert_eq!(hex(&bytes), "52696e674d517367000300013a97578300000000400000000000000040000000");
         assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
         for bit in 0..bytes.len() * 8 {
             let mut bytes = bytes;
@@ -545,7 +545,7 @@ mod tests {
     fn a_newer_version_is_named_and_an_older_one_is_read() {
         let mut bytes = SegmentHeader { partition: 0, base: 0, bytes: 0 }.encode();
         for (version, wanted) in
-            [(1, Ok(SegmentHeader { partition: 0, base: 0, bytes: 0 })), (3, Err(FormatError::Version(3)))]
+            [(1, Ok(SegmentHeader { partition: 0, base: 0, bytes: 0 })), (4, Err(FormatError::Version(4)))]
         {
             bytes[9] = version;
             bytes[12..16].fill(0);
@@ -558,8 +558,8 @@ mod tests {
     #[test]
     fn a_batch_has_these_bytes_and_every_flipped_bit_is_noticed() {
         let bytes = batch();
-        let golden = "524d514200020002000000a900000003000000000000000500000000000010000000000000000fa0\
-                      0000018bcfe568000000abcd0000000000000000793d21af";
+        let golden = "524d514200030002000000a900000003000000000000000500000000000010000000000000000fa0\
+                      0000018bcfe568000000abcd0000000000000000a3cea273";
         assert_eq!(hex(&bytes[..BATCH_HEADER_BYTES]), golden);
         let opened = Batch::open(&bytes).expect("intact");
         let records: Vec<_> = opened.records().map(|(at, header, payload)| (at, header.offset, payload)).collect();

@@ -13,6 +13,7 @@ mod tests;
 mod view;
 mod walk;
 
+pub use crate::facts::Change;
 pub use derived::{Checkpoint, Derived, Run};
 pub use segments::Piece;
 pub use sequence::{Fact, facts};

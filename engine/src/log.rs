@@ -352,6 +352,16 @@ impl Log {
         &mut self.building.as_mut().expect("reserve() came before").promise
     }
 
+    /// Tells this ticket, too, when all that was accepted is answerable. False: it is already.
+    pub fn ride(&mut self, ticket: Ticket) -> bool {
+        let last = self.flights.back_mut().map(|flight| &mut flight.promise);
+        match self.building.as_mut().map(|building| &mut building.promise).or(last) {
+            Some(promise) => promise.tickets.push(ticket),
+            None => return false,
+        }
+        true
+    }
+
     /// Starts an empty batch: an opening raises the epoch with it, an idle log names its watermark with it.
     pub fn announce(&mut self, segments: &Segments, now_ms: u64) -> Result<(), AppendError> {
         self.reserve(0, 0, segments, now_ms)

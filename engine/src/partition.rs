@@ -400,7 +400,8 @@ impl Partition {
                 self.deliver(now_ms);
                 self.check_halves(now_ms);
                 if now_ms >= self.notes_at_ms {
-                    self.write_notes(now_ms);
+                    // What the log has no room for now is written a second later.
+                    let _ = self.write_notes(now_ms);
                 }
                 self.snapshot(now_ms);
                 // In this order: what gives way to a retirement is not begun again before it.
@@ -408,7 +409,8 @@ impl Partition {
                 self.settle(now_ms);
             }
             State::Shutting => {
-                self.write_notes(now_ms);
+                // Else the next turn does it.
+                let _ = self.write_notes(now_ms);
                 self.log.hurry();
                 if self.log.is_settled() && !self.derived.facts.has_noted() {
                     self.state = State::Shut;

@@ -242,7 +242,7 @@ impl Content {
                     self.entry_count += header.offsets_count();
                 }
                 Kind::Facts => {
-                    facts::decode(payload).for_each(|(key, value)| _ = take_own_fact(&mut self.index, key, value));
+                    facts::decode(payload).for_each(|(key, change)| _ = take_own_fact(&mut self.index, key, change));
                 }
                 Kind::Delayed
                 | Kind::Delivered

@@ -257,7 +257,7 @@ impl Restore {
         match piece.kind {
             PieceKind::Begin => return Err(self.checkpoint("it begins twice")),
             PieceKind::Facts => {
-                facts::decode(piece.payload).for_each(|(key, value)| start.derived.facts.set(key, value));
+                facts::decode(piece.payload).for_each(|(key, change)| start.derived.facts.apply(key, change));
             }
             PieceKind::Timers => {
                 decode_timers(piece.payload).for_each(|timer| start.derived.timers.insert(timer));

@@ -513,7 +513,7 @@ mod tests {
         };
         assert_eq!((header.directory_blocks(), header.key_blocks(), header.fence_blocks()), (2, 1, 1));
         let block = header.encode();
-        let golden = "52696e674d51726e00020003000000ab0000000000001000000000000400000000000000000080000000000000000001\
+        let golden = "52696e674d51726e00030003000000ab0000000000001000000000000400000000000000000080000000000000000001\
                       0000000000000002000000cd0000000100000003000000050000000600000000";
         assert_eq!(hex(&block[..RUN_FIELDS_BYTES]), golden);
         assert_eq!(RunHeader::decode(&block, 4096), Ok(header));
@@ -526,9 +526,9 @@ mod tests {
         let large = RunHeader { entries: 2 * 204 + 1, ..header };
         assert_eq!(RunHeader::decode(&large.encode(), 4096), Err(FormatError::Damaged), "a section does not fit");
         let mut newer = block;
-        newer[9] = 3;
+        newer[9] = 4;
         seal(&mut newer, 4096, 0);
-        assert_eq!(RunHeader::decode(&newer, 4096), Err(FormatError::Version(3)));
+        assert_eq!(RunHeader::decode(&newer, 4096), Err(FormatError::Version(4)));
     }
 
     #[test]

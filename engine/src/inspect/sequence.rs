@@ -1,7 +1,7 @@
 //! What a log must have, record for record: each queue's offsets, one after the other.
 
-use crate::derived::own_key;
-use crate::facts;
+use crate::derived::{own_key, own_value};
+use crate::facts::{self, Change};
 use crate::format::{QueueKey, RecordHeader};
 use std::collections::HashMap;
 
@@ -10,18 +10,15 @@ use std::collections::HashMap;
 pub enum Fact<'a> {
     /// The offset that a queue's next message gets, as a snapshot saw it.
     Next(QueueKey, u64),
-    /// The broker's: key, and value or that it is deleted.
-    Put(&'a [u8], Option<&'a [u8]>),
+    /// The broker's.
+    Put(&'a [u8], Change<'a>),
 }
 
 /// The entries of a `Facts` record's payload.
 pub fn facts(payload: &[u8]) -> impl Iterator<Item = Fact<'_>> {
-    facts::decode(payload).map(|(key, value)| match own_key(key) {
-        None => Fact::Put(key, value),
-        Some(queue) => {
-            let next = value.and_then(|value| Some(u64::from_be_bytes(*value.first_chunk()?)));
-            Fact::Next(queue, next.unwrap_or(0))
-        }
+    facts::decode(payload).map(|(key, change)| match own_key(key) {
+        None => Fact::Put(key, change),
+        Some(queue) => Fact::Next(queue, own_value(change)),
     })
 }
 

@@ -67,6 +67,24 @@ impl Partition {
         room
     }
 
+    /// As [`note`](Partition::note): a value that is there goes on with these bytes. Returns false when there is no room
+    /// for them, or no value.
+    pub fn note_more(&mut self, key: &[u8], more: &[u8]) -> bool {
+        let room = self.derived.facts.has_room_to_note_more(key, more.len());
+        if room {
+            self.derived.facts.note_more(key, more);
+        }
+        room
+    }
+
+    /// Writes all that is noted with the next batch. When the ticket comes back it is as safe as a message is then, and so
+    /// is what was noted before. `Ok(false)`: it is already, and the ticket does not come back.
+    pub fn keep_notes(&mut self, ticket: Ticket, now_ms: u64) -> Result<bool, AppendError> {
+        self.check_open()?;
+        self.write_notes(now_ms)?;
+        Ok(self.log.ride(ticket))
+    }
+
     /// The value of a fact.
     pub fn fact(&self, key: &[u8]) -> Option<&[u8]> {
         self.derived.facts.get(key)
@@ -104,18 +122,20 @@ impl Partition {
         self.log.record(Kind::Facts, nobody, 0, payload.len(), |_, out| out.copy_from_slice(payload))
     }
 
-    pub(super) fn write_notes(&mut self, now_ms: u64) {
+    /// Writes what is noted; what the log refuses is noted still.
+    pub(super) fn write_notes(&mut self, now_ms: u64) -> Result<(), AppendError> {
+        self.notes_at_ms = now_ms + NOTES_INTERVAL_MS;
         while self.derived.facts.has_noted() {
             let mut payload = Vec::new();
             self.derived.facts.take_noted(&mut payload, FACTS_RECORD_BYTES);
             match self.write_facts(&payload, now_ms) {
                 Ok(byte) => self.notes.push_back((byte, payload)),
-                Err(_) => {
+                Err(error) => {
                     self.derived.facts.give_back(&payload);
-                    break;
+                    return Err(error);
                 }
             }
         }
-        self.notes_at_ms = now_ms + NOTES_INTERVAL_MS;
+        Ok(())
     }
 }

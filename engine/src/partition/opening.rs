@@ -179,7 +179,7 @@ impl Partition {
         self.delivery = Default::default();
         self.rolled = 0;
         self.moving.clear();
-        let mut facts = std::mem::replace(&mut self.derived, derived).facts;
+        let facts = std::mem::replace(&mut self.derived, derived).facts;
         let upto = found.live.partition_point(|segment| segment.base <= found.end.head);
         // All that may have been in the kernel at the end, or waited for a sync.
         let touched = found.live.iter().take(upto).filter(|segment| segment.end() > found.durable);
@@ -200,14 +200,12 @@ impl Partition {
         let floor = self.floor();
         self.derived.runs.retire(floor);
         // What was noted before a failure and is not in the log is not forgotten.
-        let mut noted = Vec::new();
-        facts.take_noted(&mut noted, usize::MAX);
-        self.notes.push_back((u64::MAX, noted));
-        for (_, payload) in std::mem::take(&mut self.notes).into_iter().filter(|(byte, _)| *byte >= found.end.head) {
-            for (key, value) in facts::decode(&payload) {
-                if let Some(value) = value {
-                    self.derived.facts.note(key, value);
-                }
+        let notes = std::mem::take(&mut self.notes);
+        let lost = notes.iter().filter(|(byte, _)| *byte >= found.end.head);
+        let lost = lost.flat_map(|(_, payload)| facts::decode(payload)).map(|(key, _)| key);
+        for key in lost.chain(facts.noted_keys()) {
+            if let Some(value) = facts.get(key) {
+                self.derived.facts.note(key, value);
             }
         }
     }

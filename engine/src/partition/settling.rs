@@ -116,7 +116,7 @@ impl Partition {
         }
         if self.checkpoint.as_ref().is_some_and(Checkpoint::is_closing) {
             // What was noted is in some slice, and must be in the log.
-            self.write_notes(now_ms);
+            let _ = self.write_notes(now_ms);
             if self.derived.facts.has_noted() {
                 self.checkpoint_at_ms = now_ms + super::RETRY_MS;
                 return;

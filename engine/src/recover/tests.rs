@@ -366,11 +366,11 @@ fn a_newer_format_is_refused_by_the_name_of_its_file() {
 
     let mut disk = Disk::new(SEGMENT);
     let file = disk.file(0);
-    file[9] = 3;
+    file[9] = 4;
     file[12..16].fill(0);
     let crc = crc32c::crc32c(&file[..32]);
     file[12..16].copy_from_slice(&crc.to_be_bytes());
-    assert_eq!(disk.recover().unwrap_err(), OpenError::Version { path: path(&name(0)), version: 3 });
+    assert_eq!(disk.recover().unwrap_err(), OpenError::Version { path: path(&name(0)), version: 4 });
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use clap::{Args, ValueEnum};
 use engine::format::{Kind, Position, RecordHeader};
-use engine::inspect::{Fact, Inspector, Sight, facts};
+use engine::inspect::{Change, Fact, Inspector, Sight, facts};
 use protocol::base64::Base64;
 use protocol::ids::OffsetId;
 use protocol::properties::{self, name};
@@ -265,7 +265,19 @@ fn fact_line(place: Position, closed_ms: u64, fact: Fact<'_>) -> Value {
         Fact::Next(queue, next) => {
             line["nextOffset"] = json!({ "topicId": queue.topic, "queueId": queue.queue, "offset": next });
         }
-        Fact::Put(key, value) => {
+        Fact::Put(key, change) => {
+            let value = match change {
+                Change::Set(value) => Some(value),
+                Change::Delete => None,
+                Change::More(from, _, more) => {
+                    line["key"] = split_offset_key(key).map_or_else(
+                        || text_or_base64(key),
+                        |(topic, queue, group)| json!({ "group": group, "topicId": topic, "queueId": queue }),
+                    );
+                    line["more"] = json!({ "from": from, "bytes": text_or_base64(more) });
+                    return line;
+                }
+            };
             if let Some((topic, queue, group)) = split_offset_key(key) {
                 let offset = value.and_then(offset_value);
                 line["consumerOffset"] =
@@ -310,12 +322,16 @@ mod tests {
         };
         let offset = crate::catalog::offset_key(3, 7, "g");
         assert_eq!(
-            line(Fact::Put(&offset, Some(&9u64.to_be_bytes()))),
+            line(Fact::Put(&offset, Change::Set(&9u64.to_be_bytes()))),
             r#"{"consumerOffset":{"group":"g","topicId":3,"queueId":7,"offset":9}}"#
         );
-        assert_eq!(line(Fact::Put(b"t/T", Some(b"{\"id\":3}"))), r#"{"key":"t/T","value":{"id":3}}"#);
-        assert_eq!(line(Fact::Put(b"t/T", None)), r#"{"key":"t/T","value":null}"#);
-        assert_eq!(line(Fact::Put(b"x", Some(&[0xff]))), r#"{"key":"x","value":{"base64":"/w=="}}"#);
+        assert_eq!(line(Fact::Put(b"t/T", Change::Set(b"{\"id\":3}"))), r#"{"key":"t/T","value":{"id":3}}"#);
+        assert_eq!(line(Fact::Put(b"t/T", Change::Delete)), r#"{"key":"t/T","value":null}"#);
+        assert_eq!(line(Fact::Put(b"x", Change::Set(&[0xff]))), r#"{"key":"x","value":{"base64":"/w=="}}"#);
+        assert_eq!(
+            line(Fact::Put(&offset, Change::More(8, 0, b"b"))),
+            r#"{"key":{"group":"g","topicId":3,"queueId":7},"more":{"from":8,"bytes":"b"}}"#
+        );
         let queue = engine::format::QueueKey { topic: 1, queue: 2 };
         assert_eq!(line(Fact::Next(queue, 5)), r#"{"nextOffset":{"topicId":1,"queueId":2,"offset":5}}"#);
     }

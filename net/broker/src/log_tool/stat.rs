@@ -5,7 +5,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use engine::format::{Batch, Kind, QueueKey};
-use engine::inspect::{Fact, Piece, Sight, facts};
+use engine::inspect::{Change, Fact, Piece, Sight, facts};
 use protocol::message;
 
 use super::{Done, Failure, Store, describe, size, time};
@@ -92,7 +92,7 @@ impl Found {
                                 let queue = self.queues.entry(key).or_insert(new);
                                 queue.next = queue.next.max(next);
                             }
-                            Fact::Put(key, value) => put(&mut self.facts, &mut self.topics, partition, key, value),
+                            Fact::Put(key, change) => put(&mut self.facts, &mut self.topics, partition, key, change),
                         }
                     }
                 }
@@ -108,9 +108,14 @@ fn put(
     topics: &mut BTreeMap<Vec<u8>, Topic>,
     partition: u16,
     key: &[u8],
-    value: Option<&[u8]>,
+    change: Change<'_>,
 ) {
     let known = (partition, key.to_vec());
+    let value = match change {
+        Change::More(..) => return,
+        Change::Set(value) => Some(value),
+        Change::Delete => None,
+    };
     match value {
         Some(_) => live.insert(known),
         None => live.remove(&known),
