@@ -344,7 +344,6 @@ fn what_is_on_loan_outlives_kill_9_and_so_do_its_handles() {
             let is_wanted = |got: &Got| got.offset % 8 == round;
             client.expect(response::SUCCESS, ack_batch(&popped, is_wanted));
             popped.iter().filter(|got| is_wanted(got)).for_each(|got| _ = left.remove(&got.body));
-            wait_until_durable(&mut client);
             server.kill();
             server = Server::with_cores(home, cores, &[]);
             client = server.client();
@@ -373,6 +372,52 @@ fn what_is_on_loan_outlives_kill_9_and_so_do_its_handles() {
 }
 
 #[test]
+fn what_was_answered_about_a_pop_is_known_right_after_kill_9() {
+    with_cores(|home, cores| {
+        let mut server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 3));
+        let mut wanted = BTreeSet::new();
+        for index in 0..60 {
+            let body = format!("m{index}");
+            client.expect(response::SUCCESS, send("T", index % 3, body.as_bytes()));
+            wanted.insert(body);
+        }
+        let restart = |server: Server| {
+            server.kill();
+            let server = Server::with_cores(home, cores, &[]);
+            let client = server.client();
+            (server, client)
+        };
+        let mut seen = BTreeSet::new();
+        while !wanted.is_empty() {
+            let popped = got(&client.ask(pop_with(PopMessage { max_msg_nums: 8, ..header("T", -1) })));
+            (server, client) = restart(server);
+            // Nobody gets it once more, and who has it is done with one, gives one another time, and the rest another.
+            let [one, two, rest @ ..] = &popped[..] else { panic!("{popped:?}") };
+            client.expect(response::SUCCESS, ack(one));
+            let answer = client.ask(change(two, LONG_MS));
+            assert_eq!(answer.header.code, response::SUCCESS, "{answer:?}");
+            let (offset, queue) = (two.offset, two.queue);
+            let handle = format!("{offset} {} {LONG_MS} 0 0 broker-a {queue} {offset}", field(&answer, "popTime"));
+            (server, client) = restart(server);
+            assert_eq!(client.ask(change(two, 0)).header.code, response::NO_MESSAGE, "it has another handle");
+            client.expect(response::SUCCESS, ack(&Got { handle, ..two.clone() }));
+            client.expect(response::SUCCESS, ack_batch(rest, |_| true));
+            (server, client) = restart(server);
+            for got in &popped {
+                assert!(seen.insert(got.body.clone()), "{} came twice", got.body);
+                wanted.remove(&got.body);
+            }
+        }
+        none(&mut client, pop("T", -1));
+        for queue in 0..3 {
+            assert_eq!(committed(&mut client, GROUP, "T", queue), Some(20));
+        }
+    });
+}
+
+#[test]
 fn a_loan_that_ends_while_the_broker_is_down_comes_again() {
     with_cores(|home, cores| {
         let server = Server::with_cores(home, cores, &[]);
@@ -383,7 +428,6 @@ fn a_loan_that_ends_while_the_broker_is_down_comes_again() {
         }
         let popped = got(&client.ask(pop_with(PopMessage { invisible_time: SHORT_MS, ..header("T", 0) })));
         client.expect(response::SUCCESS, ack(&popped[0]));
-        wait_until_durable(&mut client);
         server.kill();
         // Who waits is told although nobody sends.
         let server = Server::with_cores(home, cores, &[]);
@@ -399,7 +443,6 @@ fn a_loan_that_ends_while_the_broker_is_down_comes_again() {
         }
         let other = got(&client.ask(pop_with(PopMessage { invisible_time: SHORT_MS, ..header("T", 0) })));
         assert_eq!(bodies_of(&other), ["c", "d"]);
-        wait_until_durable(&mut client);
         server.kill();
         let server = Server::with_cores(home, cores, &[]);
         let mut client = server.client();
@@ -429,7 +472,6 @@ fn an_orderly_loan_outlives_kill_9_with_how_often_it_was_lent() {
         assert_eq!(field(&answer, "orderCountInfo"), "0 qo0%0 1;0 qo0%1 1");
         let first = got(&answer);
         client.expect(response::SUCCESS, ack(&first[0]));
-        wait_until_durable(&mut client);
         server.kill();
 
         let server = Server::with_cores(home, cores, &[]);
@@ -446,7 +488,6 @@ fn an_orderly_loan_outlives_kill_9_with_how_often_it_was_lent() {
         let answer = client.answer(waiting);
         let third = got(&answer);
         assert_eq!((bodies_of(&third), field(&answer, "orderCountInfo")), (vec!["b", "c"], "0 qo0%1 2;0 qo0%2 1"));
-        wait_until_durable(&mut client);
         server.kill();
 
         let server = Server::with_cores(home, cores, &[]);

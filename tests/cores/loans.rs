@@ -224,7 +224,7 @@ impl Loans {
         self.is_twofold = true;
     }
 
-    /// All was quiet, and everything is durable.
+    /// Whatever was answered is durable.
     pub fn is_durable(&mut self) {
         for given in &mut self.given {
             given.is_certain |= given.is_acked;

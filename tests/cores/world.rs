@@ -433,6 +433,10 @@ impl World {
             assert_eq!(region.free(), region.chunks(), "all memory came back");
         }
         let lossy = cut && self.flush != Flush::Sync;
+        if self.flush == Flush::Sync {
+            // What was answered was in the log. Another one may lose it still, with a power cut in a later life.
+            self.loans.is_durable();
+        }
         self.lossy |= lossy;
         self.was_lossy |= lossy;
         self.model.ended(lossy);

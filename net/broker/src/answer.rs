@@ -119,6 +119,19 @@ impl Replies {
         self.list.push(Reply { connection: to.connection, settles: true, head: start..self.bytes.len(), body });
     }
 
+    /// Appends what the header makes before a body of so many bytes, to be sent later.
+    pub fn encode(&mut self, body_bytes: usize, out: &mut Vec<u8>) {
+        self.header.encode_frame(out, body_bytes);
+    }
+
+    /// Sends an answer that was encoded before, with its body.
+    pub fn whole(&mut self, connection: ConnectionId, head: &[u8], body: Pieces) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(head);
+        self.body_bytes += body.iter().map(Bytes::len).sum::<usize>();
+        self.list.push(Reply { connection, settles: true, head: start..self.bytes.len(), body });
+    }
+
     /// Sends an answer.
     pub fn answer(&mut self, to: &ReplyTo, answer: Answer) {
         let header = self.header(to, answer.code);

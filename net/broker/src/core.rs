@@ -439,7 +439,7 @@ impl<I: Io> Core<I> {
     /// Whether everything that was promised is kept, answered and sent; closes what is left.
     fn has_stopped(&mut self) -> bool {
         let Some(stop_at_ms) = self.stop_at_ms else { return false };
-        self.more |= self.desk.shut(self.now_ms + STOP_MS / 2 >= stop_at_ms);
+        self.more |= self.desk.shut(self.now_ms + STOP_MS / 2 >= stop_at_ms, self.now_ms);
         let late = self.now_ms >= stop_at_ms;
         let is_shut = self.shut >= self.desk.partitions.len();
         if late && !is_shut {

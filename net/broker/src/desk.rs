@@ -272,7 +272,7 @@ impl Desk {
                 self.on_revived(&receipt, ok, now_ms);
                 if self.shut {
                     // It is in its retry topic, too: too late to be written down with all others.
-                    self.note_accounts(None);
+                    self.note_accounts(now_ms, true);
                 }
             }
             // The loop takes these itself.
@@ -306,7 +306,9 @@ impl Desk {
     /// When `on_time` or a partition wants to run again, in ms.
     pub fn deadline_ms(&self) -> u64 {
         let partitions = self.partitions.iter().map(Partition::deadline_ms);
-        let pops = [self.pops.waiting.deadline_ms(), self.accounts_deadline_ms(), self.pops.stirred.front().map(|_| 0)];
+        let stirred = self.pops.stirred.front().filter(|_| self.pops.held.has_room()).map(|_| 0);
+        let pops =
+            [self.pops.waiting.deadline_ms(), self.accounts_deadline_ms(), self.pops.held.deadline_ms(), stirred];
         let pulls = self.pulls.parked.deadline_ms().into_iter().chain(self.cold_gate.deadline_ms());
         partitions.chain(pulls).chain(pops.into_iter().flatten()).min().unwrap_or(u64::MAX)
     }
@@ -347,12 +349,13 @@ impl Desk {
 
     /// Shuts the logs of a core that stops, once it is known what became of messages that go to retry topics; `late`:
     /// or not. Returns whether it did that now.
-    pub fn shut(&mut self, late: bool) -> bool {
+    pub fn shut(&mut self, late: bool, now_ms: u64) -> bool {
         if self.shut || self.pops.revivals > 0 && !late {
             return false;
         }
         self.shut = true;
-        self.note_accounts(None);
+        self.note_accounts(now_ms, true);
+        self.keep_accounts(now_ms);
         for partition in &mut self.partitions {
             partition.shut();
         }
@@ -524,7 +527,7 @@ impl Desk {
     }
 
     /// The log has kept a promise, or never will.
-    fn settle(&mut self, ticket: Ticket, outcome: Result<(), AppendError>, now_ms: u64) {
+    pub(crate) fn settle(&mut self, ticket: Ticket, outcome: Result<(), AppendError>, now_ms: u64) {
         let Some(promise) = self.promises.get(ticket) else { return };
         match (promise, outcome) {
             (Promise::Change(change), outcome) => {
@@ -543,6 +546,10 @@ impl Desk {
             (Promise::Revival(receipt), outcome) => {
                 let receipt = Receipt::clone(receipt);
                 self.settle_revival(receipt, outcome.is_ok());
+            }
+            (Promise::Accounts(places), outcome) => {
+                let places = std::mem::take(places);
+                self.settle_held(places, outcome);
             }
             (Promise::Recall(recall), Ok(())) => {
                 let (request, sought) = (**recall).clone();

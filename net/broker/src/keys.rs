@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 
-use engine::limits::FACT_BYTES_MAX;
 use protocol::delay::{LEVELS_DEFAULT, parse_levels};
 
 use crate::pop::account;
@@ -84,10 +83,9 @@ const MESSAGE_BYTES_MAX: u64 = 4 * MIB;
 pub const CORES_MAX: u64 = 64;
 /// Most logs of a core. 256; with all cores this stays within the 15 bits that a position has for them.
 pub const PARTITIONS_PER_CORE_MAX: u64 = 256;
-/// Most of `limits.pop_unacked`: 50,000, so that what a group is done with fits a fact, with what it has on loan.
+/// Most of `limits.pop_unacked`: 50,000, so that what a group is done with fits a fact.
 pub const POP_UNACKED_MAX: u64 = 50_000;
-const _: () =
-    assert!(POP_UNACKED_MAX as usize * account::MESSAGE_BYTES_MAX + account::LOANS_BYTES_MAX + 4096 <= FACT_BYTES_MAX);
+const _: () = assert!(POP_UNACKED_MAX as usize * account::MESSAGE_BYTES_MAX + 4096 <= account::VALUE_BYTES_MAX);
 /// The kernel's CPU sets that we use have 1,024 bits.
 const CPU_MAX: usize = 1023;
 
@@ -157,6 +155,7 @@ pub const KEYS: &[Key] = &[
     switch("broker.separate_retry_queue", false, "Messages that were popped in vain come again in a queue of the number that they had (useSeparateRetryQueue). Off: in queue 0."),
     switch("broker.pop_by_default", false, "Clients that ask the broker how they get messages of a topic are told to pop, if nobody said otherwise for their group (defaultMessageRequestMode). Off: to pull."),
     switch("broker.clear_retry_topics", true, "With a topic its retry topics of pops are deleted (clearRetryTopicWhenDeleteTopic). Off: a topic of the same name gets what comes again of the old one."),
+    switch("broker.pop_buffer_merge", false, "Pops, and what is said about what was popped, are answered before the log has it (enablePopBufferMerge): faster, and what was popped or acknowledged in the last second before a crash comes again. Off: once the log has it, as a send."),
     switch("broker.pop_retry_v2", false, "Messages that were popped in vain come again in `%RETRY%group+topic` instead of `%RETRY%group_topic` (enableRetryTopicV2)."),
     number("broker.timer_max_delay_ms", Milliseconds, 604_800_000, 1_000, 315_360_000_000, "Furthest that a timer message may be due (timerMaxDelaySec): 7 days. Beyond: code 13."),
     switch("broker.timer_delete_topic", false, "TIMER_DEL_UNIQKEY names `topic+unique id` (appendTopicForTimerDeleteKey). Off: a unique id of the message's own topic."),

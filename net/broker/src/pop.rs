@@ -18,7 +18,7 @@ use protocol::names::{self};
 use crate::answer::BUSY;
 use crate::attributes::{MESSAGE_TYPE, PRIORITY_FACTOR, PRIORITY_TYPE};
 use crate::call::ReplyTo;
-use crate::catalog::{OFFSET_BYTES, OFFSET_KEY, Topic, offset_key, split_offset_key};
+use crate::catalog::{OFFSET_BYTES, OFFSET_KEY, Topic, split_offset_key};
 use crate::config::Settings;
 use crate::consume::gather;
 use crate::desk::Desk;
@@ -30,6 +30,7 @@ pub mod accounts;
 pub mod ack;
 mod asking;
 pub mod handle;
+mod held;
 mod lend;
 mod ready;
 pub mod revive;
@@ -38,6 +39,7 @@ pub mod waiting;
 use account::Account;
 use accounts::Accounts;
 use handle::{Infos, REVIVE_ORDERLY, REVIVE_PLAIN};
+use held::Held;
 use lend::Visit;
 use waiting::{LineKey, Waiting, Watch};
 
@@ -130,6 +132,8 @@ struct Popped {
     rest: u64,
     infos: Infos,
     offsets: Vec<u64>,
+    /// Partitions that lent some, by place.
+    locals: Vec<usize>,
     scratch: String,
 }
 
@@ -138,6 +142,8 @@ struct Popped {
 pub struct Pops {
     /// What groups have on loan.
     pub accounts: Accounts,
+    /// Answers that wait until accounts are written down.
+    pub held: Held,
     /// Pops that wait for messages.
     pub waiting: Waiting,
     /// Those of them that go on.
@@ -153,6 +159,7 @@ impl Pops {
     pub fn new(waiting_max: usize, seed: u64) -> Pops {
         Pops {
             accounts: Accounts::new(seed),
+            held: Held::default(),
             waiting: Waiting::new(waiting_max, seed),
             stirred: VecDeque::new(),
             revivals: 0,
@@ -267,6 +274,9 @@ impl Desk {
         let is_there = self.catalog.topic(&pop.topic.name).is_some_and(|topic| topic.id == pop.topic.id);
         if !is_there {
             return self.refuse_topic(&pop.reply, &pop.topic.name.clone());
+        }
+        if matches!(pop.wish, Wish::Messages { .. }) && !self.pops.held.has_room() {
+            return self.pops.stirred.push_back(pop);
         }
         let visit = match pop.wish {
             Wish::Messages { .. } | Wish::Look { .. } => self.visit(&mut pop, now_ms),
@@ -413,26 +423,18 @@ impl Desk {
             }
         }
         while !self.replies.is_full()
+            && self.pops.held.has_room()
             && let Some(pop) = self.pops.stirred.pop_front()
         {
             self.pop_again(pop, now_ms);
         }
-        self.note_accounts(Some(now_ms));
-    }
-
-    /// Writes down what groups have consumed; all of it, if no time is told.
-    pub(crate) fn note_accounts(&mut self, now_ms: Option<u64>) {
-        let partitions = &mut self.partitions;
-        self.pops.accounts.note(now_ms, |holder, value| {
-            let key = offset_key(holder.key.topic, holder.key.queue, &holder.group);
-            partitions[holder.local].note(&key, value)
-        });
+        self.keep_accounts(now_ms);
     }
 
     /// A log is open, and the catalog is known. What groups had on loan when it was closed they have still: it comes
     /// again when that is over, and its handles are good. What it has lost with its end is nobody's, and that is noted
     /// before anything else is.
-    pub(crate) fn open_accounts(&mut self, local: usize) {
+    pub(crate) fn open_accounts(&mut self, local: usize, now_ms: u64) {
         let partition = &self.partitions[local];
         let mut found = Vec::new();
         for (key, value) in partition.facts(OFFSET_KEY).filter(|(_, value)| value.len() > OFFSET_BYTES) {
@@ -453,15 +455,16 @@ impl Desk {
         }
         let partition = &mut self.partitions[local];
         if self.pops.accounts.cut(local, |queue| partition.span(queue).max) {
-            self.note_accounts(None);
+            self.note_accounts(now_ms, true);
         }
     }
 
-    /// Somebody committed an offset of a group that pops.
+    /// Somebody committed an offset of a group that pops, and noted it where its account was.
     pub(crate) fn reset_account(&mut self, queue: QueueKey, group: &str, floor: u64) {
         let Some(id) = self.pops.accounts.find(queue, group) else { return };
         let used_ms = self.pops.accounts.get(id).map_or(0, |holder| holder.used_ms());
         self.pops.accounts.change(id, used_ms, |account| account.reset(floor));
+        self.note_account(id);
         self.wake_pops(queue);
     }
 
@@ -487,7 +490,9 @@ impl Desk {
             ..empty_answer(pop, invisible_ms, now_ms, self.pops.popped.rest)
         };
         answer.push(&mut header.fields);
-        self.replies.send(&pop.reply, gather(&self.pops.popped.messages));
+        let (body, locals) = (gather(&self.pops.popped.messages), std::mem::take(&mut self.pops.popped.locals));
+        self.answer_kept(&locals, &pop.reply, body);
+        self.pops.popped.locals = locals;
         self.pops.popped.messages.clear();
         if self.pops.popped.rest == 0 {
             return self.leave_line(pop, true);

@@ -71,6 +71,8 @@ pub enum Promise {
     Revival(Box<Receipt>),
     /// A message that waited is never delivered: others of its name are looked for.
     Recall(Box<(Request, Sought)>),
+    /// What waits at these places for accounts to be written down goes on.
+    Accounts(Vec<u32>),
     /// A message for light queues goes on.
     Dispatch(Box<Dispatch>),
 }
@@ -182,11 +184,13 @@ impl Promises {
         Says::Frame(frame)
     }
 
-    fn buffer(&mut self) -> Vec<u8> {
+    /// Memory for an answer.
+    pub fn buffer(&mut self) -> Vec<u8> {
         self.frames.pop().unwrap_or_default()
     }
 
-    fn give(&mut self, mut frame: Vec<u8>) {
+    /// Takes it back.
+    pub fn give(&mut self, mut frame: Vec<u8>) {
         if (1..=FRAME_BYTES_KEPT).contains(&frame.capacity()) && self.frames.len() < FRAMES_KEPT {
             frame.clear();
             self.frames.push(frame);

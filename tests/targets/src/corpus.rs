@@ -187,7 +187,7 @@ pub fn batches() -> Vec<Vec<u8>> {
     }
     // Two entries: one that is set, one that is deleted.
     let facts = [&[0, 1, 0, 0, 0, 1][..], b"kv", &[0, 1, 0xff, 0xff, 0xff, 0xff], b"k"].concat();
-    assert_eq!(engine::inspect::facts(&facts).last(), Some(Fact::Put(b"k", None)));
+    assert_eq!(engine::inspect::facts(&facts).last(), Some(Fact::Put(b"k", engine::inspect::Change::Delete)));
     let mut bytes = build(&[0, 0, facts.len()], 1);
     let at = bytes.len() - facts.len();
     bytes[at..].copy_from_slice(&facts);

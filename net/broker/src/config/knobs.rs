@@ -83,6 +83,7 @@ const KNOBS: &[(&str, Knob)] = &[
     ("enableMultiDispatch", Knob::Switch(|at| &mut at.multi_dispatch)),
     ("enableMixedMessageType", Knob::Switch(|at| &mut at.mixed_message_type)),
     ("enablePropertyFilter", Knob::Switch(|at| &mut at.property_filter)),
+    ("enablePopBufferMerge", Knob::Switch(|at| &mut at.pop_buffer_merge)),
     ("enableRetryTopicV2", Knob::Switch(|at| &mut at.pop_retry_v2)),
     ("globalColdReadThreshold", number(0, 1 << 50, |at| at.cold_read_bytes, |at, to| at.cold_read_bytes = to)),
     ("litePullMessageEnable", Knob::Switch(|at| &mut at.lite_pull)),

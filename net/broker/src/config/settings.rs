@@ -122,6 +122,8 @@ pub struct Settings {
     pub pop_by_default: bool,
     /// `broker.clear_retry_topics`.
     pub clear_retry_topics: bool,
+    /// `broker.pop_buffer_merge`.
+    pub pop_buffer_merge: bool,
     /// `broker.pop_retry_v2`.
     pub pop_retry_v2: bool,
     /// `broker.timer_max_delay_ms`.
@@ -279,6 +281,7 @@ impl Config {
             separate_retry_queue: self.switch("broker.separate_retry_queue"),
             pop_by_default: self.switch("broker.pop_by_default"),
             clear_retry_topics: self.switch("broker.clear_retry_topics"),
+            pop_buffer_merge: self.switch("broker.pop_buffer_merge"),
             pop_retry_v2: self.switch("broker.pop_retry_v2"),
             timer_max_delay_ms: self.number("broker.timer_max_delay_ms"),
             timer_delete_topic: self.switch("broker.timer_delete_topic"),

@@ -52,7 +52,7 @@ const NOWHERE: u32 = u32::MAX;
 
 impl Desk {
     pub(super) fn opened(&mut self, local: usize, now_ms: u64) {
-        self.know_topics(local);
+        self.know_topics(local, now_ms);
         if self.partition_at(local) != 0 {
             return;
         }
@@ -203,7 +203,7 @@ impl Desk {
             return;
         }
         if old.topics_count() == 0 {
-            return (0..self.partitions.len()).for_each(|local| self.know_topics(local));
+            return (0..self.partitions.len()).for_each(|local| self.know_topics(local, now_ms));
         }
         let gone = self.catalog.topics_gone_since(&old);
         if gone.is_empty() {
@@ -230,14 +230,14 @@ impl Desk {
     /// Drops what a log still has of topics that were deleted before it was opened. A topic is in the
     /// catalog before its first message is in a log, so nothing that lives is unknown. What groups have on
     /// loan of the others they keep.
-    fn know_topics(&mut self, local: usize) {
+    fn know_topics(&mut self, local: usize, now_ms: u64) {
         // Before the catalog is known, every topic is unknown: `install` comes back to it.
         if self.catalog.topics_count() > 0 {
             let known: std::collections::BTreeSet<u32> = self.catalog.topics().map(|topic| topic.id).collect();
             self.partitions[local].retain_topics(&|id| known.contains(&id));
             // Else `opened` does.
             if self.partitions[local].is_open() {
-                self.open_accounts(local);
+                self.open_accounts(local, now_ms);
             }
         }
     }

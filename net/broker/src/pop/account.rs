@@ -3,12 +3,13 @@
 //! What a pop gives out is a *loan*: up to 32 messages that nobody else gets until a time. An acknowledged message is
 //! done with. A state machine without clock or I/O; what must last of it is one `value` (see [`Account::write`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 pub(super) mod value;
 
-pub use value::{LOANS_BYTES_MAX, MESSAGE_BYTES_MAX};
+use value::Written;
+pub use value::{MESSAGE_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// Most messages of one loan, as in RocketMQ.
 pub const LOAN_MESSAGES_MAX: usize = 32;
@@ -80,6 +81,10 @@ pub struct Account {
     /// Orderly: whose loan it is, and how often messages were lent before.
     attempt: Option<Box<str>>,
     times: Vec<(u64, u32)>,
+    /// What is written of it. `None`: nobody knows, or more than loans has changed since.
+    written: Option<Written>,
+    /// Loans that changed since.
+    touched: BTreeSet<LoanId>,
 }
 
 impl Loan {
@@ -173,6 +178,8 @@ impl Account {
         if floor != self.floor() {
             *self = Account::new(floor);
         }
+        // That offset may stand where all of it was written.
+        self.written = None;
     }
 
     /// Where it ends: nothing from there on was lent or passed.
@@ -187,6 +194,7 @@ impl Account {
 
     /// The queue has lost its end, and what was lent of it: it ends at an offset now.
     pub fn cut(&mut self, end: u64) {
+        self.written = None;
         let lost = |(id, loan): (&LoanId, &Loan)| {
             let offsets: Vec<u64> = loan.unacked(*id).filter(|offset| *offset >= end).collect();
             offsets.into_iter().map(|offset| (*id, offset)).collect::<Vec<_>>()
@@ -227,6 +235,7 @@ impl Account {
         };
         self.out += offsets.len();
         assert!(self.loans.insert(id, loan).is_none(), "a message is on one loan at a time");
+        self.touch(id, kind);
         id
     }
 
@@ -234,6 +243,7 @@ impl Account {
     pub fn ack(&mut self, id: LoanId, offset: u64) -> Done {
         let Some(loan) = self.loans.get_mut(&id) else { return Done::Stale };
         let Some(index) = loan.index(id, offset) else { return Done::Stale };
+        let kind = loan.kind;
         loan.left &= !(1 << index);
         loan.moving &= !(1 << index);
         if loan.left == 0 {
@@ -247,7 +257,16 @@ impl Account {
             loan.until_ms = loan.free_ms();
         }
         self.out -= 1;
+        self.touch(id, kind);
         Done::Now
+    }
+
+    /// A loan changed. An orderly one is written with all that goes with it.
+    fn touch(&mut self, id: LoanId, kind: Kind) {
+        match kind {
+            Kind::Orderly => self.written = None,
+            Kind::Plain | Kind::Suspended => _ = self.touched.insert(id),
+        }
     }
 
     /// Several messages of a loan are acknowledged: those of which `is_acked` says so by their distance from the
@@ -267,6 +286,7 @@ impl Account {
             let until = loan.until_ms;
             loan.each_until_ms.get_or_insert_with(|| Box::new([until; LOAN_MESSAGES_MAX]))[index] = until_ms;
             loan.until_ms = loan.free_ms();
+            self.written = None;
             return Some(id);
         }
         if loan.moving & 1 << index != 0 {
@@ -304,14 +324,17 @@ impl Account {
         let Some(index) = loan.index(id, offset) else { return false };
         loan.moving &= !(1 << index);
         loan.until_ms = until_ms;
+        let kind = loan.kind;
+        self.touch(id, kind);
         true
     }
 
     /// What is left of a loan waits for longer.
     pub fn postpone(&mut self, id: LoanId, until_ms: u64) {
-        if let Some(loan) = self.loans.get_mut(&id) {
-            loan.until_ms = until_ms;
-        }
+        let Some(loan) = self.loans.get_mut(&id) else { return };
+        loan.until_ms = until_ms;
+        let kind = loan.kind;
+        self.touch(id, kind);
     }
 
     /// Whether something is on an orderly loan, over or not.
@@ -333,6 +356,7 @@ impl Account {
     /// on its loan comes after it once more, acknowledged or not, as of a stock broker. `attempt`: as above; the same one
     /// is no further try.
     pub fn take_back(&mut self, attempt: Option<&str>) {
+        self.written = None;
         let is_further = attempt.is_none() || attempt != self.attempt.as_deref();
         self.attempt = attempt.map(Box::from);
         let is_orderly = |id: &LoanId| self.loans[id].kind == Kind::Orderly;

@@ -105,7 +105,38 @@ impl Equivalent<Key> for Wanted<'_> {
     }
 }
 
+/// What is written down of an account.
+#[derive(Clone, Copy, Debug)]
+pub enum Note<'a> {
+    /// All of it.
+    Whole(&'a [u8]),
+    /// What follows what was written, which has so many bytes.
+    More(usize, &'a [u8]),
+}
+
 impl Holder {
+    /// Writes the account down: what changed, or all of it, or without what is on loan if there is no room for that.
+    /// Returns whether all that is on loan is written, and the cost, in messages.
+    fn note(&mut self, note: &mut impl FnMut(&Holder, Note<'_>) -> bool) -> (bool, usize) {
+        let mut value = Vec::new();
+        if let Some(bytes) = self.account.written_bytes()
+            && self.account.write_changes(&mut value).is_some()
+            && note(self, Note::More(bytes, &value))
+        {
+            return (true, 0);
+        }
+        value.clear();
+        let done_bytes = self.account.write_whole(&mut value);
+        if note(self, Note::Whole(&value)) {
+            return (true, self.account.out());
+        }
+        self.account.is_unwritten();
+        if done_bytes < value.len() {
+            note(self, Note::Whole(&value[..done_bytes]));
+        }
+        (false, self.account.out())
+    }
+
     /// When it was used last, ms since 1970.
     pub fn used_ms(&self) -> u64 {
         self.used_ms
@@ -276,31 +307,36 @@ impl Accounts {
         is_cut
     }
 
-    /// Writes down what changed a second ago; everything, if no time is told. `note` gets a holder and its value, and
-    /// once more without what is on loan if there was no room for that.
-    pub fn note(&mut self, now_ms: Option<u64>, mut note: impl FnMut(&Holder, &[u8]) -> bool) {
-        let (mut value, mut messages) = (Vec::new(), 0);
-        while let Some((at_ms, id)) = self.dirty.front().copied() {
-            if now_ms.is_some_and(|now_ms| at_ms > now_ms || messages > NOTED_MESSAGES_MAX) {
-                return;
+    /// Writes down what changed a second ago, as much as is little work; everything, if `is_all`. What has no room is
+    /// tried again a second later. Returns whether all found room.
+    pub fn note(&mut self, now_ms: u64, is_all: bool, mut note: impl FnMut(&Holder, Note<'_>) -> bool) -> bool {
+        let (mut messages, mut has_room) = (0, true);
+        for _ in 0..self.dirty.len() {
+            let Some((at_ms, id)) = self.dirty.front().copied() else { break };
+            if !is_all && (at_ms > now_ms || messages > NOTED_MESSAGES_MAX) {
+                break;
             }
             self.dirty.pop_front();
             let Some(holder) = self.get(id) else { continue };
-            holder.is_dirty = false;
-            messages += holder.account.out() + 1;
-            value.clear();
-            let done_bytes = holder.account.write(&mut value);
-            if note(holder, &value) || done_bytes < value.len() && note(holder, &value[..done_bytes]) {
-                continue;
-            }
-            let (group, topic, queue) = (&*holder.group, &*holder.topic.name, holder.key.queue);
-            tracing::warn!(group, topic, queue, "no room for another consumer offset");
-            if let Some(now_ms) = now_ms {
-                // There was no room: once more, later.
-                holder.is_dirty = true;
+            let (is_noted, cost) = holder.note(&mut note);
+            holder.is_dirty = !is_noted;
+            messages += cost + 1;
+            if !is_noted {
+                if has_room {
+                    let (group, topic, queue) = (&*holder.group, &*holder.topic.name, holder.key.queue);
+                    tracing::warn!(group, topic, queue, "no room to write down what a group popped; it is tried again");
+                }
+                has_room = false;
                 self.dirty.push_back((now_ms + NOTE_MS, id));
-                return;
             }
+        }
+        has_room
+    }
+
+    /// Writes one account down now.
+    pub fn note_one(&mut self, id: AccountId, note: &mut impl FnMut(&Holder, Note<'_>) -> bool) {
+        if let Some(holder) = self.get(id) {
+            holder.note(note);
         }
     }
 
@@ -354,6 +390,11 @@ mod tests {
 
     fn topic(id: u32) -> Arc<Topic> {
         Arc::new(Topic { id, name: format!("T{id}").into(), first_partition: 0, config: TopicConfig::default() })
+    }
+
+    fn whole(note: Note<'_>) -> &[u8] {
+        let Note::Whole(value) = note else { panic!("{note:?}") };
+        value
     }
 
     fn accounts() -> (Accounts, AccountId, AccountId) {
@@ -420,10 +461,10 @@ mod tests {
     #[test]
     fn what_changed_is_noted_a_second_later_and_idle_accounts_go() {
         let (mut accounts, one, two) = accounts();
-        let noted = |accounts: &mut Accounts, now_ms| {
+        let noted = |accounts: &mut Accounts, now_ms: Option<u64>| {
             let mut noted = Vec::new();
-            accounts.note(now_ms, |holder, value| {
-                noted.push((holder.key.queue, value.len()));
+            accounts.note(now_ms.unwrap_or(0), now_ms.is_none(), |holder, value| {
+                noted.push((holder.key.queue, whole(value).len()));
                 true
             });
             noted
@@ -448,7 +489,7 @@ mod tests {
         let (mut accounts, one, two) = accounts();
         let other = accounts.open(2, &topic(1), &Arc::from("g"), 1, Account::new(1_000)).unwrap();
         let loan = accounts.lend(one, &[900, 999], 10, 5_000, Kind::Plain).unwrap();
-        accounts.note(None, |_, _| true);
+        accounts.note(0, true, |_, _| true);
         assert!(!accounts.cut(0, |_| 1_000));
         assert!(accounts.cut(0, |queue| if queue.queue == 0 { 950 } else { 1_000 }));
         let next = [one, two, other].map(|id| accounts.get(id).unwrap().account.next());
@@ -465,10 +506,10 @@ mod tests {
         let loan = accounts.lend(one, &[3, 5], 10, 5_000, Kind::Plain).unwrap();
         let mut noted = Vec::new();
         // There is only room for what is done with.
-        accounts.note(None, |_, value| {
-            noted.push(value.to_vec());
+        assert!(!accounts.note(0, true, |_, value| {
+            noted.push(whole(value).to_vec());
             noted.len() > 1
-        });
+        }));
         let [whole, done] = &noted[..] else { panic!("{noted:?}") };
         assert!(whole.starts_with(done));
         accounts.forget(|_| true);
@@ -485,7 +526,7 @@ mod tests {
         let (mut accounts, one, two) = accounts();
         accounts.lend(one, &[3], 10, 20, Kind::Orderly).unwrap();
         accounts.lend(two, &[3], 10, 20, Kind::Plain).unwrap();
-        accounts.note(None, |_, _| true);
+        accounts.note(0, true, |_, _| true);
         accounts.sweep(11 + IDLE_MS);
         // Of a plain one somebody has to see to it.
         assert_eq!((accounts.get(one).is_none(), accounts.get(two).is_some(), accounts.loans), (true, true, 1));

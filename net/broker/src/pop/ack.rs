@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use engine::Span;
+use engine::error::AppendError;
 use engine::format::QueueKey;
 use engine::io::Pieces;
 use protocol::bodies::{self, BatchAck, BatchAcks};
@@ -18,6 +19,7 @@ use super::INVISIBLE_MS_MAX;
 use super::account::{Account, Done, Kind, LoanId};
 use super::accounts::LoanOf;
 use super::handle::{Handle, REVIVE_ORDERLY};
+use super::held::Then;
 use crate::answer::BUSY;
 use crate::call::{Call, ReplyTo};
 use crate::catalog::Topic;
@@ -52,7 +54,10 @@ impl Desk {
             Ok(handle) => handle,
             Err(remark) => return self.refuse(&call.reply, response::SYSTEM_ERROR, &remark),
         };
-        if !self.ack(key, asked.consumer_group, &handle, offset, now_ms) {
+        let Some(is_taken) = self.ack(local, key, asked.consumer_group, &handle, offset, now_ms) else {
+            return self.refuse_append(&call.reply, AppendError::Opening);
+        };
+        if !is_taken {
             let remark = format!(
                 "offset is illegal, key:{}@{}, old:{}, commit:{offset}, next:-1, {}",
                 asked.topic,
@@ -63,7 +68,8 @@ impl Desk {
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, &remark);
         }
         self.replies.header(&call.reply, response::SUCCESS);
-        self.replies.send(&call.reply, Pieces::new());
+        // One that changes nothing may be the same that is on its way to the log.
+        self.answer_kept(&[local], &call.reply, Pieces::new());
     }
 
     /// BATCH_ACK_MESSAGE (200151). Its queues may lie on any core.
@@ -89,14 +95,20 @@ impl Desk {
         self.replies.send(&call.reply, Pieces::new());
     }
 
-    /// Records what is this core's of a batch, and sends it on to the next core that has some. The last one answers:
-    /// all have recorded theirs by then. If a core has no room for it the client sends all of it again, which changes
-    /// nothing where it is recorded.
+    /// Records what is this core's of a batch, and sends it on, once that is in the log, to the next core that has some.
+    /// The last one answers: all have recorded theirs by then. If a core has no room for it the client sends all of it
+    /// again, which changes nothing where it is recorded.
     pub(crate) fn ack_in_turn(&mut self, mut batch: Box<Acks>, now_ms: u64) {
-        let reply = batch.reply;
-        if let Some(acks) = batch.rest.remove(&self.index) {
-            self.ack_all(acks, now_ms);
+        let acks = batch.rest.remove(&self.index).unwrap_or_default();
+        match self.ack_all(acks, now_ms) {
+            Some(locals) => self.hold(&locals, Then::Acks(batch)),
+            None => self.refuse_append(&batch.reply, AppendError::Opening),
         }
+    }
+
+    /// Sends a batch on of which this core has recorded its own.
+    pub(super) fn send_acks(&mut self, batch: Box<Acks>) {
+        let reply = batch.reply;
         match batch.rest.keys().next() {
             Some(core) => {
                 if self.outbox.offer(*core, Mail::Acks(batch)).is_err() {
@@ -110,19 +122,29 @@ impl Desk {
         }
     }
 
-    /// Acknowledgements of queues of this core.
-    fn ack_all(&mut self, acks: Vec<BatchAck>, now_ms: u64) {
+    /// Acknowledgements of queues of this core. Gives the places of their partitions; `None`: one is not known yet.
+    fn ack_all(&mut self, acks: Vec<BatchAck>, now_ms: u64) -> Option<Vec<usize>> {
+        let mut locals = Vec::new();
         for ack in acks {
-            let Some(key) = self.key_to_ack(&ack) else { continue };
+            let Some((local, key)) = self.queue_of_ack(&ack) else { continue };
             let (Ok(start), Ok(pop_ms)) = (u64::try_from(ack.start_offset), u64::try_from(ack.pop_time)) else {
                 continue;
             };
             let loan = LoanId { start, pop_ms };
-            let Some(account) = self.pops.accounts.find(key, &ack.consumer_group) else { continue };
+            let Some(account) = self.pops.accounts.find(key, &ack.consumer_group) else {
+                if !self.partitions[local].is_open() {
+                    return None;
+                }
+                continue;
+            };
             let before = self.pops.accounts.get(account).map_or(0, |holder| holder.account.out());
+            if !locals.contains(&local) {
+                locals.push(local);
+            }
             self.pops.accounts.ack_some(LoanOf { account, loan }, now_ms, |bit| ack.bits.get(bit));
             self.after_ack(key, &ack.consumer_group, before, ack.revive_queue_id == REVIVE_ORDERLY, now_ms);
         }
+        Some(locals)
     }
 
     /// CHANGE_MESSAGE_INVISIBLETIME (200053): a message comes again at another time.
@@ -168,32 +190,40 @@ impl Desk {
             revive_queue_id: handle.revive_queue,
         };
         answer.push(&mut header.fields);
-        self.replies.send(&call.reply, Pieces::new());
+        self.answer_kept(&[local], &call.reply, Pieces::new());
     }
 
-    /// Acknowledges a message. False: an orderly one was never lent.
-    fn ack(&mut self, key: QueueKey, group: &str, handle: &Handle<'_>, offset: u64, now_ms: u64) -> bool {
+    /// Acknowledges a message. False: an orderly one was never lent. `None`: nobody knows yet.
+    fn ack(
+        &mut self,
+        local: usize,
+        key: QueueKey,
+        group: &str,
+        handle: &Handle<'_>,
+        offset: u64,
+        now_ms: u64,
+    ) -> Option<bool> {
         let Some(account) = self.pops.accounts.find(key, group) else {
-            return !handle.is_orderly();
+            return self.partitions[local].is_open().then_some(!handle.is_orderly());
         };
         if handle.broker != self.settings.broker_name {
-            return true;
+            return Some(true);
         }
-        let Some(holder) = self.pops.accounts.get(account) else { return true };
+        let Some(holder) = self.pops.accounts.get(account) else { return Some(true) };
         let before = holder.account.out();
         let mut loan = handle.loan;
         if handle.is_orderly() {
             match holder.account.orderly(offset) {
                 // Lent again meanwhile: the old handle means nothing.
-                Some(found) if found.pop_ms != loan.pop_ms => return true,
+                Some(found) if found.pop_ms != loan.pop_ms => return Some(true),
                 Some(found) => loan = found,
-                None => return offset < holder.account.floor(),
+                None => return Some(offset < holder.account.floor()),
             }
         }
         if self.pops.accounts.ack(LoanOf { account, loan }, offset, now_ms) == Done::Now {
             self.after_ack(key, group, before, handle.is_orderly(), now_ms);
         }
-        true
+        Some(true)
     }
 
     /// A group has acknowledged something: pops that waited for that go on.
@@ -267,9 +297,11 @@ impl Desk {
         Some(self.core_of(topic, queue))
     }
 
-    fn key_to_ack(&self, ack: &BatchAck) -> Option<QueueKey> {
+    /// The queue of an acknowledgement of this core, and where its partition is.
+    fn queue_of_ack(&self, ack: &BatchAck) -> Option<(usize, QueueKey)> {
         let (topic, queue) = self.real_queue(ack)?;
-        (self.core_of(topic, queue) == self.index).then_some(QueueKey { topic: topic.id, queue })
+        let local = self.local(topic.partition_of(queue, self.settings.partitions))?;
+        Some((local, QueueKey { topic: topic.id, queue }))
     }
 
     /// The queue that messages of a batch really came from.
@@ -293,51 +325,28 @@ fn illegal_offset(topic: &str, queue: i32, offset: i64, min: u64, max: u64) -> S
 
 #[cfg(test)]
 mod tests {
-    //! Method: three desks without partitions, each with one queue of which a group has a message on loan.
+    //! Method: three desks with a partition each, every one on a simulated disk of its own, in which a group has a message
+    //! on loan.
 
+    use super::super::held::tests::{Office, offices};
     use super::super::tests::pop;
     use super::*;
     use crate::call::Peer;
-    use crate::catalog::{Catalog, TopicConfig};
-    use crate::config::{Config, Found};
     use crate::mail::Mailboxes;
     use protocol::bodies::BitSet;
     use protocol::{Header, Language};
-    use std::net::Ipv4Addr;
-    use std::sync::Arc;
 
-    fn desks(mailboxes: &Mailboxes) -> Vec<Desk> {
-        let (broker_ip1, started_ms) = (Ipv4Addr::LOCALHOST, 0);
-        let found = Found { broker_ip1, port: 1, cores: 3, partitions: 3, memory_bytes: 1 << 30, started_ms };
-        let settings = Arc::new(Config::default().settings(found));
-        let config = TopicConfig::new("T", 3, 6);
-        let topic = Arc::new(Topic { id: 1, name: "T".into(), first_partition: 0, config });
-        let mut catalog = Catalog::new(7);
-        catalog.set_topic(topic.clone());
-        let catalog = Arc::new(catalog);
-        let desk = |index: usize| {
-            let mut desk = Desk::new(index, settings.clone(), Vec::new(), mailboxes.clone(), 7);
-            desk.catalog = catalog.clone();
+    /// A message of each queue is on loan.
+    fn lenders(mailboxes: &Mailboxes) -> Vec<Office> {
+        let mut offices = offices(mailboxes);
+        for (queue, office) in (0..).zip(&mut offices) {
+            let topic = office.desk.catalog.topic("T").cloned().expect("it is there");
             let mut account = Account::new(0);
             account.advance(1);
             account.lend(&[0], 1_000, 9_000, Kind::Plain);
-            desk.pops.accounts.open(index as u32, &topic, &"g".into(), 0, account).expect("there is room");
-            desk
-        };
-        (0..3).map(desk).collect()
-    }
-
-    /// What is still on loan, and the codes of the answers so far.
-    fn seen(desk: &mut Desk) -> (usize, Vec<i32>) {
-        let key = QueueKey { topic: 1, queue: desk.index as u32 };
-        let id = desk.pops.accounts.find(key, "g").expect("it was opened");
-        let out = desk.pops.accounts.get(id).map_or(0, |holder| holder.account.out());
-        let list = desk.replies.take();
-        let code =
-            |head: &[u8]| protocol::Command::decode(bytes::Bytes::copy_from_slice(head)).expect("a frame").header.code;
-        let codes = list.iter().map(|reply| code(desk.replies.head(reply))).collect();
-        desk.replies.clear(list);
-        (out, codes)
+            office.desk.pops.accounts.open(queue, &topic, &"g".into(), 0, account).expect("there is room");
+        }
+        offices
     }
 
     fn ask(desk: &mut Desk) {
@@ -357,36 +366,50 @@ mod tests {
         let peer = Peer { connection: reply.connection, address, language: Language::Java, version: 0 };
         let header = Header::default();
         desk.batch_ack(&Call { header: &header, body: &body, reply, peer, resumed: false, orderly: false }, 2_000);
+        desk.keep_accounts(2_000);
     }
 
     #[test]
-    fn a_batch_is_answered_when_all_cores_have_recorded_theirs() {
+    fn a_batch_is_answered_when_all_logs_have_kept_theirs() {
         let mailboxes = Mailboxes::new(3, 4);
-        let mut desks = desks(&mailboxes);
-        ask(&mut desks[0]);
-        for (index, desk) in desks.iter_mut().enumerate() {
-            while let Some(mail) = mailboxes.pop(index) {
-                desk.on_mail(mail, 2_000);
+        let mut offices = lenders(&mailboxes);
+        for again in [false, true] {
+            ask(&mut offices[0].desk);
+            for (index, office) in offices.iter_mut().enumerate() {
+                while let Some(mail) = mailboxes.pop(index) {
+                    office.desk.on_mail(mail, 2_000);
+                    office.desk.keep_accounts(2_000);
+                }
+                // What was acknowledged before, and is kept, goes on at once.
+                let success = vec![response::SUCCESS];
+                let codes = if index == 2 && again { success.clone() } else { vec![] };
+                assert_eq!(office.seen(), (0, codes), "core {index}");
+                office.drive();
+                let codes = if index == 2 && !again { success } else { vec![] };
+                assert_eq!(office.seen(), (0, codes), "core {index}");
             }
-            let codes = if index == 2 { vec![response::SUCCESS] } else { vec![] };
-            assert_eq!(seen(desk), (0, codes), "core {index}");
         }
         assert!((0..3).all(|core| mailboxes.pop(core).is_none()));
     }
 
     #[test]
-    fn a_core_that_has_no_room_or_stops_ends_a_batch() {
+    fn a_core_that_has_no_room_or_stops_or_no_log_ends_a_batch() {
         let mailboxes = Mailboxes::new(3, 1);
-        let mut desks = desks(&mailboxes);
+        let mut offices = lenders(&mailboxes);
         mailboxes.push(1, Mail::Serve).expect("there is room for one");
-        ask(&mut desks[0]);
-        assert_eq!(seen(&mut desks[0]), (0, vec![response::SYSTEM_BUSY]));
+        ask(&mut offices[0].desk);
+        offices[0].drive();
+        assert_eq!(offices[0].seen(), (0, vec![response::SYSTEM_BUSY]));
         mailboxes.pop(1).expect("it was put there");
-        ask(&mut desks[0]);
+        ask(&mut offices[0].desk);
         let mail = mailboxes.pop(1).expect("the batch goes on");
-        desks[1].stop();
-        desks[1].on_mail(mail, 2_000);
-        assert_eq!(seen(&mut desks[1]), (1, vec![response::SERVICE_NOT_AVAILABLE]));
-        assert_eq!((seen(&mut desks[0]), seen(&mut desks[2])), ((0, vec![]), (1, vec![])));
+        offices[1].desk.stop();
+        offices[1].desk.on_mail(mail, 2_000);
+        assert_eq!(offices[1].seen(), (1, vec![response::SERVICE_NOT_AVAILABLE]));
+        offices[0].desk.partitions[0].shut();
+        offices[0].drive();
+        ask(&mut offices[0].desk);
+        assert_eq!(offices[0].seen(), (0, vec![response::SERVICE_NOT_AVAILABLE]));
+        assert_eq!(offices[2].seen(), (1, vec![]));
     }
 }

@@ -38,6 +38,7 @@ impl Desk {
     /// Looks through this core's queues for messages.
     pub(super) fn visit(&mut self, pop: &mut Pop, now_ms: u64) -> Visit {
         self.pops.popped.messages.clear();
+        self.pops.popped.locals.clear();
         self.pops.popped.infos.clear();
         (self.pops.popped.bytes, self.pops.popped.rest) = (0, 0);
         if let Some(step) = pop.way.step {
@@ -227,6 +228,9 @@ impl Desk {
         }
         let kind = if pop.is_orderly { Kind::Orderly } else { Kind::Plain };
         self.pops.accounts.lend(id, &self.pops.popped.offsets, now_ms, now_ms + invisible_ms, kind);
+        if !self.pops.popped.locals.contains(&local) {
+            self.pops.popped.locals.push(local);
+        }
         self.tell(pop, topic, queue, id, first, now_ms);
         Visit::Found
     }

@@ -24,6 +24,9 @@ fn done(account: &Account) -> Vec<u8> {
 #[derive(Default)]
 struct Model {
     account: Account,
+    /// What is written of it, and how often it went on.
+    value: Vec<u8>,
+    went_on: usize,
     /// Handles that were given out, also stale ones, with the messages of each.
     handles: Vec<(LoanId, Vec<u64>)>,
     /// What is on loan, and under which handle.
@@ -95,11 +98,28 @@ impl Model {
         }
     }
 
+    /// Writes what changed.
+    fn keep(&mut self) {
+        match self.account.written_bytes() {
+            Some(bytes) if self.account.write_changes(&mut self.value).is_some() => {
+                assert_eq!(self.account.written_bytes(), Some(self.value.len()));
+                assert!(bytes < self.value.len());
+                self.went_on += 1;
+            }
+            _ => {
+                self.value.clear();
+                self.account.write_whole(&mut self.value);
+            }
+        }
+        let again = Account::read(&self.value).expect("what is written is read");
+        assert_eq!(written(&again), written(&self.account), "whole or in changes, it is the same");
+        assert_eq!((again.out(), again.end()), (self.account.out(), self.account.end()));
+    }
+
     /// What is on loan is so still, under the handle that it had.
     fn restart(&mut self) {
-        let value = written(&self.account);
-        self.account = Account::read(&value).unwrap();
-        assert_eq!(written(&self.account), value, "it is written as it was");
+        self.keep();
+        self.account = Account::read(&self.value).unwrap();
     }
 
     /// What was on loan is lent again: there was no room to write it.
@@ -111,6 +131,7 @@ impl Model {
 
 #[test]
 fn a_random_life_loses_nothing() {
+    let mut went_on = 0;
     for seed in 0..400 {
         let random = &mut Random(seed);
         let mut model = Model { account: Account::new(3), ..Model::default() };
@@ -182,7 +203,11 @@ fn a_random_life_loses_nothing() {
                 }
             }
             model.check();
+            if random.draw().is_multiple_of(3) {
+                model.keep();
+            }
         }
+        went_on += model.went_on;
         // In the end everything is lent and acknowledged.
         if random.draw().is_multiple_of(2) {
             model.restart_without_loans();
@@ -196,6 +221,28 @@ fn a_random_life_loses_nothing() {
         assert!((0..model.max).all(|offset| model.done.contains(&offset)), "seed {seed}");
         assert_eq!((written(&model.account).len(), model.account.loans()), (8, 0));
     }
+    assert!(went_on > 10_000, "{went_on}");
+}
+
+#[test]
+fn what_a_change_writes_does_not_grow_with_what_is_on_loan() {
+    let mut account = Account::new(0);
+    let (mut whole, mut changes, mut bytes) = (0, 0, 0);
+    for round in 0..10_000 {
+        account.advance(round * 2 + 2);
+        let id = account.lend(&[round * 2, round * 2 + 1], 1_000 + round, 60_000 + round, Kind::Plain);
+        account.ack(id, round * 2);
+        let mut value = Vec::new();
+        if account.write_changes(&mut value).is_some() {
+            assert!(value.len() <= 24, "{}", value.len());
+            changes += 1;
+        } else {
+            account.write_whole(&mut value);
+            whole += 1;
+        }
+        bytes += value.len();
+    }
+    assert!(whole < 40 && bytes < 10_000 * 50, "{whole} times whole, {changes} changes, {bytes} bytes");
 }
 
 #[test]
@@ -319,8 +366,32 @@ fn damaged_values_are_refused_and_a_plain_offset_is_one() {
         assert!(Account::read(&wrong).is_none(), "{byte} at {at}");
     }
     assert_eq!(Account::read(&5u64.to_be_bytes()).unwrap().next(), 5);
-    account.reset(5);
-    assert_eq!(account.out(), 2, "where it is already");
+    // It goes on: lent up to 402, and of three loans one new, one over, one with less of it.
+    let mut whole = Vec::new();
+    account.write_whole(&mut whole);
+    account.advance(402);
+    let new = account.lend(&[400, 401], 1_001, 3_001, Kind::Suspended);
+    account.ack(id, 300);
+    let mut more = whole.clone();
+    account.write_changes(&mut more).expect("it goes on");
+    let changed = [4, 0x92, 3, HAS_GAPS, 0, 0, 0xd0, 15, 3, 1, 0, 2, 0xa5, 2, 1, 0x8b, 3, 1, 0xd0, 15, 2, 3];
+    assert_eq!(more[whole.len()..], changed);
+    account.ack(id, 5);
+    account.write_changes(&mut more).expect("it goes on");
+    assert_eq!(more[whole.len() + changed.len()..], [4, 0x92, 3, 3, 0, 0]);
+    let again = Account::read(&more).unwrap();
+    assert_eq!((again.next(), again.floor(), again.out(), again.loan(new).is_some()), (402, 400, 2, true));
+    for cut in whole.len()..more.len() {
+        let read = Account::read(&more[..cut]);
+        assert!(read.is_none_or(|read| read.loans() <= 2), "{cut}");
+    }
+    for (at, byte) in [(3, 6), (3, HAS_GAPS | 7), (8, 0), (8, 33), (9, 0), (9, 9)] {
+        let mut wrong = more.clone();
+        wrong[whole.len() + at] = byte;
+        assert!(Account::read(&wrong).is_none(), "{byte} at {at}");
+    }
+    account.reset(400);
+    assert_eq!((account.out(), account.written_bytes()), (2, None), "where it is already");
     account.reset(6);
     assert_eq!((account.out(), account.next(), written(&account).len()), (0, 6, 8));
 }
@@ -362,19 +433,19 @@ fn an_orderly_loan_outlives_a_restart_with_its_attempt_and_how_often_it_was_lent
 #[test]
 fn of_very_many_loans_those_that_have_no_room_are_lent_again() {
     let mut account = Account::new(0);
-    account.advance(50_000);
-    for offset in (0..50_000).step_by(2) {
+    account.advance(400_000);
+    for offset in (0..400_000).step_by(2) {
         account.lend(&[offset], 1_000 + offset % 77, 60_000, Kind::Plain);
     }
-    account.lend(&[49_999], 1_000, 60_000, Kind::Orderly);
+    account.lend(&[399_999], 1_000, 60_000, Kind::Orderly);
     let mut value = Vec::new();
-    let done_bytes = account.write(&mut value);
-    let loans_bytes = value.len() - done_bytes;
-    assert!((LOANS_BYTES_MAX..LOANS_BYTES_MAX + 100).contains(&loans_bytes), "{loans_bytes}");
+    let done_bytes = account.write_whole(&mut value);
+    assert!((VALUE_BYTES_MAX..VALUE_BYTES_MAX + 100).contains(&value.len()), "{}", value.len());
+    assert_eq!(account.written_bytes(), None, "it does not go on");
     let again = Account::read(&value).unwrap();
-    assert!(again.loans() > 2_500 && again.has_orderly(), "{}", again.loans());
+    assert!(again.loans() > 50_000 && again.has_orderly(), "{} {done_bytes}", again.loans());
     // What is neither on loan nor done with is lent from there on, every second one.
     let first = again.next();
     assert_eq!((first, again.stretch()), (2 * (again.loans() as u64 - 1), 1));
-    assert_eq!(again.end(), 50_000);
+    assert_eq!(again.end(), 400_000);
 }
