@@ -134,6 +134,7 @@ impl World {
         settings.limits.parked_pulls = [2, 1000][random.below(2) as usize];
         settings.limits.pop_unacked = [32, 10_000][random.below(2) as usize];
         settings.pop_retry_v2 = random.chance(300);
+        settings.pop_buffer_merge = plan.seed % 8 == 7;
         (settings.transaction_timeout_ms, settings.transaction_check_interval_ms) = (TIMEOUT_MS, INTERVAL_MS);
         settings.transaction_check_max = CHECKS_MAX;
         let chunk_bytes = if plan.large { 1 << 20 } else { 256 << 10 };
@@ -433,8 +434,9 @@ impl World {
             assert_eq!(region.free(), region.chunks(), "all memory came back");
         }
         let lossy = cut && self.flush != Flush::Sync;
-        if self.flush == Flush::Sync {
-            // What was answered was in the log. Another one may lose it still, with a power cut in a later life.
+        let is_kept = self.flush == Flush::Sync && !self.settings.pop_buffer_merge && self.plan.space.is_none();
+        if is_kept {
+            // What was answered was in the log. One that is not flushed may lose it still, with a power cut in a later life.
             self.loans.is_durable();
         }
         self.lossy |= lossy;

@@ -18,9 +18,9 @@ fn shown(world: &mut World) -> BTreeMap<String, String> {
 #[test]
 fn a_setting_is_in_force_when_it_is_answered_and_after_a_restart() {
     let mut world = World::new();
-    let answer = update(&mut world, "autoCreateSubscriptionGroup=false\nenablePopBufferMerge=true");
+    let answer = update(&mut world, "autoCreateSubscriptionGroup=false\npopConsumerKVServiceEnable=true");
     assert_eq!(answer.code, 0);
-    assert_eq!(answer.remark, "taken, without meaning here: enablePopBufferMerge");
+    assert_eq!(answer.remark, "taken, without meaning here: popConsumerKVServiceEnable");
     assert_eq!(world.logged(), ["put k/", "put n/", "publish", "answer 1: 0"]);
     world.heartbeat(1, "c", vec![consumer("late", &[("T", 1)])]);
     assert!(world.registrar.catalog().group("late").is_none(), "groups are no longer made");
@@ -28,7 +28,7 @@ fn a_setting_is_in_force_when_it_is_answered_and_after_a_restart() {
     for world in [&mut world, &mut { again }] {
         let shown = shown(world);
         assert_eq!(shown["autoCreateSubscriptionGroup"], "false");
-        assert_eq!(shown["enablePopBufferMerge"], "true");
+        assert_eq!(shown["popConsumerKVServiceEnable"], "true");
         assert_eq!(shown["autoCreateTopicEnable"], "true");
         assert!(!world.registrar.settings.auto_create_group);
     }
