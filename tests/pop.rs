@@ -2,8 +2,7 @@
 //! time is over, and nothing is lost. Method: as in wire.rs; crashes are `kill -9`.
 
 use std::collections::BTreeSet;
-use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::bodies::{
@@ -501,31 +500,71 @@ fn an_orderly_loan_outlives_kill_9_with_how_often_it_was_lent() {
     });
 }
 
-#[test]
-fn what_cannot_be_given_sends_a_pop_around_a_few_times_only() {
-    with_cores(|home, cores| {
-        let small = ["--set", "log.stretch_bytes=1MiB"];
-        let server = Server::with_cores(home, cores, &small);
-        let mut client = server.client();
-        client.expect(response::SUCCESS, create_topic("T", 2));
-        client.expect(response::SUCCESS, send("T", 1, b"to be damaged"));
-        let answer = client.expect(response::SUCCESS, pull("T", 1, 0));
-        let place = messages(&answer)[0].physical_offset;
-        // So much behind it that a start need not read it.
-        for _ in 0..100 {
-            client.expect(response::SUCCESS, send("T", 1, &[b'x'; 150_000]));
-        }
-        server.stop();
-        let path = home.join(format!("data/partition-{:05}/{:020}", place >> 48, 0));
-        let segment = OpenOptions::new().read(true).write(true).open(path).expect("the first segment");
-        let (mut record, from) = (vec![0; 500], place.cast_unsigned() & ((1 << 48) - 1));
-        segment.read_exact_at(&mut record, from).expect("it is in the file");
-        let body = record.windows(13).position(|bytes| bytes == b"to be damaged").expect("its body");
-        segment.write_all_at(b"is", from + body as u64).expect("it can be written");
+/// Has the oldest message of a queue on disk alone: so much lies behind it that a start need not read it. Returns where
+/// its log is, and what its entry in a run begins with.
+fn bury(home: &Path, cores: &str, more: &[&str]) -> (PathBuf, Vec<u8>) {
+    let server = Server::with_cores(home, cores, more);
+    let mut client = server.client();
+    client.expect(response::SUCCESS, create_topic("T", 2));
+    client.expect(response::SUCCESS, send("T", 1, b"to be damaged"));
+    let answer = client.expect(response::SUCCESS, pull("T", 1, 0));
+    let (place, stored_ms) = (messages(&answer)[0].physical_offset, messages(&answer)[0].store_timestamp);
+    for _ in 0..100 {
+        client.expect(response::SUCCESS, send("T", 1, &[b'x'; 150_000]));
+    }
+    server.stop();
+    let entry = [place, stored_ms].map(|number| number.to_be_bytes()[2..].to_vec()).concat();
+    (home.join(format!("data/partition-{:05}", place >> 48)), entry)
+}
 
-        let server = Server::with_cores(home, cores, &small);
+const SMALL_STRETCH: [&str; 2] = ["--set", "log.stretch_bytes=1MiB"];
+
+#[test]
+fn a_damaged_message_is_passed_by_each_group_once_and_told() {
+    with_cores(|home, cores| {
+        let (partition, _) = bury(home, cores, &SMALL_STRETCH);
+        rot(&partition, b"to be damaged");
+        let server = Server::with_cores(home, cores, &SMALL_STRETCH);
         let mut client = server.client();
-        let looks = || server.log().matches("a stored message is damaged").count();
+        let told = |server: &Server, group: &str| {
+            let log = server.log();
+            let lines: Vec<&str> = log.lines().filter(|line| line.contains("passed: a stored message")).collect();
+            let names = |line: &&&str| line.contains(&format!("\"{group}\"")) && line.contains("topic=\"T\"");
+            let of_group = lines.iter().filter(names).count();
+            assert!(lines.iter().all(|line| line.contains("queue=1 offset=0") && line.contains("position=")), "{log}");
+            (of_group, lines.len())
+        };
+        for group in [GROUP, "others"] {
+            let one = PopMessage { consumer_group: group, max_msg_nums: 1, ..header("T", 1) };
+            assert_eq!(got(&client.ask(pop_with(one)))[0].offset, 1, "{group} goes on behind it");
+            assert_eq!(told(&server, group).0, 1);
+        }
+        assert_eq!(told(&server, GROUP), (1, 2), "once for each group");
+        assert_eq!(committed(&mut client, GROUP, "T", 1), Some(1), "it is done with");
+        // Who chooses his offset himself is told, and decides.
+        let answer = client.ask(pull("T", 1, 0));
+        assert_eq!(answer.header.code, response::SYSTEM_ERROR);
+        assert!(answer.header.remark.contains("is damaged"), "{}", answer.header.remark);
+        wait_until_durable(&mut client);
+        server.stop();
+        let server = Server::with_cores(home, cores, &SMALL_STRETCH);
+        let mut client = server.client();
+        assert_eq!(got(&client.ask(pop("T", 1)))[0].offset, 2, "it is known that it was passed");
+        assert!(!server.log().contains("passed: a stored message"));
+        server.stop();
+    });
+}
+
+#[test]
+fn what_cannot_be_found_sends_a_pop_around_a_few_times_only_and_is_not_passed() {
+    with_cores(|home, cores| {
+        let (partition, entry) = bury(home, cores, &SMALL_STRETCH);
+        // Where the message lies is told by a run that is damaged, and cannot be made again from a damaged log.
+        rot(&partition, b"to be damaged");
+        rot(&partition, &entry);
+        let server = Server::with_cores(home, cores, &SMALL_STRETCH);
+        let mut client = server.client();
+        let looks = || server.log().matches("a stored message cannot be found now").count();
         none(&mut client, pop_with(PopMessage { poll_time: 1_000, ..header("T", -1) }));
         let first = looks();
         assert!((1..20).contains(&first), "{first} looks at what cannot be given");
@@ -536,6 +575,7 @@ fn what_cannot_be_given_sends_a_pop_around_a_few_times_only() {
         assert_eq!(bodies_of(&got(&client.answer(waiting))), ["good"]);
         let both = looks();
         assert!(both < 40, "{both} looks at what cannot be given");
+        assert_eq!(committed(&mut client, GROUP, "T", 1), Some(0), "its run may be made again");
         server.stop();
     });
 }
@@ -1083,22 +1123,28 @@ fn a_damaged_message_holds_no_other_of_its_loan() {
         again.extend(got(&client.ask(pop_with(PopMessage { poll_time: 30_000, ..header("T", 0) }))));
     }
     assert_eq!((bodies_of(&again), again[0].times), (vec![text(1).as_str(), &text(2)], 1));
+    // There is nothing of it to give again: it is done with, and who looks at the log hears of it once.
+    assert_eq!(committed(&mut client, GROUP, "T", 0), Some(3));
+    assert_eq!(server.log().matches("passed: a popped message is damaged").count(), 1);
     server.stop();
 }
 
-/// Flips one bit of a text in the log's files.
-fn rot(partition: &std::path::Path, text: &[u8]) {
+/// Flips one bit of a text, wherever it is in the log's files.
+fn rot(partition: &Path, text: &[u8]) {
     use std::os::unix::fs::FileExt;
+    let mut count = 0;
     for entry in std::fs::read_dir(partition).expect("it is there") {
         let path = entry.expect("an entry").path();
-        let bytes = std::fs::read(&path).expect("it can be read");
+        // A broker that runs renames what it has prepared.
+        let Ok(bytes) = std::fs::read(&path) else { continue };
         if let Some(at) = bytes.windows(text.len()).position(|window| window == text) {
             let file = std::fs::OpenOptions::new().write(true).open(&path).expect("it can be written");
             file.write_all_at(&[bytes[at] ^ 1], at as u64).expect("it can be written");
-            return file.sync_all().expect("it can be synced");
+            file.sync_all().expect("it can be synced");
+            count += 1;
         }
     }
-    panic!("no file has it");
+    assert!(count > 0, "no file has it");
 }
 
 #[test]

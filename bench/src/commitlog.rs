@@ -270,7 +270,7 @@ impl Store<'_> {
                 self.failure = Some(format!("queue {queue} is empty: produce into this directory first"));
                 Taken::Later
             }
-            Pull::Damaged(position) => {
+            Pull::Damaged { position, .. } => {
                 self.failure = Some(format!("the message at {} is damaged", position.byte()));
                 Taken::Later
             }

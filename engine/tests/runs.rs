@@ -124,7 +124,7 @@ impl World {
                 Pull::Loading(load) => {
                     self.until(|world| world.loaded.contains_key(&load));
                 }
-                Pull::Damaged(_) => return Err(offset),
+                Pull::Damaged { .. } => return Err(offset),
                 other => panic!("{other:?} at {offset}"),
             }
         }

@@ -55,8 +55,14 @@ pub enum Pull {
     OutOfRange,
     /// The messages are being read: ask again after [`Effect::Loaded`].
     Loading(LoadId),
-    /// The message at this offset is damaged on disk.
-    Damaged(Position),
+    /// The message that is next cannot be given.
+    Damaged {
+        /// Where it lies, or where the run begins that knows.
+        position: Position,
+        /// The offset behind it, if what is on disk is not what was stored: nobody will ever get it. `None`: that may
+        /// change, because where it lies is not known now, or it is about to go.
+        behind: Option<u64>,
+    },
     /// The log is being recovered.
     Opening,
 }
@@ -129,9 +135,7 @@ impl Partition {
                         self.want_runs();
                         return (Pull::Loading(load), span);
                     }
-                    Err(Miss::Damaged(from)) => {
-                        return (Pull::Damaged(Position::pack(self.config.partition, from)), span);
-                    }
+                    Err(Miss::Damaged(from)) => return (self.damaged(from, None), span),
                 },
             };
             if used == Some(entry.byte) {
@@ -171,9 +175,7 @@ impl Partition {
                     // What is here already goes out; the rest is asked for again.
                     _ if !messages.is_empty() => break,
                     Fetched::Damaged if passed => break,
-                    Fetched::Damaged => {
-                        return (Pull::Damaged(Position::pack(self.config.partition, entry.byte)), span);
-                    }
+                    Fetched::Damaged => return (self.damaged(entry.byte, Some(next + 1)), span),
                     Fetched::Elsewhere => {
                         cold = Some(entry);
                         break;
@@ -204,13 +206,17 @@ impl Partition {
             match self.load(entry.byte, entry.length) {
                 _ if passed => {}
                 Some(load) => return (Pull::Loading(load), span),
-                None => return (Pull::Damaged(Position::pack(self.config.partition, entry.byte)), span),
+                None => return (self.damaged(entry.byte, None), span),
             }
         }
         if let Some(byte) = used {
             self.read_ahead(byte);
         }
         if messages.is_empty() { (Pull::NoMatch { next }, span) } else { (Pull::Found { messages, next }, span) }
+    }
+
+    fn damaged(&self, byte: u64, behind: Option<u64>) -> Pull {
+        Pull::Damaged { position: Position::pack(self.config.partition, byte), behind }
     }
 
     /// Bytes of messages that pulls looked at and that had been read from disk, since the start.

@@ -192,7 +192,7 @@ impl Desk {
             }
             Pulled::Loading(load) => self.wait_for(local, load, Cold::Pull(pull)),
             Pulled::Opening => self.refuse_append(&pull.reply, AppendError::Opening),
-            Pulled::Damaged(position) => {
+            Pulled::Damaged { position, .. } => {
                 tracing::error!(
                     ?position,
                     topic = &*pull.topic.name,

@@ -38,7 +38,7 @@ impl Desk {
             Pulled::NoMatch { .. } | Pulled::Empty | Pulled::OutOfRange => Vec::new(),
             Pulled::Loading(load) => return self.wait_for(local, load, Cold::Request(call.to_request())),
             Pulled::Opening => return self.refuse_append(&call.reply, AppendError::Opening),
-            Pulled::Damaged(position) => {
+            Pulled::Damaged { position, .. } => {
                 let remark = format!("the message at {position:?} is damaged");
                 return self.refuse(&call.reply, response::SYSTEM_ERROR, &remark);
             }

@@ -213,10 +213,16 @@ impl Desk {
                     visit = Visit::Opening;
                     break;
                 }
-                Pulled::Damaged(position) => {
+                Pulled::Damaged { position, behind } => {
                     let (topic, group) = (&*topic.name, &*pop.group);
-                    tracing::error!(?position, topic, queue, group, "a stored message is damaged");
-                    break;
+                    let Some(behind) = behind else {
+                        tracing::error!(?position, topic, queue, group, "a stored message cannot be found now");
+                        break;
+                    };
+                    // Nobody will ever get it, and all that lies behind it would wait for it.
+                    let offset = behind - 1;
+                    tracing::warn!(?position, topic, queue, offset, group, "passed: a stored message is damaged");
+                    behind
                 }
             };
             self.pops.accounts.change(id, now_ms, |account| account.advance(next));
@@ -259,7 +265,7 @@ impl Desk {
             Pulled::Loading(load) => Visit::Loading(local, load),
             Pulled::Opening => Visit::Opening,
             Pulled::Empty | Pulled::NoMatch { .. } | Pulled::OutOfRange => Visit::Nothing,
-            Pulled::Damaged(position) => {
+            Pulled::Damaged { position, .. } => {
                 tracing::error!(?position, topic = &*topic.name, queue, "a stored message is damaged");
                 Visit::Nothing
             }

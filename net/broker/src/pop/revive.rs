@@ -116,12 +116,19 @@ impl Desk {
                         self.pops.accounts.ack(of, gone, now_ms);
                     }
                 }
-                Again::Damaged(position) => {
-                    // It alone waits until it can be read, or is gone.
-                    let (topic, group) = (&*lent.topic.name, &*lent.group);
-                    tracing::error!(?position, topic, group, "a popped message is damaged; it is tried again");
+                Again::Damaged(position, is_for_ever) => {
                     waiting.next();
-                    self.move_again(of, first, now_ms + UNREADABLE_MS, now_ms);
+                    let (topic, queue, group) = (&*lent.topic.name, lent.queue, &*lent.group);
+                    if is_for_ever {
+                        // There is nothing to give again.
+                        let offset = first;
+                        tracing::warn!(?position, topic, queue, offset, group, "passed: a popped message is damaged");
+                        self.pops.accounts.ack(of, first, now_ms);
+                    } else {
+                        // It alone waits until it can be read, or is gone.
+                        tracing::error!(?position, topic, queue, group, "a popped message is tried again later");
+                        self.move_again(of, first, now_ms + UNREADABLE_MS, now_ms);
+                    }
                 }
                 Again::Later(load) => {
                     let rest: Vec<u64> = waiting.collect();
@@ -141,7 +148,7 @@ impl Desk {
             Pulled::OutOfRange | Pulled::Empty | Pulled::NoMatch { .. } => Again::Gone(u64::MAX),
             Pulled::Loading(load) => Again::Later(Some(load)),
             Pulled::Opening => Again::Later(None),
-            Pulled::Damaged(position) => Again::Damaged(position),
+            Pulled::Damaged { position, behind } => Again::Damaged(position, behind.is_some()),
         }
     }
 
@@ -262,8 +269,8 @@ enum Again {
     Here(Vec<Bytes>),
     /// Nothing below this offset.
     Gone(u64),
-    /// The next one cannot be read.
-    Damaged(Position),
+    /// The next one cannot be read, now or ever.
+    Damaged(Position, bool),
     /// Not now, or once this read is done.
     Later(Option<LoadId>),
 }
