@@ -301,6 +301,7 @@ impl Desk {
         self.cold_reads.on_time(&self.settings, now_ms);
         self.registrar(now_ms, |registrar, orders| registrar.on_tick(now_ms, orders));
         self.pops.accounts.sweep(now_ms);
+        self.forget_leavings(now_ms);
     }
 
     /// When `on_time` or a partition wants to run again, in ms.

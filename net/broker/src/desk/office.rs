@@ -1,6 +1,7 @@
 //! The registrar's office: on core 0 it hears what concerns it and does what the registrar orders; on every core
 //! the catalog changes hands here.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use engine::Ticket;
@@ -9,7 +10,7 @@ use engine::error::AppendError;
 use super::refusals::of_append;
 use super::{Desk, Notice};
 use crate::admin::Part;
-use crate::catalog::{Catalog, OFFSET_KEY, offset_key};
+use crate::catalog::{Catalog, OFFSET_KEY, offset_key, split_offset_key};
 use crate::inquiry::offset_keys;
 use crate::ledger::Facts;
 use crate::mail::Mail;
@@ -30,6 +31,8 @@ pub(super) struct Office {
     pub refused: Vec<(Ticket, AppendError)>,
     /// Groups whose offsets are on their way out of the logs.
     forgetting: Vec<Forgetting>,
+    /// Topics that are gone, and logs here that still have offsets in them: at most as many as there are offsets.
+    leavings: BTreeSet<(usize, u32)>,
     /// Memory for what it orders.
     orders: Vec<Order>,
 }
@@ -209,13 +212,12 @@ impl Desk {
         if gone.is_empty() {
             return;
         }
-        for partition in &mut self.partitions {
+        for (local, partition) in self.partitions.iter_mut().enumerate() {
             partition.retain_topics(&|id| !gone.contains(&id));
-            for id in &gone {
-                // If the log refuses this, the offsets stay: nobody finds them, the id is never used again.
-                let _ = partition.forget_facts(&[OFFSET_KEY, &id.to_be_bytes()].concat(), now_ms);
-            }
+            let has_some = |id: &&u32| partition.facts(&offsets_in(**id)).next().is_some();
+            self.office.leavings.extend(gone.iter().filter(has_some).map(|id| (local, *id)));
         }
+        self.forget_leavings(now_ms);
         self.pops.accounts.forget(|holder| gone.contains(&holder.key.topic));
         gone.iter().for_each(|id| self.pops.waiting.wake_topic(*id, &mut self.pops.stirred));
         self.stats.forget(&gone);
@@ -227,6 +229,14 @@ impl Desk {
         }
     }
 
+    /// Deletes offsets in topics that are gone. A log that refuses that, because it is busy or closed, is asked again.
+    pub(super) fn forget_leavings(&mut self, now_ms: u64) {
+        let partitions = &mut self.partitions;
+        let refuses =
+            |(local, topic): &(usize, u32)| partitions[*local].forget_facts(&offsets_in(*topic), now_ms).is_err();
+        self.office.leavings.retain(refuses);
+    }
+
     /// Drops what a log still has of topics that were deleted before it was opened. A topic is in the
     /// catalog before its first message is in a log, so nothing that lives is unknown. What groups have on
     /// loan of the others they keep.
@@ -235,12 +245,20 @@ impl Desk {
         if self.catalog.topics_count() > 0 {
             let known: std::collections::BTreeSet<u32> = self.catalog.topics().map(|topic| topic.id).collect();
             self.partitions[local].retain_topics(&|id| known.contains(&id));
+            let offsets = self.partitions[local].facts(OFFSET_KEY).filter_map(|(key, _)| split_offset_key(key));
+            let gone = offsets.map(|(topic, _, _)| topic).filter(|topic| !known.contains(topic));
+            self.office.leavings.extend(gone.map(|topic| (local, topic)));
             // Else `opened` does.
             if self.partitions[local].is_open() {
                 self.open_accounts(local, now_ms);
             }
         }
     }
+}
+
+/// What the keys of all offsets in a topic begin with.
+fn offsets_in(topic: u32) -> Vec<u8> {
+    [OFFSET_KEY, &topic.to_be_bytes()].concat()
 }
 
 #[cfg(test)]
@@ -405,6 +423,42 @@ mod tests {
         world.forget();
         world.drive();
         assert_eq!((&world.told[..], world.offsets()), (&[Part::Forgotten(Ok(()))][..], 0), "and then it is");
+    }
+
+    #[test]
+    fn offsets_in_a_topic_that_is_deleted_go_once_the_logs_take_it() {
+        let mut world = World::opened(Sim::new(4));
+        world.commit();
+        world.drive();
+        let now_ms = world.sim.now_ms();
+        // One log has so much under way that it refuses more, also if it is little.
+        for bytes in [1 << 16, 1] {
+            let value = vec![0; bytes];
+            while world.desk.partitions[1].put(&[(b"k", Some(&value))], None, now_ms) != Err(AppendError::Busy) {}
+        }
+        let mut catalog = Catalog::clone(&world.desk.catalog);
+        catalog.remove_topic("T");
+        catalog.topics_version.counter += 1;
+        world.desk.install(Arc::new(catalog), now_ms);
+        assert_eq!(world.offsets(), 1, "that of the other log");
+        world.drive();
+        world.desk.on_tick(world.sim.now_ms());
+        world.drive();
+        assert_eq!((world.offsets(), world.desk.office.leavings.len()), (0, 0));
+        assert_eq!(World::opened(world.sim.power_cut(1)).offsets(), 0);
+    }
+
+    #[test]
+    fn offsets_of_a_topic_that_was_deleted_before_a_crash_go_at_the_next_start() {
+        let mut world = World::opened(Sim::new(5));
+        world.commit();
+        world.drive();
+        let mut world = World::new(world.sim.kill());
+        world.drive();
+        world.desk.on_tick(world.sim.now_ms());
+        world.drive();
+        assert_eq!((world.offsets(), world.desk.office.leavings.len()), (0, 0));
+        assert_eq!(World::opened(world.sim.power_cut(1)).offsets(), 0);
     }
 
     #[test]
