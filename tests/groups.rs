@@ -171,6 +171,68 @@ fn groups_are_made_shown_and_deleted() {
 }
 
 #[test]
+fn a_group_that_nobody_knows_is_made_by_the_first_who_needs_it() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        let known = |client: &mut Client, group: &str| {
+            let all = client.expect(response::SUCCESS, asking(request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG, &[]));
+            let all: SubscriptionGroupTable = bodies::decode(&all.body).unwrap();
+            all.subscription_group_table.contains_key(group)
+        };
+        let is_topic = |client: &mut Client, topic: &str| {
+            let answer = client.ask(asking(request::GET_TOPIC_CONFIG, &[("topic", topic)]));
+            answer.header.code == response::SUCCESS
+        };
+        let pull_of = |group: &'static str, topic: &'static str| {
+            pull_with(request::PULL_MESSAGE, PullMessage { consumer_group: group, ..pull_header(topic, 0, 0) })
+        };
+        let back = |offset: i64, group: &str, level: &str| {
+            let offset = offset.to_string();
+            let fields = [("offset", &*offset), ("group", group), ("delayLevel", level)];
+            asking(request::CONSUMER_SEND_MSG_BACK, &fields)
+        };
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        client.expect(response::SUCCESS, send("T", 0, b"x"));
+
+        // Who pulls makes the group, not its retry topic.
+        let answer = client.expect(response::SUCCESS, pull_of("puller", "T"));
+        let place = messages(&answer)[0].physical_offset;
+        assert!(known(&mut client, "puller") && !is_topic(&mut client, "%RETRY%puller"));
+        client.expect(response::TOPIC_NOT_EXIST, pull_of("retrier", "%RETRY%retrier"));
+        assert!(known(&mut client, "retrier") && !is_topic(&mut client, "%RETRY%retrier"));
+
+        // Who sends a message back makes both, or the dead letters.
+        client.expect(response::SUCCESS, back(place, "returner", "1"));
+        assert!(known(&mut client, "returner") && is_topic(&mut client, "%RETRY%returner"));
+        client.expect(response::SUCCESS, back(place, "giver", "-1"));
+        assert_eq!(messages(&client.ask(pull("%DLQ%giver", 0, 0))).len(), 1);
+
+        // So does who sends to the retry topic, whether that is there or not.
+        client.expect(response::SUCCESS, send("%RETRY%sender", 0, b"x"));
+        assert!(known(&mut client, "sender"));
+        client.expect(response::SUCCESS, asking(request::DELETE_SUBSCRIPTIONGROUP, &[("groupName", "returner")]));
+        assert!(!known(&mut client, "returner") && is_topic(&mut client, "%RETRY%returner"));
+        client.expect(response::SUCCESS, send("%RETRY%returner", 0, b"x"));
+        assert!(known(&mut client, "returner"));
+
+        // What is no name of a group is none.
+        let unknown = response::SUBSCRIPTION_GROUP_NOT_EXIST;
+        client.expect(unknown, pull_of("a b", "T"));
+        client.expect(unknown, back(place, "a b", "1"));
+        server.stop();
+        let server = Server::with_cores(home, cores, &["--set", "broker.auto_create_group=false"]);
+        let mut client = server.client();
+        client.expect(unknown, pull_of("nobody", "T"));
+        client.expect(unknown, back(place, "nobody", "1"));
+        client.expect(unknown, send("%RETRY%nobody", 0, b"x"));
+        client.expect(response::SUCCESS, pull_of("puller", "T"));
+        assert!(!known(&mut client, "nobody"));
+        server.stop();
+    });
+}
+
+#[test]
 fn a_client_asks_whether_its_expression_is_understood() {
     let home = tempfile::tempdir().unwrap();
     let server = Server::start(home.path(), &[]);

@@ -343,7 +343,7 @@ fn failed_messages_come_again_and_die_at_last() {
             asking(request::CONSUMER_SEND_MSG_BACK, &fields)
         };
         let first = messages(&other.ask(pull("T", 1, 0)))[0].physical_offset;
-        client.expect(response::SUBSCRIPTION_GROUP_NOT_EXIST, back(first, "0", None, "nobody"));
+        client.expect(response::SUBSCRIPTION_GROUP_NOT_EXIST, back(first, "0", None, "no group"));
         for wrong in [first + 1, 0, -1, i64::MAX, 1 << 48] {
             client.expect(response::SYSTEM_ERROR, back(wrong, "0", None, "g"));
         }

@@ -245,10 +245,20 @@ impl Desk {
             return None;
         }
         let group = self.catalog.group(asked.consumer_group).cloned();
-        if group.is_none() && !self.settings.auto_create_group {
-            let remark = format!("subscription group [{}] does not exist", asked.consumer_group);
-            self.refuse(reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
-            return None;
+        let makes_queue = self.settings.has_light_queues() && names::is_lmq(asked.topic) && !call.resumed;
+        if group.is_none() {
+            // A request waits for one thing to be made: a group whose light queue is new comes with its next pull.
+            if !(makes_queue && self.catalog.topic(asked.topic).is_none())
+                && self.makes_group(call, asked.consumer_group)
+            {
+                return None;
+            }
+            // When there are too many groups, whoever has none still reads.
+            if !self.settings.auto_create_group || names::check_group(asked.consumer_group).is_err() {
+                let remark = format!("subscription group [{}] does not exist", asked.consumer_group);
+                self.refuse(reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
+                return None;
+            }
         }
         if group.as_ref().is_some_and(|group| !group.may_consume()) {
             let remark = format!("subscription group no permission, {}", asked.consumer_group);
@@ -256,7 +266,7 @@ impl Desk {
             return None;
         }
         let Some(topic) = self.catalog.topic(asked.topic).cloned() else {
-            if self.settings.has_light_queues() && names::is_lmq(asked.topic) && !call.resumed {
+            if makes_queue {
                 // Its consumer may come before its first message, and wait for it.
                 let mut request = call.to_request();
                 request.resumed = true;

@@ -128,7 +128,7 @@ pub const KEYS: &[Key] = &[
     text("broker.region", "DefaultRegion", NAME, is_name, "Put into messages as MSG_REGION."),
     number("broker.permission", Count, 6, 0, 7, "What the broker allows: 4 read + 2 write (+ 1 inherit). 4: producers are refused."),
     switch("broker.auto_create_topic", true, "A send to an unknown topic makes it from TBW102. Off: code 17."),
-    switch("broker.auto_create_group", true, "A consumer's first heartbeat makes its group. Off: code 26."),
+    switch("broker.auto_create_group", true, "Who first needs a group makes it: heartbeat, pull, pop, message sent back. Off: code 26."),
     switch("broker.cluster_topic", true, "The topic named after the cluster may be written."),
     switch("broker.broker_topic", true, "The topic named after the broker may be written."),
     switch("broker.trace_topic", false, "Have the topic RMQ_SYS_TRACE_TOPIC for message traces."),

@@ -309,6 +309,21 @@ impl Desk {
         self.ensure(topic, how, Mail::Request(request), &call.reply);
     }
 
+    /// Whether a request that needs a group which nobody knows may ask the registrar for it: it does so once.
+    pub(crate) fn may_make_group(&self, call: &Call<'_>, name: &str) -> bool {
+        let may_be = self.settings.auto_create_group || names::is_system_group(name);
+        may_be && !call.resumed && names::check_group(name).is_ok()
+    }
+
+    /// Asks the registrar for a group, if that may be; then the request goes on. False: it may not.
+    pub(crate) fn makes_group(&mut self, call: &Call<'_>, name: &str) -> bool {
+        let makes = self.may_make_group(call, name);
+        if makes {
+            self.ensure_and_resume(call, String::new(), Make::Group { group: name.to_owned() });
+        }
+        makes
+    }
+
     /// The queue of a send. `None`: it was refused, or goes on to another core.
     #[inline]
     fn target(&mut self, call: &Call<'_>, send: &SendMessage<'_>, said: &Said<'_>, topic: &Topic) -> Option<Target> {

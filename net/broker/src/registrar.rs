@@ -197,6 +197,10 @@ impl Registrar {
             wanted.push(Order::Resume { core: ensure.back, mail: ensure.then });
             return;
         }
+        if let Make::Retry { group } = &ensure.how {
+            // Whoever sends to it knows the group. One that cannot be made is no error here either.
+            let _ = self.group(group);
+        }
         match self.ledger.newest().topic(&ensure.topic).cloned() {
             None => self.make(&ensure.topic, &ensure.how),
             Some(old) => self.widen(&old, &ensure.how),

@@ -338,7 +338,7 @@ fn refusals_have_rocketmqs_codes() {
             (send("T", 0, &properties, b"x"), response::MESSAGE_ILLEGAL),
             (send_as(320, "T", 0, "TRAN_MSG\u{1}true\u{2}", b"x"), response::NO_PERMISSION),
             (send("T", 0, "TIMER_DELAY_MS\u{1}x\u{2}", b"x"), response::MESSAGE_ILLEGAL),
-            (send("%RETRY%nobody", 0, "", b"x"), response::SUBSCRIPTION_GROUP_NOT_EXIST),
+            (send("%RETRY%", 0, "", b"x"), response::SUBSCRIPTION_GROUP_NOT_EXIST),
             (send_as(320, "T", 0, "", b"nonsense"), response::MESSAGE_ILLEGAL),
             (no_template, response::TOPIC_NOT_EXIST),
             (no_queue, response::SYSTEM_ERROR),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use engine::io::Pieces;
 use protocol::codes::response;
 use protocol::headers::{Notification, PeekMessage, PollingInfo, PollingInfoAnswer, PopAnswer, PopMessage};
-use protocol::names::{self, perm};
+use protocol::names::perm;
 
 use super::account::LOAN_MESSAGES_MAX;
 use super::account::value::ATTEMPT_BYTES_MAX;
@@ -15,7 +15,6 @@ use crate::call::Call;
 use crate::catalog::{Topic, Wants};
 use crate::consume::PARK_MS_MAX;
 use crate::desk::{Desk, illegal_queue};
-use crate::mail::Make;
 use crate::parked::Filter;
 
 /// Longest text of tags that a notification is filtered by; with a longer one everything is told.
@@ -215,14 +214,12 @@ impl Desk {
                 self.refuse(&call.reply, response::NO_PERMISSION, &remark);
                 None
             }
-            None if call.resumed || !self.settings.auto_create_group || names::check_group(name).is_err() => {
-                let remark = format!("subscription group [{name}] does not exist");
-                self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
-                None
-            }
             None => {
                 // What a group has consumed lasts only if the group does.
-                self.ensure_and_resume(call, String::new(), Make::Group { group: name.to_owned() });
+                if !self.makes_group(call, name) {
+                    let remark = format!("subscription group [{name}] does not exist");
+                    self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
+                }
                 None
             }
         }

@@ -30,6 +30,9 @@ impl Desk {
             Err(error) => return self.refuse_field(&call.reply, error),
         };
         let Some(group) = self.catalog.group(back.group).cloned() else {
+            if self.makes_group(call, back.group) {
+                return;
+            }
             let remark = format!("subscription group not exist, {}", back.group);
             return self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
         };
@@ -140,6 +143,10 @@ impl Desk {
     pub(super) fn is_retry_over(&mut self, call: &Call<'_>, send: &SendMessage<'_>, now_ms: u64) -> bool {
         let name = names::group_of_retry_topic(send.topic).unwrap_or_default();
         let Some(group) = self.catalog.group(name) else {
+            if self.may_make_group(call, name) {
+                self.ensure_and_resume(call, send.topic.to_owned(), Make::Retry { group: name.to_owned() });
+                return true;
+            }
             let remark = format!("subscription group not exist, {name}");
             self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
             return true;
