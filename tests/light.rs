@@ -191,6 +191,43 @@ fn without_the_settings_the_property_means_nothing_and_they_change_at_run_time()
     });
 }
 
+#[test]
+fn a_message_for_a_lite_topic_is_in_its_light_queue() {
+    with_cores(|home, cores| {
+        let lite = |name: &str, more: &[(&str, &str)], body: &str| {
+            let text = properties(&[&[("__LITE_TOPIC", name)], more].concat());
+            send_as(request::SEND_MESSAGE_V2, "T", 1, &text, body.as_bytes())
+        };
+        let dispatched = |client: &mut Client, offset: i64| {
+            let answer = client.expect(response::SUCCESS, pull("T", 1, offset));
+            messages(&answer)[0].property("INNER_MULTI_DISPATCH").map(str::to_owned)
+        };
+        let server = Server::with_cores(home, cores, &ON);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 2));
+        client.expect(response::SUCCESS, lite("a", &[], "one"));
+        // Where its producer says that it goes does not count.
+        client.expect(response::SUCCESS, lite("a", &[("INNER_MULTI_DISPATCH", "%LMQ%x,%LMQ%y")], "two"));
+        client.expect(response::SUCCESS, lite("", &[], "none"));
+        client.expect(response::MESSAGE_ILLEGAL, lite("no name", &[], "bad"));
+        client.expect(response::MESSAGE_ILLEGAL, lite(&"x".repeat(127), &[], "long"));
+        let wanted = [("one".to_owned(), "0".to_owned()), ("two".to_owned(), "1".to_owned())];
+        assert_eq!(read(&mut client, "%LMQ%$T$a", 0), wanted);
+        assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "T", 1), 3, "and in its own");
+        assert_eq!(dispatched(&mut client, 1).as_deref(), Some("%LMQ%$T$a"));
+        assert_eq!(dispatched(&mut client, 2), None);
+        server.kill();
+        // Without light queues it is a message like others, that says where it would go.
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        assert_eq!(read(&mut client, "%LMQ%$T$a", 0), wanted);
+        client.expect(response::SUCCESS, lite("b", &[], "three"));
+        assert_eq!(dispatched(&mut client, 3).as_deref(), Some("%LMQ%$T$b"));
+        client.expect(response::TOPIC_NOT_EXIST, pull("%LMQ%$T$b", 0, 0));
+        server.stop();
+    });
+}
+
 /// The long form only: it takes a quarter of a gigabyte of offsets.
 #[test]
 fn offsets_beyond_the_bound_are_refused_and_leave_room_for_the_rest() {

@@ -130,7 +130,13 @@ struct Target {
 impl Desk {
     /// SEND_MESSAGE (10), SEND_MESSAGE_V2 (310).
     pub(crate) fn send(&mut self, call: &Call<'_>, now_ms: u64) {
-        let Some((Admitted { send, mut said, target }, _)) = self.admit(call) else { return };
+        let for_lite;
+        let Some((Admitted { mut send, mut said, target }, _)) = self.admit(call) else { return };
+        if let Some(lite) = said.lite {
+            for_lite = dispatch::for_lite(send.topic, lite, send.properties);
+            send.properties = &for_lite;
+            said = Said::read(send.topic, &for_lite);
+        }
         if send.topic.starts_with(names::RETRY_PREFIX) && self.is_retry_over(call, &send, now_ms) {
             return;
         }

@@ -237,6 +237,16 @@ pub fn is_lmq(name: &str) -> bool {
     name.starts_with(LMQ_PREFIX)
 }
 
+/// The light queue of a lite topic (5.5), which is a name below a topic.
+pub fn lite_queue(topic: &str, lite: &str) -> String {
+    format!("{LMQ_PREFIX}${topic}${lite}")
+}
+
+/// Whether a light queue may have this name: a topic's, or a lite topic's, which has dollars in it.
+pub fn check_lmq(name: &str) -> Result<(), NameError> {
+    check(&name.replace('$', "_"), TOPIC_BYTES_MAX)
+}
+
 /// Whether messages of this topic may go to light queues too.
 pub fn allows_lmq(topic: &str) -> bool {
     let is_ours = [RETRY_PREFIX, DLQ_PREFIX, SYSTEM_PREFIX].iter().any(|prefix| topic.starts_with(prefix));

@@ -79,6 +79,8 @@ pub mod name {
     pub const INNER_MULTI_DISPATCH: &str = "INNER_MULTI_DISPATCH";
     /// Its offsets in them, in the same order; written by the broker.
     pub const INNER_MULTI_QUEUE_OFFSET: &str = "INNER_MULTI_QUEUE_OFFSET";
+    /// The lite topic below its topic that a message is for.
+    pub const LITE_TOPIC: &str = "__LITE_TOPIC";
     /// The kind of a request-reply message.
     pub const MSG_TYPE: &str = "MSG_TYPE";
     /// Pairs request and reply messages.

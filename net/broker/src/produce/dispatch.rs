@@ -121,13 +121,20 @@ fn light_queues(names: &str) -> Result<Vec<Light>, String> {
         if light.iter().any(|known| known.name == name) {
             continue;
         }
-        names::check_topic(name).map_err(|error| format!("{}: {error}", name::INNER_MULTI_DISPATCH))?;
+        names::check_lmq(name).map_err(|error| format!("{}: {error}", name::INNER_MULTI_DISPATCH))?;
         if light.len() == LIGHT_QUEUES_MAX {
             return Err(format!("{}: at most {LIGHT_QUEUES_MAX} names", name::INNER_MULTI_DISPATCH));
         }
         light.push(Light { name: name.to_owned(), offset: None });
     }
     Ok(light)
+}
+
+/// The properties of a message for a lite topic: the light queue of that gets it, and no other.
+pub(super) fn for_lite(topic: &str, lite: &str, text: &str) -> String {
+    let mut text = text.to_owned();
+    properties::set(&mut text, name::INNER_MULTI_DISPATCH, &names::lite_queue(topic, lite));
+    text
 }
 
 impl Desk {

@@ -15,6 +15,8 @@ pub(super) struct Said<'a> {
     pub is_timer: bool,
     /// Queues that get it too, if they are light ones.
     pub dispatch: Option<&'a str>,
+    /// The lite topic that it is for.
+    pub lite: Option<&'a str>,
     /// It claims to be an inner batch: those are made here.
     pub is_inner: bool,
     /// It deletes a timer message: what it is found by.
@@ -57,6 +59,7 @@ impl<'a> Said<'a> {
                 name::SHARDING_KEY => said.has_type = true,
                 name::PRIORITY => said.priority = value.parse::<i32>().ok().and_then(|value| value.try_into().ok()),
                 name::INNER_MULTI_DISPATCH => said.dispatch = Some(value),
+                name::LITE_TOPIC => said.lite = Some(value).filter(|value| !value.is_empty()),
                 name::INNER_NUM => said.is_inner = true,
                 name::CLUSTER | name::MSG_REGION | name::TRACE_ON | name::POP_CK => said.has_ours = true,
                 _ => {}

@@ -185,9 +185,13 @@ impl Registrar {
                 None
             }
         };
-        // Version 2 of pop's retry topics has a plus between two names.
-        let plain = name.replacen('+', "_", usize::from(matches!(how, Make::PopRetry { .. })));
-        let is_legal = |config: &TopicConfig| config.topic_name == name && names::check_topic(&plain).is_ok();
+        let checked = match how {
+            // Version 2 of pop's retry topics has a plus between two names.
+            Make::PopRetry { .. } => names::check_topic(&name.replacen('+', "_", 1)),
+            Make::Light => names::check_lmq(name),
+            _ => names::check_topic(name),
+        };
+        let is_legal = |config: &TopicConfig| config.topic_name == name && checked.is_ok();
         if let Some(config) = config.filter(is_legal) {
             // A full table is no error here: the message then finds no topic and says so.
             let _ = self.add_topic(config);
