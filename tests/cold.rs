@@ -1,6 +1,7 @@
 //! Goal: a group that reads more than its share from disk waits, and nobody else does. Method: raw frames to the real
 //! binary, started again so that what was sent is no longer in memory; with one core and with two.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use protocol::Command;
@@ -138,4 +139,50 @@ fn a_group_that_reads_too_much_from_disk_waits() {
         }
         server.stop();
     });
+}
+
+/// What the log may read in a second, what is read, and the most of that that is not waited for: one read.
+const LIMIT_BYTES_PER_S: u64 = 1 << 20;
+const OLD_BYTES: u64 = 2 << 20;
+const READ_BYTES: u64 = 256 << 10;
+
+#[test]
+fn old_messages_are_read_no_faster_than_the_limit_and_producers_do_not_wait_for_them() {
+    let home = tempfile::tempdir().expect("a directory for temporary files");
+    let limit = ["--set", "log.read_bytes_per_s=1MiB"];
+    let server = Server::with_cores(home.path(), "1", &limit);
+    let mut client = server.client();
+    client.expect(response::SUCCESS, create_topic("T", 2));
+    let body = vec![b'x'; 16 << 10];
+    let count = (OLD_BYTES / body.len() as u64) as i64;
+    for _ in 0..count {
+        client.expect(response::SUCCESS, send("T", 0, &body));
+    }
+    wait_until_durable(&mut client);
+    server.stop();
+    let server = Server::with_cores(home.path(), "1", &limit);
+    let (mut reader, mut producer) = (server.client(), server.client());
+    let is_read = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (began, mut offset) = (Instant::now(), 0);
+            while offset < count {
+                let answer = reader.expect(response::SUCCESS, pull_of("g", 0, offset));
+                offset += messages(&answer).len() as i64;
+            }
+            is_read.store(true, Ordering::SeqCst);
+            let least = Duration::from_secs(1).mul_f64((OLD_BYTES - READ_BYTES) as f64 / LIMIT_BYTES_PER_S as f64);
+            let took = began.elapsed();
+            // A clock of milliseconds, and the reader's own.
+            assert!(took + Duration::from_millis(50) >= least, "{OLD_BYTES} bytes took {took:?}, at least {least:?}");
+        });
+        // What is new goes in and out meanwhile, also behind reads that wait for the limit.
+        for offset in 0..30 {
+            producer.expect(response::SUCCESS, send("T", 1, b"new"));
+            let answer = producer.expect(response::SUCCESS, pull_of("h", 1, offset));
+            assert_eq!(messages(&answer).len(), 1);
+        }
+        assert!(!is_read.load(Ordering::SeqCst), "old messages took less time than thirty new ones");
+    });
+    server.stop();
 }
