@@ -305,6 +305,20 @@ fn what_went_in_and_out_is_counted_by_topic_and_by_group() {
         assert_eq!(sum(&client.expect(response::SUCCESS, view("GROUP_GET_NUMS", "T@g"))), 10);
         assert!(sum(&client.expect(response::SUCCESS, view("TOPIC_PUT_SIZE", "T"))) > 1_000);
         assert!(sum(&client.expect(response::SUCCESS, view("GROUP_GET_SIZE", "T@g"))) > 1_000);
+        // Of the whole broker, by its cluster's name.
+        for name in ["BROKER_PUT_NUMS", "BROKER_GET_NUMS"] {
+            assert_eq!(sum(&client.expect(response::SUCCESS, view(name, "DefaultCluster"))), 10, "{name}");
+            client.expect(response::SYSTEM_ERROR, view(name, "broker-a"));
+        }
+        client.expect(response::SYSTEM_ERROR, view("BROKER_PUT_SIZE", "DefaultCluster"));
+        // What is sent back counts for the topic that it was read from.
+        client.expect(response::SYSTEM_ERROR, view("SNDBCK_PUT_NUMS", "T@g"));
+        let place = messages(&client.ask(pull_of_group(0, 0, 0)))[0].physical_offset.to_string();
+        for level in ["1", "-1"] {
+            let back = [("offset", &*place), ("group", "g"), ("delayLevel", level)];
+            client.expect(response::SUCCESS, asking(request::CONSUMER_SEND_MSG_BACK, &back));
+        }
+        assert_eq!(sum(&client.expect(response::SUCCESS, view("SNDBCK_PUT_NUMS", "T@g"))), 2);
         for (name, key) in [("TOPIC_PUT_NUMS", "U"), ("GROUP_GET_NUMS", "T"), ("GROUP_GET_NUMS", "T@h"), ("X", "T")] {
             client.expect(response::SYSTEM_ERROR, view(name, key));
         }

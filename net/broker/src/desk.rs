@@ -297,7 +297,7 @@ impl Desk {
 
     /// To be called about every second.
     pub fn on_tick(&mut self, now_ms: u64) {
-        self.stats.on_time(now_ms);
+        self.stats.on_time(&self.traffic, now_ms);
         self.cold_reads.on_time(&self.settings, now_ms);
         self.registrar(now_ms, |registrar, orders| registrar.on_tick(now_ms, orders));
         self.pops.accounts.sweep(now_ms);
@@ -433,7 +433,7 @@ impl Desk {
     /// Answers a question about the partitions of this core, as soon as cold reads allow.
     fn ask(&mut self, mut ask: Box<Ask>, now_ms: u64) {
         if let Some(counted) = ask.inquiry.counted() {
-            let windows = counted.iter().map(|counted| self.stats.windows(counted, now_ms)).collect();
+            let windows = counted.iter().map(|counted| self.stats.windows(counted, &self.traffic, now_ms)).collect();
             return self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part: Part::Stats(windows) });
         }
         let partitions_all = self.settings.partitions;

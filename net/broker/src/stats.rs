@@ -1,6 +1,7 @@
-//! What came in and went out, by topic and by group, over the last minute, hour and day (code 315, which
+//! What came in and went out, by topic, by group and of the broker, over the last minute, hour and day (code 315, which
 //! `mqadmin statsAll` asks). Counted where it happens: a send adds to its topic's place in a list, an answered pull to
-//! its group's. Every ten seconds the counts are sampled.
+//! its group's, and so does a message that is sent back. Every ten seconds the counts are sampled, and what the core
+//! counts of its traffic anyway.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,11 +9,13 @@ use std::sync::Arc;
 use ahash::RandomState;
 use hashbrown::HashTable;
 
+use crate::admin::Traffic;
+
 /// Topics that are counted have ids below this, 1 Mi, and so a list of at most 16 MiB. Ids are never used again: who
 /// makes and deletes more topics than that sees no figures for the last ones.
 pub const TOPIC_IDS_MAX: u32 = 1 << 20;
-/// Topics, and pairs of topic and group, whose history is kept, per core. 16,384 of each, 1 KiB each. What comes
-/// later has no history.
+/// Topics, and what groups do in topics, whose history is kept, per core. 16,384 of each, 1 KiB each. What comes later
+/// has no history.
 pub const SERIES_MAX: usize = 16_384;
 /// How often the counts are sampled, in ms.
 pub const HISTORY_SAMPLE_MS: u64 = 10_000;
@@ -57,6 +60,17 @@ pub enum Counted {
         /// The group.
         group: String,
     },
+    /// Messages of a topic that a group sent back.
+    Returned {
+        /// The topic's id.
+        topic: u32,
+        /// The group.
+        group: String,
+    },
+    /// Messages sent, of all topics.
+    AllPut,
+    /// Messages given to anybody.
+    AllGot,
 }
 
 /// The counts of one core.
@@ -67,12 +81,23 @@ pub struct Stats {
     puts: Vec<Count>,
     /// Of the topics that have one, by topic id.
     histories: std::collections::BTreeMap<u32, History>,
-    gets: HashTable<Got>,
+    deeds: HashTable<Deed>,
+    /// Of messages sent and given, whatever their topic; it begins with the first sample.
+    all: Option<[History; 2]>,
     sample_at_ms: u64,
 }
 
+/// What a group does with messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Does {
+    Gets,
+    Returns,
+}
+
+/// What a group did in a topic.
 #[derive(Debug)]
-struct Got {
+struct Deed {
+    does: Does,
     topic: u32,
     group: Arc<str>,
     count: Count,
@@ -104,7 +129,8 @@ impl Stats {
             state: RandomState::with_seed(seed as usize),
             puts: Vec::new(),
             histories: std::collections::BTreeMap::new(),
-            gets: HashTable::new(),
+            deeds: HashTable::new(),
+            all: None,
             sample_at_ms: 0,
         }
     }
@@ -128,24 +154,36 @@ impl Stats {
 
     /// A pull of a group was answered with messages.
     pub fn got(&mut self, topic: u32, group: &Arc<str>, messages: u64, bytes: u64, now_ms: u64) {
-        let hash = self.state.hash_one((topic, &**group));
-        if let Some(got) = self.gets.find_mut(hash, |got| got.topic == topic && got.group == *group) {
-            return got.count.add(messages, bytes);
+        self.did(Does::Gets, topic, group, Count { messages, bytes }, now_ms);
+    }
+
+    /// A group has sent a message back.
+    pub fn returned(&mut self, topic: u32, group: &Arc<str>, now_ms: u64) {
+        self.did(Does::Returns, topic, group, Count { messages: 1, bytes: 0 }, now_ms);
+    }
+
+    fn did(&mut self, does: Does, topic: u32, group: &Arc<str>, count: Count, now_ms: u64) {
+        let hash = self.state.hash_one((does, topic, &**group));
+        if let Some(deed) = self.deeds.find_mut(hash, |deed| deed.is(does, topic, group)) {
+            return deed.count.add(count.messages, count.bytes);
         }
-        if self.gets.len() < SERIES_MAX {
-            let count = Count { messages, bytes };
-            let got = Got { topic, group: group.clone(), count, history: History::new(now_ms) };
+        if self.deeds.len() < SERIES_MAX {
+            let deed = Deed { does, topic, group: group.clone(), count, history: History::new(now_ms) };
             let state = &self.state;
-            self.gets.insert_unique(hash, got, |got| state.hash_one((got.topic, &*got.group)));
+            self.deeds.insert_unique(hash, deed, |deed| state.hash_one((deed.does, deed.topic, &*deed.group)));
         }
     }
 
-    /// Samples the counts, if it is time. Cost: all of them, every ten seconds; 100,000 topics take some 100 µs.
-    pub fn on_time(&mut self, now_ms: u64) {
+    /// Samples the counts, and what was counted of traffic, if it is time. Cost: all of them, every ten seconds; 100,000 topics take some 100 µs.
+    pub fn on_time(&mut self, traffic: &Traffic, now_ms: u64) {
         if now_ms < self.sample_at_ms {
             return;
         }
         self.sample_at_ms = now_ms + HISTORY_SAMPLE_MS;
+        let all = self.all.get_or_insert_with(|| [History::new(now_ms), History::new(now_ms)]);
+        for (history, count) in all.iter_mut().zip(totals(traffic)) {
+            history.sample(count, now_ms);
+        }
         for (topic, count) in (0..).zip(&self.puts) {
             if *count == Count::default() {
                 continue;
@@ -158,8 +196,8 @@ impl Stats {
                 self.histories.insert(topic, history);
             }
         }
-        for got in self.gets.iter_mut() {
-            got.history.sample(got.count, now_ms);
+        for deed in self.deeds.iter_mut() {
+            deed.history.sample(deed.count, now_ms);
         }
     }
 
@@ -171,22 +209,43 @@ impl Stats {
                 *count = Count::default();
             }
         }
-        self.gets.retain(|got| !topics.contains(&got.topic));
+        self.deeds.retain(|deed| !topics.contains(&deed.topic));
     }
 
     /// What happened lately. `None`: nothing is known of it.
-    pub fn windows(&self, counted: &Counted, now_ms: u64) -> Option<Windows> {
+    pub fn windows(&self, counted: &Counted, traffic: &Traffic, now_ms: u64) -> Option<Windows> {
+        let did = |does: Does, topic: u32, group: &str| {
+            let hash = self.state.hash_one((does, topic, group));
+            let deed = self.deeds.find(hash, |deed| deed.is(does, topic, group))?;
+            Some(deed.history.windows(deed.count, now_ms))
+        };
+        let [put, got] = totals(traffic);
+        let total = |count: Count, which: usize| {
+            let history = &self.all.as_ref().filter(|_| count.messages > 0)?[which];
+            Some(history.windows(count, now_ms))
+        };
         match counted {
             Counted::Put { topic } => {
                 let count = self.puts.get(*topic as usize)?;
                 Some(self.histories.get(topic)?.windows(*count, now_ms))
             }
-            Counted::Got { topic, group } => {
-                let hash = self.state.hash_one((*topic, &**group));
-                let got = self.gets.find(hash, |got| got.topic == *topic && *got.group == **group)?;
-                Some(got.history.windows(got.count, now_ms))
-            }
+            Counted::Got { topic, group } => did(Does::Gets, *topic, group),
+            Counted::Returned { topic, group } => did(Does::Returns, *topic, group),
+            Counted::AllPut => total(put, 0),
+            Counted::AllGot => total(got, 1),
         }
+    }
+}
+
+/// What a core has taken and given, whatever the topic.
+fn totals(traffic: &Traffic) -> [Count; 2] {
+    let put = Count { messages: traffic.put_messages, bytes: traffic.put_bytes };
+    [put, Count { messages: traffic.got_messages, bytes: 0 }]
+}
+
+impl Deed {
+    fn is(&self, does: Does, topic: u32, group: &str) -> bool {
+        self.does == does && self.topic == topic && *self.group == *group
     }
 }
 
@@ -262,25 +321,25 @@ mod tests {
 
     #[test]
     fn windows_are_of_a_minute_an_hour_and_a_day() {
-        let mut stats = Stats::new(7);
+        let (mut stats, quiet) = (Stats::new(7), Traffic::default());
         let group: Arc<str> = "g".into();
         let (put, got) = (Counted::Put { topic: 3 }, Counted::Got { topic: 3, group: "g".to_owned() });
-        assert!(stats.windows(&put, 0).is_none() && stats.windows(&got, 0).is_none());
+        assert!(stats.windows(&put, &quiet, 0).is_none() && stats.windows(&got, &quiet, 0).is_none());
         let start_ms = 100 * DAY_MS;
         // One message a second for three days, told twice as often to the group.
         for second in 0..3 * DAY_MS / 1000 {
             let now_ms = start_ms + second * 1000;
             stats.put(3, 1, 10);
             stats.got(3, &group, 2, 20, now_ms);
-            stats.on_time(now_ms);
+            stats.on_time(&quiet, now_ms);
             if second == 30 {
-                assert_eq!(messages(stats.windows(&put, now_ms)), [(31, 40_000); 3]);
+                assert_eq!(messages(stats.windows(&put, &quiet, now_ms)), [(31, 40_000); 3]);
             }
         }
         let now_ms = start_ms + 3 * DAY_MS - 1000;
         for (counted, times) in [(&put, 1), (&got, 2)] {
             for ((count, span_ms), wanted_ms) in
-                messages(stats.windows(counted, now_ms)).into_iter().zip([MINUTE_MS, HOUR_MS, DAY_MS])
+                messages(stats.windows(counted, &quiet, now_ms)).into_iter().zip([MINUTE_MS, HOUR_MS, DAY_MS])
             {
                 assert_eq!(count * 1000, span_ms * times);
                 assert!(
@@ -291,27 +350,27 @@ mod tests {
         }
         // Then nothing for two hours.
         for second in 1..2 * HOUR_MS / 1000 {
-            stats.on_time(now_ms + second * 1000);
+            stats.on_time(&quiet, now_ms + second * 1000);
         }
-        let later = messages(stats.windows(&put, now_ms + 2 * HOUR_MS));
+        let later = messages(stats.windows(&put, &quiet, now_ms + 2 * HOUR_MS));
         assert_eq!((later[0].0, later[1].0), (0, 0));
         assert!(later[2].0 > 70_000);
         stats.forget(&[3].into());
-        assert!(stats.windows(&put, 0).is_none() && stats.windows(&got, 0).is_none());
+        assert!(stats.windows(&put, &quiet, 0).is_none() && stats.windows(&got, &quiet, 0).is_none());
     }
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let mut stats = Stats::new(7);
+        let (mut stats, quiet) = (Stats::new(7), Traffic::default());
         for topic in 0..SERIES_MAX as u32 + 10 {
             stats.put(topic, 1, 1);
             stats.got(topic, &"g".into(), 1, 1, 0);
         }
         stats.put(TOPIC_IDS_MAX, 1, 1);
         stats.put(u32::MAX, 1, 1);
-        stats.on_time(HISTORY_SAMPLE_MS);
-        assert_eq!((stats.histories.len(), stats.gets.len()), (SERIES_MAX, SERIES_MAX));
+        stats.on_time(&quiet, HISTORY_SAMPLE_MS);
+        assert_eq!((stats.histories.len(), stats.deeds.len()), (SERIES_MAX, SERIES_MAX));
         assert!(stats.puts.len() <= TOPIC_IDS_MAX as usize);
-        assert!(stats.windows(&Counted::Put { topic: SERIES_MAX as u32 + 1 }, HISTORY_SAMPLE_MS).is_none());
+        assert!(stats.windows(&Counted::Put { topic: SERIES_MAX as u32 + 1 }, &quiet, HISTORY_SAMPLE_MS).is_none());
     }
 }

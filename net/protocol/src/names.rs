@@ -231,6 +231,11 @@ pub fn group_of_retry_topic(topic: &str) -> Option<&str> {
     Some(rest.split_once('+').map_or(rest, |(group, _)| group))
 }
 
+/// The group whose retry topic or dead letters this is.
+pub fn group_of_returned(topic: &str) -> Option<&str> {
+    topic.strip_prefix(RETRY_PREFIX).or_else(|| topic.strip_prefix(DLQ_PREFIX))
+}
+
 /// Whether this is the name of a light queue.
 #[inline]
 pub fn is_lmq(name: &str) -> bool {

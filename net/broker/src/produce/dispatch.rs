@@ -349,7 +349,8 @@ impl Desk {
         if is_last {
             let unique = properties::get(&text, name::UNIQ_KEY);
             let says = Identity { unique, recall: None, is_inner: false };
-            return self.keep_sent(local, &put, says, &reply, dispatch.since_ms, now_ms);
+            self.keep_sent(local, &put, says, &reply, dispatch.since_ms, now_ms);
+            return;
         }
         if !self.sends.travels.has_room(body.len()) {
             return self.refuse_copies(&reply, home, AppendError::Busy.into());

@@ -246,6 +246,7 @@ impl Desk {
     }
 
     /// As `keep`, for a request: its answer tells where the messages lie, or why they do not. `since_ms`: when it came.
+    /// False: they do not.
     #[inline(always)]
     pub(super) fn keep_sent(
         &mut self,
@@ -255,7 +256,7 @@ impl Desk {
         reply: &ReplyTo,
         since_ms: u64,
         now_ms: u64,
-    ) {
+    ) -> bool {
         let (messages, bytes) = put.counted();
         let promise = || Promise::Answer { to: *reply, messages, bytes, since_ms, says: Says::Nothing };
         match self.keep(local, put, promise, now_ms) {
@@ -263,8 +264,12 @@ impl Desk {
                 let queue = put.queue();
                 self.stats.put(queue.topic, messages.into(), bytes);
                 self.tell_sent(ticket, reply, queue.queue, says);
+                true
             }
-            Err(unkept) => self.refuse_unkept(reply, unkept),
+            Err(unkept) => {
+                self.refuse_unkept(reply, unkept);
+                false
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use engine::format::QueueKey;
 use engine::io::Pieces;
 use protocol::StoredMessage;
-use protocol::codes::response;
+use protocol::codes::{request, response};
 use protocol::headers::{SendBack, SendMessage};
 use protocol::ids::OffsetId;
 use protocol::names::{self, perm, sys_flag};
@@ -134,7 +134,14 @@ impl Desk {
         let piece = Piece::read(store.origin.message(self.store_host(), &store.topic, queue, &store.body, &text));
         let says = Identity { unique: properties::get(&text, name::UNIQ_KEY), recall: None, is_inner: false };
         let put = Put::One(&piece, QueueKey { topic: topic.id, queue }, until);
-        self.keep_sent(local, &put, says, &store.reply, now_ms, now_ms);
+        let is_kept = self.keep_sent(local, &put, says, &store.reply, now_ms, now_ms);
+        if is_kept && store.reply.code == request::CONSUMER_SEND_MSG_BACK {
+            let topic = properties::get(&text, name::RETRY_TOPIC).and_then(|topic| self.catalog.topic(topic));
+            let group = names::group_of_returned(&store.topic).and_then(|group| self.catalog.group(group));
+            if let (Some(topic), Some(group)) = (topic, group) {
+                self.stats.returned(topic.id, &group.name, now_ms);
+            }
+        }
     }
 
     /// Rules for sends to retry topics (PROTOCOL 4.8.2): what was tried too often, or belongs to a group

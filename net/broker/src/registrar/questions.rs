@@ -134,7 +134,7 @@ impl Registrar {
         Ok(Outcome::Gather(goal, Question::Reset(reset)))
     }
 
-    /// Code 315: sends by topic, and what groups got, by `topic@group`.
+    /// Code 315: sends by topic, what groups got and sent back, by `topic@group`, and all messages, by cluster.
     pub(super) fn view_stats(&self, header: &ViewStats<'_>) -> Result<Outcome, Answer> {
         let name = format!("{}> <{}", header.stats_name, header.stats_key);
         let unknown = || system_error(format!("The stats <{name}> not exist"));
@@ -151,6 +151,12 @@ impl Registrar {
                 let (topic, group) = header.stats_key.split_once('@').ok_or_else(unknown)?;
                 Counted::Got { topic: id(topic)?, group: group.to_owned() }
             }
+            "SNDBCK_PUT" if !is_size => {
+                let (topic, group) = header.stats_key.split_once('@').ok_or_else(unknown)?;
+                Counted::Returned { topic: id(topic)?, group: group.to_owned() }
+            }
+            "BROKER_PUT" if !is_size && header.stats_key == self.settings.cluster => Counted::AllPut,
+            "BROKER_GET" if !is_size && header.stats_key == self.settings.cluster => Counted::AllGot,
             _ => return Err(unknown()),
         };
         Ok(Outcome::Gather(Goal::Stats { is_size, name }, Question::Stats(vec![counted])))
