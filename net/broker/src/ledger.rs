@@ -16,6 +16,7 @@ use std::sync::Arc;
 use protocol::bodies::SetRequestMode;
 use protocol::names;
 
+use crate::admin::{Goal, Question};
 use crate::answer::Answer;
 use crate::call::ReplyTo;
 use crate::catalog::{COUNTERS_KEY, Catalog, Counters, DataVersion, FactError, GROUP_KEY, Group, Subscriptions};
@@ -35,6 +36,8 @@ pub enum Then {
     Answer(ReplyTo, Answer),
     /// Send this to that core, also if the change failed.
     Send(usize, Mail),
+    /// Ask every core for a request. If the change failed, refuse it.
+    Gather(ReplyTo, Goal, Question),
 }
 
 /// A change that is over.

@@ -133,6 +133,8 @@ enum Outcome {
     Settled(Answer),
     /// Every core is asked first.
     Gather(Goal, Question),
+    /// The same, once all that was accepted so far is in force.
+    GatherSettled(Goal, Question),
 }
 
 impl Registrar {
@@ -182,6 +184,7 @@ impl Registrar {
             Ok(Outcome::Now(answer)) | Err(answer) => wanted.push(Order::Answer(reply, answer)),
             Ok(Outcome::Settled(answer)) => self.settle(Then::Answer(reply, answer), wanted),
             Ok(Outcome::Gather(goal, question)) => self.gather(Some(reply), goal, question, wanted),
+            Ok(Outcome::GatherSettled(goal, question)) => self.settle(Then::Gather(reply, goal, question), wanted),
         }
         self.finish(now_ms, wanted);
     }
@@ -391,10 +394,11 @@ impl Registrar {
         }
     }
 
-    fn carry_out(&self, then: Then, ok: bool, wanted: &mut Vec<Order>) {
+    fn carry_out(&mut self, then: Then, ok: bool, wanted: &mut Vec<Order>) {
         match then {
             Then::Answer(reply, answer) if ok => wanted.push(Order::Answer(reply, answer)),
-            Then::Answer(reply, _) => {
+            Then::Gather(reply, goal, question) if ok => self.gather(Some(reply), goal, question, wanted),
+            Then::Answer(reply, _) | Then::Gather(reply, ..) => {
                 let remark = "the change could not be written to the disk, it is dropped";
                 wanted.push(Order::Answer(reply, Answer::refusal(response::SERVICE_NOT_AVAILABLE, remark)));
             }

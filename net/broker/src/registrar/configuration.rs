@@ -304,7 +304,8 @@ impl Registrar {
         }
         if header.clean_offset {
             let group = header.group.to_owned();
-            return Ok(Outcome::Gather(Goal::Forget, Question::Forget { group }));
+            // Not before every core knows that it is gone: a consumer that goes on would leave new ones.
+            return Ok(Outcome::GatherSettled(Goal::Forget, Question::Forget { group }));
         }
         Ok(Outcome::Settled(Answer::ok()))
     }

@@ -14,7 +14,6 @@ use super::{BODY_BYTES_MAX, BUSY, Order, Outcome, Registrar, system_error, too_l
 use crate::admin::{self, Consumed, Goal, GroupProgress, Part, Question, Refused, Reset, ResetTo};
 use crate::answer::Answer;
 use crate::call::ReplyTo;
-use crate::ledger::Then;
 use crate::runtime;
 use crate::stats::Counted;
 
@@ -318,20 +317,13 @@ impl Registrar {
             (Goal::Messages { count }, Part::Messages { found, is_partial }) => {
                 admin::messages(count, BODY_BYTES_MAX, found, is_partial)
             }
-            (Goal::Forget, Part::Forgotten(outcome)) => {
-                let answer = match outcome {
-                    Ok(()) => Answer::ok(),
-                    Err((code, remark)) => {
-                        let remark = format!("the group is deleted, but not all of its offsets: {remark}");
-                        Answer::refusal(code, remark)
-                    }
-                };
-                // The group's deletion may still be on its way to the disk.
-                if let Some(reply) = reply {
-                    self.settle(Then::Answer(reply, answer), wanted);
+            (Goal::Forget, Part::Forgotten(outcome)) => match outcome {
+                Ok(()) => Answer::ok(),
+                Err((code, remark)) => {
+                    let remark = format!("the group is deleted, but not all of its offsets: {remark}");
+                    Answer::refusal(code, remark)
                 }
-                return;
-            }
+            },
             (goal, part) => panic!("cores answered {goal:?} with {part:?}"),
         };
         let answer = if answer.body.len() > BODY_BYTES_MAX { too_large() } else { answer };

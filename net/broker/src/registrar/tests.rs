@@ -171,6 +171,9 @@ impl World {
                 });
             }
             Order::Ask { ticket, question } => {
+                if let Question::Forget { group } = &question {
+                    self.log.push(format!("forget {group}"));
+                }
                 for _ in 0..2 {
                     let part = (self.tell)(&question);
                     self.act(|registrar, now_ms, wanted| registrar.on_told(ticket, part, now_ms, wanted));

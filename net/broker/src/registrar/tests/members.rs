@@ -227,6 +227,28 @@ fn groups_are_configured() {
         assert_eq!(world.ask(0, 207, &[("groupName", "g"), ("cleanOffset", clean)], Vec::new()).code, 0);
     }
     assert!(world.registrar.catalog().group("g").is_none());
+    // Its offsets go once no core knows it any more, and not at all if it is not gone.
+    for disk_ok in [true, false] {
+        assert_eq!(world.ask(0, 200, &[], br#"{"groupName":"g"}"#.to_vec()).code, 0);
+        world.logged();
+        world.disk_ok = disk_ok;
+        let opaque = world.send(0, 207, &[("groupName", "g"), ("cleanOffset", "true")], Vec::new());
+        world.run();
+        if !disk_ok {
+            let keys: Vec<Vec<u8>> = world.registrar.doubt().map(<[u8]>::to_vec).collect();
+            let facts: Vec<_> = keys.into_iter().map(|key| (key.clone(), world.facts.get(&key).cloned())).collect();
+            world.act(|registrar, now_ms, wanted| registrar.on_certain(&facts, now_ms, wanted));
+            world.run();
+        }
+        let log = world.logged();
+        let (code, forgets) = if disk_ok { (0, 1) } else { (response::SERVICE_NOT_AVAILABLE, 0) };
+        assert!(log.contains(&format!("answer {opaque}: {code}")), "{log:?}");
+        assert_eq!(log.iter().filter(|line| *line == "forget g").count(), forgets, "{log:?}");
+        let at = |line: &str| log.iter().position(|logged| logged == line);
+        assert!(!disk_ok || at("publish") < at("forget g"), "{log:?}");
+    }
+    world.disk_ok = true;
+    assert!(world.registrar.catalog().group("g").is_some(), "the disk does not know that it is deleted");
     // Of offsets that stay it is told, and of those that were not cloned or set anew.
     world.create("T", "1");
     assert_eq!(world.ask(0, 200, &[], br#"{"groupName":"g"}"#.to_vec()).code, 0);
