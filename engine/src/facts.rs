@@ -203,8 +203,9 @@ impl Facts {
 
     /// Takes back what [`take_noted`](Facts::take_noted) gave and could not be written.
     pub fn give_back(&mut self, payload: &[u8]) {
-        for (key, _) in decode(payload).filter(|(key, _)| self.live.contains_key(*key)) {
-            self.noted.insert(key.into(), 0);
+        for (key, change) in decode(payload).filter(|(key, _)| self.live.contains_key(*key)) {
+            let from = if let Change::More(from, ..) = change { from } else { 0 };
+            self.noted.insert(key.into(), from);
         }
     }
 
@@ -387,6 +388,7 @@ mod tests {
         let mut lost = Vec::new();
         facts.take_noted(&mut lost, 1);
         facts.give_back(&lost);
+        assert_eq!(facts.noted.values().copied().collect::<Vec<_>>(), [5], "it goes on from where it did");
         assert_eq!(facts.noted_keys().collect::<Vec<_>>(), [b"k"]);
         write(&mut facts, &mut log);
         // From anywhere in the log, beside any value, the end is the same.

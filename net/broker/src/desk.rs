@@ -338,6 +338,7 @@ impl Desk {
         self.pulls.parked.forget(&gone);
         self.cold_gate.forget(&gone);
         self.pops.waiting.forget(&gone);
+        self.forget_stirred(|pop| gone.contains(&pop.reply.connection));
         for connection in connections {
             self.registrar(now_ms, |registrar, orders| registrar.on_closed(*connection, now_ms, orders));
         }
@@ -355,8 +356,7 @@ impl Desk {
             return false;
         }
         self.shut = true;
-        self.note_accounts(now_ms, true);
-        self.keep_accounts(now_ms);
+        self.keep_accounts(now_ms, true);
         for partition in &mut self.partitions {
             partition.shut();
         }
@@ -518,7 +518,7 @@ impl Desk {
                 return true;
             }
         }
-        while let Some(pop) = self.pops.stirred.pop_front() {
+        while let Some(pop) = self.pops.next_stirred() {
             self.pop_again(pop, now_ms);
             if self.replies.is_full() {
                 return true;
@@ -550,7 +550,7 @@ impl Desk {
             }
             (Promise::Accounts(places), outcome) => {
                 let places = std::mem::take(places);
-                self.settle_held(places, outcome);
+                self.settle_held(places, outcome, now_ms);
             }
             (Promise::Recall(recall), Ok(())) => {
                 let (request, sought) = (**recall).clone();

@@ -37,7 +37,7 @@ pub mod revive;
 pub mod waiting;
 
 use account::Account;
-use accounts::Accounts;
+use accounts::{Accounts, LoanOf};
 use handle::{Infos, REVIVE_ORDERLY, REVIVE_PLAIN};
 use held::Held;
 use lend::Visit;
@@ -132,7 +132,8 @@ struct Popped {
     rest: u64,
     infos: Infos,
     offsets: Vec<u64>,
-    /// Partitions that lent some, by place.
+    /// What was lent, and the places of its partitions.
+    loans: Vec<LoanOf>,
     locals: Vec<usize>,
     scratch: String,
 }
@@ -165,6 +166,11 @@ impl Pops {
             revivals: 0,
             popped: Popped::default(),
         }
+    }
+
+    /// The next pop that goes on. While too much waits for the log there is none.
+    pub fn next_stirred(&mut self) -> Option<Box<Pop>> {
+        if self.held.has_room() { self.stirred.pop_front() } else { None }
     }
 }
 
@@ -276,7 +282,8 @@ impl Desk {
             return self.refuse_topic(&pop.reply, &pop.topic.name.clone());
         }
         if matches!(pop.wish, Wish::Messages { .. }) && !self.pops.held.has_room() {
-            return self.pops.stirred.push_back(pop);
+            self.leave_line(&pop, false);
+            return self.refuse(&pop.reply, response::SYSTEM_BUSY, BUSY);
         }
         let visit = match pop.wish {
             Wish::Messages { .. } | Wish::Look { .. } => self.visit(&mut pop, now_ms),
@@ -423,12 +430,24 @@ impl Desk {
             }
         }
         while !self.replies.is_full()
-            && self.pops.held.has_room()
-            && let Some(pop) = self.pops.stirred.pop_front()
+            && let Some(pop) = self.pops.next_stirred()
         {
             self.pop_again(pop, now_ms);
         }
-        self.keep_accounts(now_ms);
+        if !self.pops.held.has_room() {
+            let late = self.forget_stirred(|pop| pop.until_ms <= now_ms);
+            late.into_iter().for_each(|pop| self.answer_none(&pop, response::POLLING_TIMEOUT, now_ms));
+        }
+        self.keep_accounts(now_ms, false);
+    }
+
+    /// Takes out pops that were told of a message and do not go on: it is for the next of their lines.
+    pub(crate) fn forget_stirred(&mut self, is_over: impl Fn(&Pop) -> bool) -> VecDeque<Box<Pop>> {
+        let (over, rest): (VecDeque<_>, _) =
+            std::mem::take(&mut self.pops.stirred).into_iter().partition(|pop| is_over(pop));
+        self.pops.stirred = rest;
+        over.iter().for_each(|pop| self.leave_line(pop, false));
+        over
     }
 
     /// A log is open, and the catalog is known. What groups had on loan when it was closed they have still: it comes
@@ -490,8 +509,10 @@ impl Desk {
             ..empty_answer(pop, invisible_ms, now_ms, self.pops.popped.rest)
         };
         answer.push(&mut header.fields);
-        let (body, locals) = (gather(&self.pops.popped.messages), std::mem::take(&mut self.pops.popped.locals));
-        self.answer_kept(&locals, &pop.reply, body);
+        let body = gather(&self.pops.popped.messages);
+        let (locals, loans) =
+            (std::mem::take(&mut self.pops.popped.locals), std::mem::take(&mut self.pops.popped.loans));
+        self.answer_kept(&locals, &pop.reply, body, loans);
         self.pops.popped.locals = locals;
         self.pops.popped.messages.clear();
         if self.pops.popped.rest == 0 {

@@ -83,7 +83,7 @@ impl Desk {
             if let Some(offset) = self.pulls.resets.get(key, asked.consumer_group) {
                 return self.answer_offset(&call.reply, offset);
             }
-            // What a group that pops has acknowledged is written down a little later.
+            // What a group that pops has acknowledged may not be written down yet.
             if let Some(floor) = self.popped_floor(key, asked.consumer_group) {
                 return self.answer_offset(&call.reply, floor);
             }

@@ -329,6 +329,17 @@ impl Account {
         true
     }
 
+    /// A loan that nobody was told of is over, and is no try.
+    pub fn give_back(&mut self, id: LoanId, now_ms: u64) {
+        let Some(loan) = self.loans.get_mut(&id) else { return };
+        (loan.until_ms, loan.each_until_ms) = (now_ms, None);
+        let kind = loan.kind;
+        if kind == Kind::Plain {
+            loan.kind = Kind::Suspended;
+        }
+        self.touch(id, kind);
+    }
+
     /// What is left of a loan waits for longer.
     pub fn postpone(&mut self, id: LoanId, until_ms: u64) {
         let Some(loan) = self.loans.get_mut(&id) else { return };

@@ -23,7 +23,8 @@ const IDLE_MS: u64 = 600_000;
 const SWEEP_COUNT: usize = 4_096;
 /// What changed is written down after so long. Milliseconds.
 const NOTE_MS: u64 = 1_000;
-/// Messages on loan that are written down in one turn, at least one account: some tens of microseconds.
+/// Messages on loan of accounts that are written whole in one turn, if nobody waits, at least one account: some tens of
+/// microseconds.
 const NOTED_MESSAGES_MAX: usize = 4_096;
 
 /// An account, for ever: a slot that is used again has another generation.
@@ -56,6 +57,8 @@ pub struct Holder {
     /// What the group has.
     pub account: Account,
     is_dirty: bool,
+    /// What it has on loan found no room when it was written last.
+    is_without_room: bool,
     used_ms: u64,
 }
 
@@ -121,7 +124,7 @@ impl Holder {
         let mut value = Vec::new();
         if let Some(bytes) = self.account.written_bytes()
             && self.account.write_changes(&mut value).is_some()
-            && note(self, Note::More(bytes, &value))
+            && (value.is_empty() || note(self, Note::More(bytes, &value)))
         {
             return (true, 0);
         }
@@ -194,7 +197,7 @@ impl Accounts {
         self.index.insert(Key { queue: key, group: group.clone() }, slot);
         let (topic, group) = (topic.clone(), group.clone());
         let loans: Vec<(LoanId, u64)> = account.until_ms().collect();
-        let holder = Holder { key, topic, group, local, account, is_dirty: false, used_ms: 0 };
+        let holder = Holder { key, topic, group, local, account, is_dirty: false, is_without_room: false, used_ms: 0 };
         self.slots[slot as usize].holder = Some(Box::new(holder));
         let id = AccountId { slot, generation: self.slots[slot as usize].generation };
         self.loans += loans.len();
@@ -265,6 +268,12 @@ impl Accounts {
         Some(outcome)
     }
 
+    /// A loan that nobody was told of is over.
+    pub fn give_back(&mut self, of: LoanOf, now_ms: u64) {
+        self.change(of.account, now_ms, |account| account.give_back(of.loan, now_ms));
+        self.remind(of, now_ms);
+    }
+
     /// The next loan whose time is over.
     pub fn take_due(&mut self, now_ms: u64) -> Option<LoanOf> {
         while let Some(Reverse(deadline)) = self.deadlines.peek().copied() {
@@ -307,10 +316,10 @@ impl Accounts {
         is_cut
     }
 
-    /// Writes down what changed a second ago, as much as is little work; everything, if `is_all`. What has no room is
-    /// tried again a second later. Returns whether all found room.
-    pub fn note(&mut self, now_ms: u64, is_all: bool, mut note: impl FnMut(&Holder, Note<'_>) -> bool) -> bool {
-        let (mut messages, mut has_room) = (0, true);
+    /// Writes down what changed a second ago, as much as is little work; everything, if `is_all`. What finds no room is
+    /// tried again a second later.
+    pub fn note(&mut self, now_ms: u64, is_all: bool, mut note: impl FnMut(&Holder, Note<'_>) -> bool) {
+        let (mut messages, mut is_told) = (0, false);
         for _ in 0..self.dirty.len() {
             let Some((at_ms, id)) = self.dirty.front().copied() else { break };
             if !is_all && (at_ms > now_ms || messages > NOTED_MESSAGES_MAX) {
@@ -318,19 +327,22 @@ impl Accounts {
             }
             self.dirty.pop_front();
             let Some(holder) = self.get(id) else { continue };
-            let (is_noted, cost) = holder.note(&mut note);
-            holder.is_dirty = !is_noted;
-            messages += cost + 1;
-            if !is_noted {
-                if has_room {
-                    let (group, topic, queue) = (&*holder.group, &*holder.topic.name, holder.key.queue);
-                    tracing::warn!(group, topic, queue, "no room to write down what a group popped; it is tried again");
-                }
-                has_room = false;
-                self.dirty.push_back((now_ms + NOTE_MS, id));
+            if holder.is_without_room && at_ms > now_ms {
+                self.dirty.push_back((at_ms, id));
+                continue;
             }
+            let (is_noted, cost) = holder.note(&mut note);
+            (holder.is_dirty, holder.is_without_room) = (!is_noted, !is_noted);
+            messages += cost + 1;
+            if is_noted {
+                continue;
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                let (group, topic, queue) = (&*holder.group, &*holder.topic.name, holder.key.queue);
+                tracing::warn!(group, topic, queue, "no room to write down all that a group popped; it is tried again");
+            }
+            self.dirty.push_back((now_ms + NOTE_MS, id));
         }
-        has_room
     }
 
     /// Writes one account down now.
@@ -506,12 +518,16 @@ mod tests {
         let loan = accounts.lend(one, &[3, 5], 10, 5_000, Kind::Plain).unwrap();
         let mut noted = Vec::new();
         // There is only room for what is done with.
-        assert!(!accounts.note(0, true, |_, value| {
+        accounts.note(0, true, |_, value| {
             noted.push(whole(value).to_vec());
             noted.len() > 1
-        }));
+        });
         let [whole, done] = &noted[..] else { panic!("{noted:?}") };
         assert!(whole.starts_with(done));
+        // Who waits for others does not try it in each turn.
+        accounts.note(NOTE_MS - 1, true, |_, _| panic!("it was tried just now"));
+        accounts.note(NOTE_MS, false, |_, value| Account::read(super::tests::whole(value)).unwrap().loans() == 1);
+        assert_eq!(accounts.changed(), 0);
         accounts.forget(|_| true);
         let again = accounts.open(0, &topic(1), &Arc::from("g"), 0, Account::read(whole).unwrap()).unwrap();
         let of = LoanOf { account: again, loan };

@@ -69,7 +69,7 @@ impl Desk {
         }
         self.replies.header(&call.reply, response::SUCCESS);
         // One that changes nothing may be the same that is on its way to the log.
-        self.answer_kept(&[local], &call.reply, Pieces::new());
+        self.answer_kept(&[local], &call.reply, Pieces::new(), Vec::new());
     }
 
     /// BATCH_ACK_MESSAGE (200151). Its queues may lie on any core.
@@ -175,6 +175,10 @@ impl Desk {
         let invisible_ms = invisible_ms.min(INVISIBLE_MS_MAX);
         let until_ms = now_ms + invisible_ms;
         let kind = if asked.suspend { Kind::Suspended } else { Kind::Plain };
+        let is_known = self.partitions[local].is_open() || self.pops.accounts.find(key, asked.consumer_group).is_some();
+        if !is_known {
+            return self.refuse_append(&call.reply, AppendError::Opening);
+        }
         let Some(loan) = self.extend(key, asked.consumer_group, &handle, offset, now_ms, until_ms, kind) else {
             let remark = format!("the message is not on loan under this handle any more, offset: {offset}");
             return self.refuse(&call.reply, response::NO_MESSAGE, &remark);
@@ -190,7 +194,7 @@ impl Desk {
             revive_queue_id: handle.revive_queue,
         };
         answer.push(&mut header.fields);
-        self.answer_kept(&[local], &call.reply, Pieces::new());
+        self.answer_kept(&[local], &call.reply, Pieces::new(), Vec::new());
     }
 
     /// Acknowledges a message. False: an orderly one was never lent. `None`: nobody knows yet.
@@ -366,7 +370,7 @@ mod tests {
         let peer = Peer { connection: reply.connection, address, language: Language::Java, version: 0 };
         let header = Header::default();
         desk.batch_ack(&Call { header: &header, body: &body, reply, peer, resumed: false, orderly: false }, 2_000);
-        desk.keep_accounts(2_000);
+        desk.keep_accounts(2_000, false);
     }
 
     #[test]
@@ -378,7 +382,7 @@ mod tests {
             for (index, office) in offices.iter_mut().enumerate() {
                 while let Some(mail) = mailboxes.pop(index) {
                     office.desk.on_mail(mail, 2_000);
-                    office.desk.keep_accounts(2_000);
+                    office.desk.keep_accounts(2_000, false);
                 }
                 // What was acknowledged before, and is kept, goes on at once.
                 let success = vec![response::SUCCESS];

@@ -7,26 +7,27 @@ use engine::error::AppendError;
 use engine::io::Pieces;
 use engine::partition::Partition;
 
-use super::accounts::{AccountId, Holder, Note};
+use super::accounts::{AccountId, Holder, LoanOf, Note};
 use super::ack::Acks;
 use crate::call::ReplyTo;
 use crate::catalog::offset_key;
 use crate::desk::Desk;
 use crate::promise::Promise;
 
-/// Messages of pops that wait for the log, beyond which no more are lent: 64 MiB in one core. A log that takes 100 ms to
-/// write lends 640 MB a second with it.
-const HELD_BYTES_MAX: usize = 64 << 20;
-/// A log that has no room is asked again after so long. Milliseconds.
+/// Messages of pops that wait for the log, beyond which no more are lent: 32 MiB in one core, half of a log's tail. A log that
+/// takes 50 ms to write lends 640 MB a second with it.
+const HELD_BYTES_MAX: usize = 32 << 20;
+/// A log that has no room is asked again after so long, for so long. Milliseconds.
 const AGAIN_MS: u64 = 1;
+const BUSY_MS_MAX: u64 = 1_000;
 
 /// What waits, of one core.
 #[derive(Debug, Default)]
 pub struct Held {
     places: Vec<Place>,
     free: Vec<u32>,
-    /// By place of the partition: those of which the log was not asked yet.
-    new: Vec<Vec<u32>>,
+    /// By place of the partition: those of which the log was not asked yet, and since when it has no room for them; 0: it has.
+    new: Vec<(Vec<u32>, u64)>,
     /// Some are new; and when their logs are asked.
     new_at_ms: Option<u64>,
     /// Of messages.
@@ -54,6 +55,8 @@ pub(super) enum Then {
         body: Pieces,
         /// See `body`.
         bytes: usize,
+        /// What it tells to be lent.
+        loans: Vec<LoanOf>,
     },
     /// A batch of acknowledgements goes on.
     Acks(Box<Acks>),
@@ -89,9 +92,9 @@ impl Held {
         self.places[place as usize] = Place { left: locals.len(), failed: None, then: Some(then) };
         for local in locals {
             if self.new.len() <= *local {
-                self.new.resize_with(local + 1, Vec::new);
+                self.new.resize_with(local + 1, Default::default);
             }
-            self.new[*local].push(place);
+            self.new[*local].0.push(place);
         }
         self.new_at_ms = Some(0);
     }
@@ -117,6 +120,7 @@ fn note_in(partitions: &mut [Partition], holder: &Holder, note: Note<'_>) -> boo
     let partition = &mut partitions[holder.local];
     match note {
         Note::Whole(value) => partition.note(&key, value),
+        // Others write plain offsets there, which are shorter than any value that goes on.
         Note::More(bytes, more) => {
             partition.fact(&key).is_some_and(|value| value.len() == bytes) && partition.note_more(&key, more)
         }
@@ -124,47 +128,47 @@ fn note_in(partitions: &mut [Partition], holder: &Holder, note: Note<'_>) -> boo
 }
 
 impl Desk {
-    /// Answers, with the header that was made, once the logs at these places have what changed there.
-    pub(super) fn answer_kept(&mut self, locals: &[usize], reply: &ReplyTo, body: Pieces) {
+    /// Answers, with the header that was made, once the logs at these places have what changed there. `loans`: what it
+    /// tells to be lent.
+    pub(super) fn answer_kept(&mut self, locals: &[usize], reply: &ReplyTo, body: Pieces, loans: Vec<LoanOf>) {
         if locals.is_empty() || self.settings.pop_buffer_merge {
             return self.replies.send(reply, body);
         }
         let bytes = body.iter().map(bytes::Bytes::len).sum();
         let mut head = self.promises.buffer();
         self.replies.encode(bytes, &mut head);
-        self.hold(locals, Then::Answer { reply: *reply, head, body, bytes });
+        self.hold(locals, Then::Answer { reply: *reply, head, body, bytes, loans });
     }
 
     /// Does something once the logs at these places have what changed there.
     pub(super) fn hold(&mut self, locals: &[usize], then: Then) {
         match locals.is_empty() || self.settings.pop_buffer_merge {
-            true => self.release(then, None),
+            true => self.release(then, None, 0),
             false => self.pops.held.wait(locals, then),
         }
     }
 
-    /// Writes down what changed of accounts a second ago; all of it, if somebody waits for it.
-    pub(crate) fn keep_accounts(&mut self, now_ms: u64) {
-        let is_asked = self.pops.held.new_at_ms.take_if(|at_ms| *at_ms <= now_ms).is_some();
-        let has_room = self.note_accounts(now_ms, is_asked);
+    /// Writes down what changed of accounts a second ago; all of it, if somebody waits for it or `is_all`.
+    pub(crate) fn keep_accounts(&mut self, now_ms: u64, is_all: bool) {
+        let is_asked = self.pops.held.new_at_ms.take_if(|at_ms| *at_ms <= now_ms || is_all).is_some();
+        self.note_accounts(now_ms, is_asked || is_all);
         if !is_asked {
             return;
         }
         for local in 0..self.pops.held.new.len() {
-            let places = std::mem::take(&mut self.pops.held.new[local]);
+            let (places, since_ms) = std::mem::take(&mut self.pops.held.new[local]);
             if places.is_empty() {
                 continue;
             }
             let ticket = self.promises.open(Promise::Accounts(places));
-            let kept =
-                if has_room { self.partitions[local].keep_notes(ticket, now_ms) } else { Err(AppendError::Busy) };
-            match kept {
+            match self.partitions[local].keep_notes(ticket, now_ms) {
                 Ok(true) => {}
                 // A full disk keeps no loans: it gives out what it has all the same.
                 Ok(false) | Err(AppendError::Full) => self.settle(ticket, Ok(()), now_ms),
-                Err(AppendError::Busy) if has_room => {
+                Err(AppendError::Busy) if since_ms == 0 || now_ms < since_ms + BUSY_MS_MAX => {
                     if let Some(Promise::Accounts(places)) = self.promises.get(ticket) {
-                        self.pops.held.new[local] = std::mem::take(places);
+                        let since_ms = if since_ms == 0 { now_ms } else { since_ms };
+                        self.pops.held.new[local] = (std::mem::take(places), since_ms);
                     }
                     self.promises.close(ticket);
                     self.pops.held.new_at_ms = Some(now_ms + AGAIN_MS);
@@ -174,10 +178,10 @@ impl Desk {
         }
     }
 
-    /// Writes down what groups have on loan and what they are done with, as [`Accounts::note`](super::accounts::Accounts::note).
-    pub(crate) fn note_accounts(&mut self, now_ms: u64, is_all: bool) -> bool {
+    /// As [`Accounts::note`](super::accounts::Accounts::note).
+    pub(crate) fn note_accounts(&mut self, now_ms: u64, is_all: bool) {
         let partitions = &mut self.partitions;
-        self.pops.accounts.note(now_ms, is_all, |holder, note| note_in(partitions, holder, note))
+        self.pops.accounts.note(now_ms, is_all, |holder, note| note_in(partitions, holder, note));
     }
 
     /// Writes one account down now: another value may stand where its own was.
@@ -187,21 +191,24 @@ impl Desk {
     }
 
     /// The log has kept what these wait for, or never will.
-    pub(crate) fn settle_held(&mut self, places: Vec<u32>, outcome: Result<(), AppendError>) {
+    pub(crate) fn settle_held(&mut self, places: Vec<u32>, outcome: Result<(), AppendError>, now_ms: u64) {
         for place in places {
             if let Some((then, failed)) = self.pops.held.settle(place, outcome) {
-                self.release(then, failed);
+                self.release(then, failed, now_ms);
             }
         }
     }
 
-    fn release(&mut self, then: Then, failed: Option<AppendError>) {
+    fn release(&mut self, then: Then, failed: Option<AppendError>, now_ms: u64) {
         match (then, failed) {
-            (Then::Answer { reply, head, body, .. }, failed) => {
+            (Then::Answer { reply, head, body, loans, .. }, failed) => {
                 match failed {
                     None if reply.oneway => {}
                     None => self.replies.whole(reply.connection, &head, body),
-                    Some(error) => self.refuse_append(&reply, error),
+                    Some(error) => {
+                        loans.into_iter().for_each(|of| self.pops.accounts.give_back(of, now_ms));
+                        self.refuse_append(&reply, error);
+                    }
                 }
                 self.promises.give(head);
             }
@@ -228,7 +235,7 @@ pub(super) mod tests {
     use protocol::StoredMessage;
     use protocol::codes::response;
 
-    use super::super::account::Account;
+    use super::super::account::{Account, Kind};
     use super::super::tests::pop;
     use super::*;
     use crate::catalog::{Catalog, Topic, TopicConfig, Wants};
@@ -284,6 +291,7 @@ pub(super) mod tests {
                         Effect::Opened => {}
                         effect => self.desk.on_effect(0, effect, now_ms),
                     }
+                    assert!(!self.desk.serve_woken(now_ms), "there are few answers");
                 }
                 self.sim.drive(None, &mut done);
                 for done in done.drain(..) {
@@ -299,13 +307,19 @@ pub(super) mod tests {
             let key = QueueKey { topic: 1, queue: desk.index as u32 };
             let id = desk.pops.accounts.find(key, "g").expect("it was opened");
             let out = desk.pops.accounts.get(id).map_or(0, |holder| holder.account.out());
+            (out, self.seen_codes())
+        }
+
+        /// The codes of the answers so far.
+        fn seen_codes(&mut self) -> Vec<i32> {
+            let desk = &mut self.desk;
             let list = desk.replies.take();
             let code = |head: &[u8]| {
                 protocol::Command::decode(bytes::Bytes::copy_from_slice(head)).expect("a frame").header.code
             };
             let codes = list.iter().map(|reply| code(desk.replies.head(reply))).collect();
             desk.replies.clear(list);
-            (out, codes)
+            codes
         }
 
         /// What the log has of the account.
@@ -350,13 +364,16 @@ pub(super) mod tests {
         }
 
         fn pop(&mut self) {
-            let filter = Filter::Own(Wants::All);
-            let wish = Wish::Messages { count: 8, invisible_ms: 60_000_000, from_last: false, filter };
             let topic = self.desk.catalog.topic("T").cloned().expect("it is there");
             let now_ms = self.sim.now_ms();
-            self.desk.pop_again(Box::new(Pop { wish, topic, ..pop(5, "g", Some(0), 0) }), now_ms);
-            self.desk.keep_accounts(now_ms);
+            self.desk.pop_again(Box::new(Pop { wish: wish(), topic, ..pop(5, "g", Some(0), 0) }), now_ms);
+            self.desk.keep_accounts(now_ms, false);
         }
+    }
+
+    fn wish() -> Wish {
+        let filter = Filter::Own(Wants::All);
+        Wish::Messages { count: 8, invisible_ms: 60_000_000, from_last: false, filter }
     }
 
     #[test]
@@ -417,16 +434,39 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_pop_that_is_refused_has_lent_nothing_for_long_and_in_vain() {
+        let mut offices = offices(&Mailboxes::new(3, 16));
+        let office = &mut offices[0];
+        office.store(b"one");
+        office.pop();
+        let now_ms = office.sim.now_ms();
+        office.desk.settle_held(vec![0], Err(AppendError::Closed(std::io::ErrorKind::Other)), now_ms);
+        assert_eq!(office.seen(), (1, vec![response::SERVICE_NOT_AVAILABLE]));
+        let of = office.desk.pops.accounts.take_due(now_ms).expect("it is over at once");
+        let holder = office.desk.pops.accounts.get(of.account).expect("it is there");
+        assert_eq!(holder.account.loan(of.loan).expect("it is on loan").kind, Kind::Suspended, "it was no try");
+    }
+
+    #[test]
     fn no_more_is_lent_while_too_much_waits() {
         let mut offices = offices(&Mailboxes::new(3, 16));
         let office = &mut offices[0];
         office.store(b"one");
         office.desk.pops.held.bytes += HELD_BYTES_MAX;
         office.pop();
-        assert_eq!((office.desk.replies.is_empty(), office.desk.pops.stirred.len()), (true, 1));
+        assert_eq!(office.seen_codes(), [response::SYSTEM_BUSY]);
+        // Those that waited for a message wait on, until their time is over or their client is gone.
+        let now_ms = office.sim.now_ms();
+        let waiting = |opaque, until_ms| Box::new(Pop { wish: wish(), ..pop(opaque, "g", Some(0), until_ms) });
+        office.desk.pops.stirred.extend([waiting(1, now_ms + 1), waiting(2, u64::MAX), waiting(3, u64::MAX)]);
+        assert!(!office.desk.serve_woken(now_ms));
         assert_ne!(office.desk.deadline_ms(), 0, "nothing turns meanwhile");
+        office.drive();
+        assert_eq!(office.seen_codes(), [response::POLLING_TIMEOUT]);
+        let gone = pop(3, "g", Some(0), 0).reply.connection;
+        office.desk.closed(&[gone], now_ms);
         office.desk.pops.held.bytes -= HELD_BYTES_MAX;
-        assert_eq!(office.desk.deadline_ms(), 0);
+        assert_eq!((office.desk.deadline_ms(), office.desk.pops.stirred.len()), (0, 1));
         office.drive();
         assert_eq!(office.seen(), (1, vec![response::SUCCESS]));
     }

@@ -12,7 +12,7 @@ use protocol::names;
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
 use super::account::{Account, Kind, LOAN_SPAN_MAX};
-use super::accounts::AccountId;
+use super::accounts::{AccountId, LoanOf};
 use super::handle::{Origin, REVIVE_PLAIN};
 use super::{Pop, Popped, Wish};
 use crate::catalog::{Topic, offset_key};
@@ -38,7 +38,7 @@ impl Desk {
     /// Looks through this core's queues for messages.
     pub(super) fn visit(&mut self, pop: &mut Pop, now_ms: u64) -> Visit {
         self.pops.popped.messages.clear();
-        self.pops.popped.locals.clear();
+        (self.pops.popped.locals.clear(), self.pops.popped.loans.clear());
         self.pops.popped.infos.clear();
         (self.pops.popped.bytes, self.pops.popped.rest) = (0, 0);
         if let Some(step) = pop.way.step {
@@ -233,7 +233,8 @@ impl Desk {
             return visit;
         }
         let kind = if pop.is_orderly { Kind::Orderly } else { Kind::Plain };
-        self.pops.accounts.lend(id, &self.pops.popped.offsets, now_ms, now_ms + invisible_ms, kind);
+        let loan = self.pops.accounts.lend(id, &self.pops.popped.offsets, now_ms, now_ms + invisible_ms, kind);
+        self.pops.popped.loans.extend(loan.map(|loan| LoanOf { account: id, loan }));
         if !self.pops.popped.locals.contains(&local) {
             self.pops.popped.locals.push(local);
         }

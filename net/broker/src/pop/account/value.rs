@@ -54,15 +54,19 @@ const NEXT: u8 = 4;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Written {
     first: LoanId,
+    next: u64,
     /// Bytes when all was written, and of it with the changes since.
     whole_bytes: usize,
     bytes: usize,
 }
 
 impl Account {
-    /// Appends what changed since all that it has was written; `None`: all must be written. Cost: loans that changed.
+    /// Appends what changed since it was written, perhaps nothing; `None`: all must be written. Cost: loans that changed.
     pub fn write_changes(&mut self, out: &mut Vec<u8>) -> Option<()> {
-        let Written { first, whole_bytes, bytes } = self.written?;
+        let Written { first, next, whole_bytes, bytes } = self.written?;
+        if self.touched.is_empty() && self.next == next {
+            return Some(());
+        }
         let counts_from = |id: &LoanId| id.start >= first.start && id.pop_ms >= first.pop_ms;
         // Without a loan all is a few bytes.
         if self.loans.is_empty() || !self.touched.iter().all(counts_from) {
@@ -87,7 +91,7 @@ impl Account {
             return None;
         }
         self.touched.clear();
-        self.written = Some(Written { first, whole_bytes, bytes });
+        self.written = Some(Written { first, next: self.next, whole_bytes, bytes });
         Some(())
     }
 
@@ -109,7 +113,7 @@ impl Account {
         self.touched.clear();
         // Of loans that were left out nothing is written.
         let may_go_on = !self.loans.is_empty() && bytes < VALUE_BYTES_MAX;
-        self.written = may_go_on.then(|| Written { first: self.first(), whole_bytes: bytes, bytes });
+        self.written = may_go_on.then(|| Written { first: self.first(), next: self.next, whole_bytes: bytes, bytes });
         done_bytes
     }
 
