@@ -38,7 +38,8 @@ impl Desk {
     /// Looks through this core's queues for messages.
     pub(super) fn visit(&mut self, pop: &mut Pop, now_ms: u64) -> Visit {
         self.pops.popped.messages.clear();
-        (self.pops.popped.locals.clear(), self.pops.popped.loans.clear());
+        self.pops.popped.locals.clear();
+        self.pops.popped.loans.clear();
         self.pops.popped.infos.clear();
         (self.pops.popped.bytes, self.pops.popped.rest) = (0, 0);
         if let Some(step) = pop.way.step {
