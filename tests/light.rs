@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use protocol::bodies::{self, TopicConfigTable};
+use protocol::bodies::{self, SubscriptionGroupTable, TopicConfigTable};
 use protocol::codes::{request, response};
+use protocol::headers::PullMessage;
 use protocol::message::BatchEntry;
 use protocol::names::sys_flag;
 use protocol::{Command, StoredMessage};
@@ -12,8 +13,8 @@ use tests::client::Client;
 use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
-    asking, commit, committed, create_topic, edge, messages, number, properties, pull, pull_all, pull_waiting, send,
-    send_as, telling, wait_until_durable,
+    asking, commit, committed, create_topic, edge, messages, number, properties, pull, pull_all, pull_header,
+    pull_waiting, pull_with, send, send_as, telling, wait_until_durable,
 };
 
 const ON: [&str; 4] = ["--set", "broker.lmq=true", "--set", "broker.multi_dispatch=true"];
@@ -126,6 +127,25 @@ fn nothing_that_was_answered_is_missing_after_a_kill() {
             }
         }
         server.stop();
+    });
+}
+
+#[test]
+fn a_group_of_a_light_queue_has_no_configuration() {
+    with_cores(|home, cores| {
+        for auto in ["true", "false"] {
+            let auto = format!("broker.auto_create_group={auto}");
+            let server = Server::with_cores(home, cores, &[&ON[..], &["--set", &auto]].concat());
+            let mut client = server.client();
+            client.expect(response::SUCCESS, create_topic("T", 1));
+            client.expect(response::SUCCESS, light("T", 0, "%LMQ%a", "one"));
+            let header = PullMessage { consumer_group: "%LMQ%reader", ..pull_header("%LMQ%a", 0, 0) };
+            client.expect(response::SUCCESS, pull_with(request::PULL_MESSAGE, header));
+            let all = client.expect(response::SUCCESS, asking(request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG, &[]));
+            let all: SubscriptionGroupTable = bodies::decode(&all.body).unwrap();
+            assert!(!all.subscription_group_table.contains_key("%LMQ%reader"), "{auto}");
+            server.stop();
+        }
     });
 }
 
