@@ -3,8 +3,10 @@
 
 use std::collections::VecDeque;
 
-/// Entries of one block: sorting one takes about a quarter of a millisecond.
+/// Entries of one block: sorting one takes some fifty microseconds.
 const BLOCK_ENTRIES: usize = 8192;
+/// Shelves that a block is sorted by: two entries on each.
+const SHELVES: usize = BLOCK_ENTRIES / 2;
 
 /// Hashes of keys, with the log bytes of the messages that carry them.
 #[derive(Debug, Default)]
@@ -33,10 +35,8 @@ impl KeyIndex {
     /// Ends the newest block: a stretch ends here.
     pub fn seal(&mut self) {
         let Some(&(_, last)) = self.newest.last() else { return };
-        let capacity = self.newest.capacity();
-        let mut entries = std::mem::replace(&mut self.newest, Vec::with_capacity(capacity)).into_boxed_slice();
-        entries.sort_unstable();
-        self.full.push_back(Block { entries, last });
+        self.full.push_back(Block { entries: sorted(&self.newest), last });
+        self.newest.clear();
     }
 
     /// How many blocks have what lies below a log byte, at which a stretch ended.
@@ -69,9 +69,48 @@ impl KeyIndex {
     }
 }
 
+/// The same entries by hash, then by byte. A hash's upper bits say how far to the front it goes: each entry is put on its
+/// shelf, and what lies together there is sorted. Hashes that share those bits cost what sorting always costs.
+fn sorted(entries: &[(u64, u64)]) -> Box<[(u64, u64)]> {
+    let shelf = |hash: u64| (hash >> (64 - SHELVES.ilog2())) as usize;
+    let mut places = [0_u32; SHELVES];
+    entries.iter().for_each(|(hash, _)| places[shelf(*hash)] += 1);
+    let mut sum = 0;
+    for place in &mut places {
+        sum += std::mem::replace(place, sum);
+    }
+    let mut sorted = vec![(0, 0); entries.len()].into_boxed_slice();
+    for entry in entries {
+        let place = &mut places[shelf(entry.0)];
+        sorted[*place as usize] = *entry;
+        *place += 1;
+    }
+    let mut from = 0;
+    for end in places.map(|end| end as usize) {
+        sorted[from..end].sort_unstable();
+        from = end;
+    }
+    sorted
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_hashes_are_sorted() {
+        let spread = |number: u64| number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let hashes: [&dyn Fn(u64) -> u64; 4] =
+            [&spread, &|number| spread(number) >> 20, &|number| spread(number % 7), &|_| u64::MAX];
+        for hash in hashes {
+            for count in [0, 1, 2, 100, BLOCK_ENTRIES as u64] {
+                let entries: Vec<_> = (0..count).map(|number| (hash(number), number)).collect();
+                let mut wanted = entries.clone();
+                wanted.sort_unstable();
+                assert_eq!(sorted(&entries)[..], wanted);
+            }
+        }
+    }
 
     #[test]
     fn keys_are_found_newest_first_in_and_across_blocks() {

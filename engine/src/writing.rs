@@ -14,6 +14,7 @@ use crate::scribe::{Scribe, Went};
 use crate::stretch::Stretch;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::path::Path;
 
 /// Bytes of one write: what a turn of the loop makes at most. 128 KiB: some 0.1 ms of its time.
@@ -254,17 +255,19 @@ impl Writing {
     /// Merges keys until a slice is full. Returns whether anything is left.
     fn fill_keys(&mut self, keys: &KeyIndex) -> bool {
         while !self.keys.is_full() {
-            let Some(Reverse((hash, byte, block))) = self.heads.pop() else {
+            let Some(mut head) = self.heads.peek_mut() else {
                 self.keys.end();
                 return false;
             };
+            let Reverse((hash, byte, block)) = *head;
             if self.keys.is_at_start() {
                 self.fences_of_keys.push(hash);
             }
             self.keys.push(&Key(hash, byte));
             self.cursors[block] += 1;
-            if let Some(&(hash, byte)) = keys.block(block).get(self.cursors[block]) {
-                self.heads.push(Reverse((hash, byte, block)));
+            match keys.block(block).get(self.cursors[block]) {
+                Some(&(hash, byte)) => *head = Reverse((hash, byte, block)),
+                None => _ = PeekMut::pop(head),
             }
         }
         true
