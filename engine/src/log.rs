@@ -72,7 +72,6 @@ struct Building {
     /// Most that `length` may become.
     capacity: usize,
     records: u32,
-    crc: u32,
     promise: Promise,
 }
 
@@ -145,6 +144,8 @@ pub struct Log {
     /// The last closed batch's bytes in its last block, if it ends within one.
     last_block: Vec<u8>,
     building: Option<Building>,
+    /// The headers of its records, one behind the other: summed at once when it is closed.
+    headers: Vec<u8>,
     flights: VecDeque<Flight>,
     writing: usize,
     next_number: u64,
@@ -200,6 +201,7 @@ impl Log {
             head: end.head.next_multiple_of(BLOCK_BYTES),
             last_block: Vec::new(),
             building: None,
+            headers: Vec::new(),
             flights: VecDeque::new(),
             writing: 0,
             next_number: 0,
@@ -340,7 +342,7 @@ impl Log {
         let header = RecordHeader { length: length as u32, crc, kind, queue, note, offset }.encode();
         prefetch_all(&next[..next.len().min(length).min(AHEAD_BYTES_MAX)]);
         header_out.copy_from_slice(&header);
-        building.crc = crc32c::crc32c_append(building.crc, &header);
+        self.headers.extend_from_slice(&header);
         building.length += RECORD_HEADER_BYTES + length;
         building.records += 1;
         self.counts.records += 1;
@@ -540,13 +542,13 @@ impl Log {
         let chunk = self.chunk.as_mut().expect("taken above");
         chunk.spare_mut()[..prefix].copy_from_slice(&self.last_block[..prefix]);
         let capacity = (chunk.len() - prefix).min((segment.end() - base).min(u64::from(BATCH_BYTES_MAX)) as usize);
+        self.headers.clear();
         self.building = Some(Building {
             prefix,
             base,
             length: BATCH_HEADER_BYTES,
             capacity,
             records: 0,
-            crc: 0,
             promise: self.promises.pop().unwrap_or_default(),
         });
         Ok(())
@@ -593,7 +595,7 @@ impl Log {
         let end_at = building.prefix + building.length;
         let total = blocks_up(end_at);
         let memory = &mut chunk.spare_mut()[..total];
-        self.chain = header.encode(&mut memory[building.prefix..], building.crc);
+        self.chain = header.encode(&mut memory[building.prefix..], crc32c::crc32c(&self.headers));
         memory[end_at..].fill(0);
         self.last_block.clear();
         self.last_block.extend_from_slice(&memory[end_at - end_at % BLOCK_BYTES as usize..end_at]);
