@@ -44,6 +44,7 @@ trait Value<'a>: Sized {
 }
 
 impl<'a> Value<'a> for &'a str {
+    #[inline]
     fn parse(name: &'static str, text: Option<&'a str>) -> Result<Self, FieldError> {
         text.ok_or(FieldError { name, reason: "is missing" })
     }
@@ -53,10 +54,40 @@ impl<'a> Value<'a> for &'a str {
     }
 }
 
+/// The value of a text that is nothing but digits, one to `MOST` of them.
+#[inline]
+fn digits<const MOST: usize>(text: &str) -> Option<u64> {
+    const { assert!(MOST < 20, "what they say fits") };
+    if text.is_empty() || text.len() > MOST {
+        return None;
+    }
+    let mut odd = false;
+    let value = text.bytes().fold(0, |value, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        odd |= digit > 9;
+        value * 10 + u64::from(digit)
+    });
+    (!odd).then_some(value)
+}
+
+/// Any other integer, or none.
+#[cold]
+fn parse_any<T: std::str::FromStr>(
+    name: &'static str,
+    text: Option<&str>,
+    reason: &'static str,
+) -> Result<T, FieldError> {
+    let text = text.ok_or(FieldError { name, reason: "is missing" })?;
+    text.parse().map_err(|_| FieldError { name, reason })
+}
+
 impl<'a> Value<'a> for i32 {
+    #[inline]
     fn parse(name: &'static str, text: Option<&'a str>) -> Result<Self, FieldError> {
-        let text = text.ok_or(FieldError { name, reason: "is missing" })?;
-        text.parse().map_err(|_| FieldError { name, reason: "is not a 32-bit integer" })
+        match text.and_then(digits::<9>) {
+            Some(value) => Ok(value as i32),
+            None => parse_any(name, text, "is not a 32-bit integer"),
+        }
     }
 
     fn push(&self, name: &'static str, fields: &mut Fields) {
@@ -65,9 +96,12 @@ impl<'a> Value<'a> for i32 {
 }
 
 impl<'a> Value<'a> for i64 {
+    #[inline]
     fn parse(name: &'static str, text: Option<&'a str>) -> Result<Self, FieldError> {
-        let text = text.ok_or(FieldError { name, reason: "is missing" })?;
-        text.parse().map_err(|_| FieldError { name, reason: "is not a 64-bit integer" })
+        match text.and_then(digits::<18>) {
+            Some(value) => Ok(value as i64),
+            None => parse_any(name, text, "is not a 64-bit integer"),
+        }
     }
 
     fn push(&self, name: &'static str, fields: &mut Fields) {
@@ -77,6 +111,7 @@ impl<'a> Value<'a> for i64 {
 
 impl<'a> Value<'a> for bool {
     /// Like Java's `Boolean.parseBoolean`: everything but `true` is false.
+    #[inline]
     fn parse(_: &'static str, text: Option<&'a str>) -> Result<Self, FieldError> {
         Ok(text.is_some_and(|text| text.eq_ignore_ascii_case("true")))
     }
@@ -87,6 +122,7 @@ impl<'a> Value<'a> for bool {
 }
 
 impl<'a, T: Value<'a>> Value<'a> for Option<T> {
+    #[inline]
     fn parse(name: &'static str, text: Option<&'a str>) -> Result<Self, FieldError> {
         match text {
             Some(_) => T::parse(name, text).map(Some),
@@ -172,6 +208,42 @@ mod tests {
         fields.push("queueId", "");
         let error = PullMessage::parse(&fields).unwrap_err();
         assert_eq!(error.to_string(), "the custom field <queueId> is not a 32-bit integer");
+    }
+
+    #[test]
+    fn integers_read_as_a_library_reads_them() {
+        let texts = [
+            "",
+            "0",
+            "7",
+            "00",
+            "-0",
+            "+5",
+            "-",
+            "123456789",
+            "999999999",
+            "1234567890",
+            "2147483647",
+            "2147483648",
+            "-2147483648",
+            "12a",
+            "a12",
+            "12/",
+            "12:",
+            " 1",
+            "1700000000000",
+            "999999999999999999",
+            "9223372036854775807",
+            "9223372036854775808",
+            "-9223372036854775808",
+            "00000000000000000000000000000000001",
+            "é",
+        ];
+        for text in texts {
+            assert_eq!(i32::parse("n", Some(text)).ok(), text.parse().ok(), "{text:?}");
+            assert_eq!(i64::parse("n", Some(text)).ok(), text.parse().ok(), "{text:?}");
+        }
+        assert_eq!(i32::parse("n", None).unwrap_err().reason, "is missing");
     }
 
     #[test]

@@ -102,7 +102,9 @@ impl Shape {
         arena.push_str(text);
         for (plain, behind) in &self.unescaped {
             arena.push_str(&text[plain.clone()]);
-            arena.extend(*behind);
+            if let Some(behind) = *behind {
+                arena.push(behind);
+            }
         }
         fields.place_all(&self.spans);
         Some(())
@@ -113,18 +115,23 @@ impl Shape {
         if bytes.len() != self.text.len() {
             return false;
         }
-        let lane = |((new, old), mask): ((&[u8], &[u8]), &[u8])| {
-            let bytes = new.iter().zip(old).zip(mask);
-            let differs = bytes.map(|((new, old), mask)| {
-                let is_special = u8::from(*new == b'"') | u8::from(*new == b'\\');
-                ((new ^ old) & mask) | (is_special & !mask)
-            });
-            differs.fold(0, |any, differs| any | differs)
+        let mut differs = [0; LANE];
+        let mut look = |new: &[u8; LANE], old: &[u8; LANE], mask: &[u8; LANE]| {
+            for at in 0..LANE {
+                let is = |byte| if new[at] == byte { 255 } else { 0 };
+                differs[at] |= ((new[at] ^ old[at]) & mask[at]) | ((is(b'"') | is(b'\\')) & !mask[at]);
+            }
         };
-        let lanes = bytes.chunks_exact(LANE).zip(self.text.chunks_exact(LANE)).zip(self.mask.chunks_exact(LANE));
-        let rest = bytes.len() - bytes.len() % LANE;
-        lanes.map(lane).fold(0, |any, differs| any | differs) == 0
-            && lane(((&bytes[rest..], &self.text[rest..]), &self.mask[rest..])) == 0
+        let [new, old, mask] = [bytes, &self.text, &self.mask];
+        let lanes = new.as_chunks().0.iter().zip(old.as_chunks().0).zip(mask.as_chunks().0);
+        lanes.for_each(|((new, old), mask)| look(new, old, mask));
+        match (new.last_chunk(), old.last_chunk(), mask.last_chunk()) {
+            // The rest, and once more what lies before it.
+            (Some(new), Some(old), Some(mask)) => look(new, old, mask),
+            // A header as short as that has no shape.
+            _ => return false,
+        }
+        differs == [0; LANE]
     }
 
     /// What the scanner has just read, as a shape. `None`: it is not worth it, or too odd.
