@@ -46,6 +46,8 @@ struct Shape {
     version: i32,
     flag: i32,
     spans: Vec<Span>,
+    /// The names as bits, if they are letters in their order.
+    letters: u16,
     /// What stands unescaped behind the copy of the header: plain bytes of it, and a character behind them.
     unescaped: Vec<(Range<usize>, Option<char>)>,
 }
@@ -106,7 +108,7 @@ impl Shape {
                 arena.push(behind);
             }
         }
-        fields.place_all(&self.spans);
+        fields.place_all(&self.spans, self.letters);
         Some(())
     }
 
@@ -180,6 +182,7 @@ impl Shape {
             version: header.version,
             flag: header.flag,
             spans: header.fields.spans().to_vec(),
+            letters: header.fields.find_letters(),
             unescaped,
         };
         // Whatever a strange header holds: one that its own shape reads otherwise is none.

@@ -133,35 +133,49 @@ const LETTERS: [&str; 14] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "
 
 impl<'a> SendMessage<'a> {
     /// Reads the ext fields of a send with this request code, in one pass over them.
+    #[inline(always)]
     pub fn parse(code: i32, fields: &'a Fields) -> Result<SendMessage<'a>, FieldError> {
-        let short = is_short(code);
+        match fields.by_letters() {
+            Some(next) if is_short(code) => SendMessage::of(next),
+            _ => SendMessage::parse_any(code, fields),
+        }
+    }
+
+    /// The same, of any fields.
+    fn parse_any(code: i32, fields: &'a Fields) -> Result<SendMessage<'a>, FieldError> {
+        let is_short = is_short(code);
         let mut texts = [None; NAMES.len()];
         for (name, text) in fields.iter() {
             let index = match name.as_bytes() {
-                [letter @ b'a'..=b'n'] if short => Some(usize::from(letter - b'a')),
-                _ if short => None,
+                [letter @ b'a'..=b'n'] if is_short => Some(usize::from(letter - b'a')),
+                _ if is_short => None,
                 _ => NAMES.iter().position(|known| *known == name),
             };
             if let Some(index) = index {
                 texts[index] = Some(text);
             }
         }
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = texts;
+        SendMessage::of(|letter| texts[letter])
+    }
+
+    /// `text`: gives each field's, from the first one on.
+    #[inline(always)]
+    fn of(mut text: impl FnMut(usize) -> Option<&'a str>) -> Result<SendMessage<'a>, FieldError> {
         Ok(SendMessage {
-            producer_group: Value::parse(NAMES[0], a)?,
-            topic: Value::parse(NAMES[1], b)?,
-            default_topic: Value::parse(NAMES[2], c)?,
-            default_topic_queue_nums: Value::parse(NAMES[3], d)?,
-            queue_id: Value::parse(NAMES[4], e)?,
-            sys_flag: Value::parse(NAMES[5], f)?,
-            born_timestamp: Value::parse(NAMES[6], g)?,
-            flag: Value::parse(NAMES[7], h)?,
-            properties: i.unwrap_or(""),
-            reconsume_times: Option::parse(NAMES[9], j)?.unwrap_or(0),
-            unit_mode: Value::parse(NAMES[10], k)?,
-            max_reconsume_times: Value::parse(NAMES[11], l)?,
-            batch: Value::parse(NAMES[12], m)?,
-            broker_name: n,
+            producer_group: Value::parse(NAMES[0], text(0))?,
+            topic: Value::parse(NAMES[1], text(1))?,
+            default_topic: Value::parse(NAMES[2], text(2))?,
+            default_topic_queue_nums: Value::parse(NAMES[3], text(3))?,
+            queue_id: Value::parse(NAMES[4], text(4))?,
+            sys_flag: Value::parse(NAMES[5], text(5))?,
+            born_timestamp: Value::parse(NAMES[6], text(6))?,
+            flag: Value::parse(NAMES[7], text(7))?,
+            properties: text(8).unwrap_or(""),
+            reconsume_times: Option::parse(NAMES[9], text(9))?.unwrap_or(0),
+            unit_mode: Value::parse(NAMES[10], text(10))?,
+            max_reconsume_times: Value::parse(NAMES[11], text(11))?,
+            batch: Value::parse(NAMES[12], text(12))?,
+            broker_name: text(13),
         })
     }
 
@@ -186,6 +200,7 @@ impl<'a> SendMessage<'a> {
 }
 
 /// Whether a send of this code has letters for names.
+#[inline]
 fn is_short(code: i32) -> bool {
     matches!(code, request::SEND_MESSAGE_V2 | request::SEND_BATCH_MESSAGE | request::SEND_REPLY_MESSAGE_V2)
 }
@@ -193,6 +208,8 @@ fn is_short(code: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::PREFIX_BYTES;
+    use crate::{Header, Serialize, Shapes};
 
     #[test]
     fn long_and_short_names_mean_the_same() {
@@ -219,6 +236,42 @@ mod tests {
             let other = if is_short(code) { 10 } else { 310 };
             assert_eq!(SendMessage::parse(other, &fields).unwrap_err().name, "producerGroup");
         }
+    }
+
+    #[test]
+    fn fields_come_in_any_order() {
+        let inner = [("a", "g"), ("b", "T"), ("c", "t"), ("d", "4"), ("e", "1"), ("f", "0"), ("g", "9"), ("h", "0")];
+        let mut shapes = Shapes::default();
+        let mut read = |fields: &[(&str, &str)]| {
+            let mut all = Header { code: 310, ..Header::default() };
+            all.fields.extend(fields.iter().copied());
+            let said = |fields: &Fields| {
+                SendMessage::parse(310, fields).map(|send| (send.topic.to_owned(), send.queue_id, send.born_timestamp))
+            };
+            let mut frame = Vec::new();
+            all.encode_frame(&mut frame, 0);
+            // Soon by its shape, whatever was read before.
+            for _ in 0..20 {
+                let mut header = Header::default();
+                shapes.decode(&mut header, Serialize::Json, &frame[PREFIX_BYTES..]).unwrap();
+                assert_eq!(said(&header.fields), said(&all.fields));
+            }
+            said(&all.fields)
+        };
+        let wanted = Ok(("T".to_owned(), 1, 9));
+        assert_eq!(read(&inner), wanted);
+        let mut turned = inner;
+        turned.reverse();
+        assert_eq!(read(&turned), wanted);
+        for other in [("o", "x"), ("traced", "1"), ("", ""), ("e", "1")] {
+            for place in 0..=inner.len() {
+                let mut fields = inner.to_vec();
+                fields.insert(place, other);
+                assert_eq!(read(&fields), wanted, "{other:?} at {place}");
+            }
+        }
+        let twice = [&inner[..], &[("e", "7")]].concat();
+        assert_eq!(read(&twice).unwrap().1, 7, "the last one counts");
     }
 
     #[test]
