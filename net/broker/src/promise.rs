@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 
 use engine::Ticket;
-use engine::error::AppendError;
 use engine::message::Stored;
 
 use crate::call::{ReplyTo, Request};
@@ -32,12 +31,20 @@ pub struct ShortText {
 const SHORT_BYTES_MAX: usize = 63;
 
 impl ShortText {
-    /// `None`: it is too long.
+    /// None yet: [`set`](Self::set) writes it where it is to lie. To be moved would cost more than to be written.
+    pub const EMPTY: ShortText = ShortText { bytes: [0; SHORT_BYTES_MAX], length: 0 };
+
+    /// Whether it has room for a text.
     #[inline]
-    pub fn new(text: &str) -> Option<ShortText> {
-        let mut bytes = [0; SHORT_BYTES_MAX];
-        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
-        Some(ShortText { bytes, length: text.len() as u8 })
+    pub fn holds(text: &str) -> bool {
+        text.len() <= SHORT_BYTES_MAX
+    }
+
+    /// Becomes this text, which it [`holds`](Self::holds).
+    #[inline]
+    pub fn set(&mut self, text: &str) {
+        self.bytes[..text.len()].copy_from_slice(text.as_bytes());
+        self.length = text.len() as u8;
     }
 
     /// The text.
@@ -80,7 +87,7 @@ pub enum Promise {
 /// What an answer says.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Says {
-    /// Nothing: the request was one-way, or its append is not done.
+    /// Nothing: the request was one-way.
     Nothing,
     /// The answer to one send.
     Sent(Sent),
@@ -112,15 +119,26 @@ struct Slot {
     promise: Option<Promise>,
 }
 
+fn ticket(index: u32, generation: u32) -> Ticket {
+    Ticket(u64::from(generation) << 32 | u64::from(index))
+}
+
 impl Promises {
-    /// Whether there is room for one more.
-    pub fn has_room(&self) -> bool {
-        !self.free.is_empty() || self.slots.len() < PROMISES_MAX
+    /// The ticket that the next promise gets. `None`: there is no room for one more.
+    #[inline]
+    pub fn next(&self) -> Option<Ticket> {
+        let index = match self.free.front() {
+            Some(index) => *index,
+            None if self.slots.len() < PROMISES_MAX => self.slots.len() as u32,
+            None => return None,
+        };
+        let generation = self.slots.get(index as usize).map_or(0, |slot| slot.generation);
+        Some(ticket(index, generation))
     }
 
     /// Keeps a promise. Changes of the registrar always find room; answers ask
-    /// [`has_room`](Self::has_room) first.
-    #[inline]
+    /// [`next`](Self::next) first.
+    #[inline(always)]
     pub fn open(&mut self, promise: Promise) -> Ticket {
         let index = self.free.pop_front().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, promise: None });
@@ -128,27 +146,14 @@ impl Promises {
         });
         let slot = &mut self.slots[index as usize];
         slot.promise = Some(promise);
-        Ticket(u64::from(slot.generation) << 32 | u64::from(index))
+        ticket(index, slot.generation)
     }
 
-    /// Keeps a promise if there is room and what it is about begins; that is told its ticket.
+    /// Keeps the promise that [`next`](Self::next) gave this ticket for. In between nothing else was promised.
     #[inline(always)]
-    pub fn begin(
-        &mut self,
-        promise: impl FnOnce() -> Promise,
-        begin: impl FnOnce(Ticket) -> Result<(), AppendError>,
-    ) -> Result<Ticket, AppendError> {
-        if !self.has_room() {
-            return Err(AppendError::Busy);
-        }
-        let ticket = self.open(promise());
-        match begin(ticket) {
-            Ok(()) => Ok(ticket),
-            Err(error) => {
-                self.close(ticket);
-                Err(error)
-            }
-        }
+    pub fn open_next(&mut self, ticket: Ticket, promise: Promise) -> &mut Promise {
+        assert!(self.open(promise) == ticket, "the next promise is this one");
+        self.get(ticket).expect("just opened")
     }
 
     /// The promise of this ticket.
@@ -207,12 +212,19 @@ mod tests {
     #[test]
     fn a_ticket_is_good_once() {
         let mut promises = Promises::default();
-        let [first, second] = [1, 2].map(|change| promises.open(Promise::Change(change)));
+        let [first, second] = [1, 2].map(|change| {
+            let next = promises.next();
+            let ticket = promises.open(Promise::Change(change));
+            assert_eq!(next, Some(ticket));
+            ticket
+        });
         assert_eq!(promises.get(first), Some(&mut Promise::Change(1)));
         promises.close(first);
         assert_eq!(promises.get(first), None);
+        let next = promises.next();
         let third = promises.open(Promise::Change(3));
         assert_ne!(third, first);
+        assert_eq!(next, Some(third));
         promises.close(first);
         assert_eq!(promises.get(third), Some(&mut Promise::Change(3)), "an old ticket ends nothing");
         assert_eq!(promises.get(second), Some(&mut Promise::Change(2)));

@@ -213,7 +213,7 @@ impl Desk {
         }
         let Some(description) = describe(&record) else { return self.tell_revived(receipt, false) };
         let put = Put::Record(&record, &description, QueueKey { topic: topic.id, queue });
-        let promise = || Promise::Revival(Box::new(receipt.clone()));
+        let promise = |_: &mut Desk| Promise::Revival(Box::new(receipt.clone()));
         if self.keep(local, &put, promise, now_ms).is_err() {
             self.tell_revived(receipt, false);
         }

@@ -355,8 +355,8 @@ impl Desk {
         if !self.sends.travels.has_room(body.len()) {
             return self.refuse_copies(&reply, home, AppendError::Busy.into());
         }
-        match self.keep(local, &put, || Promise::Dispatch(dispatch), now_ms) {
-            Ok(_) => self.sends.travels.bytes += body.len(),
+        match self.keep(local, &put, |_| Promise::Dispatch(dispatch), now_ms) {
+            Ok(()) => self.sends.travels.bytes += body.len(),
             Err(unkept) => self.refuse_copies(&reply, home, unkept),
         }
     }

@@ -20,7 +20,7 @@ use super::Identity;
 use crate::answer::PROPERTIES_TOO_LONG;
 use crate::call::ReplyTo;
 use crate::desk::Desk;
-use crate::promise::{Promise, Says};
+use crate::promise::Promise;
 
 const IN_DOUBT: &str =
     "whether this topic is deleted is in doubt: the disk failed while it was, and the log has to be read again first";
@@ -224,19 +224,29 @@ fn append_all<'a>(
 }
 
 impl Desk {
-    /// Puts messages into the log of the partition at `local`. The promise is kept once they are safe there. Where each of
-    /// them lies, and the first of copies, stands in `sends.stored` until the next call.
+    /// Puts messages into the log of the partition at `local`. Where each of them lies, and the first of copies, stands
+    /// in `sends.stored` until the next call. What is promised may tell it; the promise is kept once they are safe there.
     #[inline(always)]
     pub(crate) fn keep(
         &mut self,
         local: usize,
         put: &Put<'_>,
-        promise: impl FnOnce() -> Promise,
+        promise: impl FnOnce(&mut Desk) -> Promise,
         now_ms: u64,
-    ) -> Result<Ticket, Unkept> {
+    ) -> Result<(), Unkept> {
+        let ticket = self.put(local, put, now_ms)?;
+        let promise = promise(self);
+        self.promises.open_next(ticket, promise);
+        Ok(())
+    }
+
+    /// Puts messages into the log. The next promise, to be opened at once, is of this ticket.
+    #[inline(always)]
+    fn put(&mut self, local: usize, put: &Put<'_>, now_ms: u64) -> Result<Ticket, Unkept> {
         self.obey(put)?;
-        let (partition, stored) = (&mut self.partitions[local], &mut self.sends.stored);
-        Ok(self.promises.begin(promise, |ticket| put.begin(partition, Some(ticket), now_ms, stored))?)
+        let ticket = self.promises.next().ok_or(AppendError::Busy)?;
+        put.begin(&mut self.partitions[local], Some(ticket), now_ms, &mut self.sends.stored)?;
+        Ok(ticket)
     }
 
     /// As `keep`, when nobody waits for it.
@@ -258,12 +268,12 @@ impl Desk {
         now_ms: u64,
     ) -> bool {
         let (messages, bytes) = put.counted();
-        let promise = || Promise::Answer { to: *reply, messages, bytes, since_ms, says: Says::Nothing };
-        match self.keep(local, put, promise, now_ms) {
+        let queue = put.queue();
+        match self.put(local, put, now_ms) {
             Ok(ticket) => {
-                let queue = put.queue();
+                let answer = |says| Promise::Answer { to: *reply, messages, bytes, since_ms, says };
+                self.promise_sent(ticket, reply, queue.queue, says, answer);
                 self.stats.put(queue.topic, messages.into(), bytes);
-                self.tell_sent(ticket, reply, queue.queue, says);
                 true
             }
             Err(unkept) => {

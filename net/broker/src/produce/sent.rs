@@ -27,26 +27,35 @@ pub(super) struct Identity<'a> {
 }
 
 impl Desk {
-    /// Keeps the answer that leaves when the log has kept the messages. It tells of those just stored.
-    #[inline]
-    pub(super) fn tell_sent(&mut self, ticket: Ticket, reply: &ReplyTo, queue: u32, says: Identity<'_>) {
-        if reply.oneway {
+    /// Promises the answer that leaves when the log has kept the messages just stored. `answer`: with what it says.
+    #[inline(always)]
+    pub(super) fn promise_sent(
+        &mut self,
+        ticket: Ticket,
+        reply: &ReplyTo,
+        queue: u32,
+        says: Identity<'_>,
+        answer: impl FnOnce(Says) -> Promise,
+    ) {
+        let is_usual = is_send(reply.code) && says.recall.is_none() && !says.is_inner && !reply.oneway;
+        let short = says.unique.filter(|unique| is_usual && ShortText::holds(unique));
+        let ([stored], Some(unique)) = (&self.sends.stored[..], short) else {
+            let says = self.says_stored(reply, queue, says);
+            self.promises.open_next(ticket, answer(says));
             return;
-        }
-        let is_usual = is_send(reply.code) && says.recall.is_none() && !says.is_inner;
-        let short = says.unique.filter(|_| is_usual).and_then(ShortText::new);
-        let Sends { stored, ids, .. } = &mut self.sends;
-        let kept = match (&stored[..], short) {
-            ([stored], Some(unique)) => Says::Sent(Sent { queue, stored: *stored, unique }),
-            (stored, _) => {
-                let settings = &self.settings;
-                self.promises.says(reply, |frame| write_stored(frame, reply, queue, stored, says, ids, settings))
-            }
         };
-        match self.promises.get(ticket) {
-            Some(Promise::Answer { says, .. }) => *says = kept,
-            other => unreachable!("an answer was promised before the append, not {other:?}"),
+        let sent = Sent { queue, stored: *stored, unique: ShortText::EMPTY };
+        match self.promises.open_next(ticket, answer(Says::Sent(sent))) {
+            Promise::Answer { says: Says::Sent(sent), .. } => sent.unique.set(unique),
+            other => unreachable!("an answer was promised, not {other:?}"),
         }
+    }
+
+    /// What the answer to any request says that stored messages.
+    fn says_stored(&mut self, reply: &ReplyTo, queue: u32, says: Identity<'_>) -> Says {
+        let Sends { stored, ids, .. } = &mut self.sends;
+        let settings = &self.settings;
+        self.promises.says(reply, |frame| write_stored(frame, reply, queue, stored, says, ids, settings))
     }
 }
 

@@ -238,10 +238,15 @@ impl Desk {
                 Err(_) => {}
             }
             // What was ended here, by this request or by one before it, is durable first.
-            let promise = || Promise::Recall(Box::new((*call.to_request(), sought)));
-            let begin = |ticket| self.partitions[local].withdraw(NO_MESSAGE, Some(ticket), now_ms);
-            if let Err(error) = self.promises.begin(promise, begin) {
-                self.refuse_append(&call.reply, error);
+            let Some(ticket) = self.promises.next() else {
+                return self.refuse_append(&call.reply, AppendError::Busy);
+            };
+            match self.partitions[local].withdraw(NO_MESSAGE, Some(ticket), now_ms) {
+                Ok(()) => {
+                    let recall = Promise::Recall(Box::new((*call.to_request(), sought)));
+                    self.promises.open_next(ticket, recall);
+                }
+                Err(error) => self.refuse_append(&call.reply, error),
             }
             return;
         }

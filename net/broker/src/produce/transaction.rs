@@ -102,10 +102,12 @@ impl Desk {
         let piece = Piece::new(committed, said.tags, said.keys);
         let put = Put::End(position.byte(), half.queue, is_commit.then_some((&piece, until)));
         let (messages, bytes) = put.counted();
-        let says = self.promises.says(&call.reply, |frame| {
-            AnswerWriter::new(frame, call.reply.serialize, call.reply.opaque).finish();
-        });
-        let promise = || Promise::Answer { to: call.reply, messages, bytes, since_ms: now_ms, says };
+        let promise = |desk: &mut Desk| {
+            let says = desk.promises.says(&call.reply, |frame| {
+                AnswerWriter::new(frame, call.reply.serialize, call.reply.opaque).finish();
+            });
+            Promise::Answer { to: call.reply, messages, bytes, since_ms: now_ms, says }
+        };
         if let Err(unkept) = self.keep(local, &put, promise, now_ms) {
             self.refuse_unkept(&call.reply, unkept);
         }
