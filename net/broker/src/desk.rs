@@ -571,8 +571,8 @@ impl Desk {
                 match says {
                     Says::Nothing => {}
                     Says::Sent(sent) => {
-                        let settings = &self.settings;
-                        self.replies.write(to.connection, true, |out| write_sent(out, to, sent, settings));
+                        let said = (&*self.settings, &self.sends.told);
+                        self.replies.write(to.connection, true, |out| write_sent(out, to, sent, said));
                     }
                     Says::Frame(frame) => self.replies.frame(to.connection, frame, true),
                 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use engine::format::QueueKey;
 use engine::limits::BATCH_RECORDS_MAX;
 use engine::message::Stored;
+use protocol::Alike;
 use protocol::codes::{request, response};
 use protocol::headers::SendMessage;
 use protocol::ids::{UniqueId, key_hash};
 use protocol::message::{BatchEntries, BatchEntry};
-use protocol::names::{self, perm, sys_flag};
+use protocol::names::{self, ext, perm, sys_flag};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
 use crate::answer::{BUSY, PROPERTIES_TOO_LONG};
@@ -57,6 +58,8 @@ pub(crate) struct Sends {
     counter: u16,
     /// The properties that the broker writes into every message.
     ours: String,
+    /// What every answer to a send ends with.
+    pub(crate) told: Alike,
     /// Memory that is used again: a message's properties, an append's results, an answer's message ids.
     text: String,
     stored: Vec<Stored>,
@@ -72,6 +75,7 @@ impl Sends {
             maker,
             counter: 0,
             ours: String::new(),
+            told: Alike::default(),
             text: String::new(),
             stored: Vec::new(),
             ids: String::new(),
@@ -81,12 +85,14 @@ impl Sends {
         sends
     }
 
-    /// What the broker writes into messages follows its configuration.
+    /// What the broker writes into messages and answers follows its configuration.
     pub(crate) fn configure(&mut self, settings: &Settings) {
+        let trace_on = if settings.trace_on { "true" } else { "false" };
+        self.told = Alike::new(&[(ext::MSG_REGION, &settings.region), (ext::TRACE_ON, trace_on)]);
         self.ours.clear();
         properties::append(&mut self.ours, name::CLUSTER, &settings.cluster);
         properties::append(&mut self.ours, name::MSG_REGION, &settings.region);
-        properties::append(&mut self.ours, name::TRACE_ON, if settings.trace_on { "true" } else { "false" });
+        properties::append(&mut self.ours, name::TRACE_ON, trace_on);
     }
 
     /// Appends the properties that the broker writes (PROTOCOL 4.1, item 11). `has_ours`: some may be

@@ -4,8 +4,9 @@
 use crate::codes::response;
 use crate::command::{FLAG_RESPONSE, Language, Serialize, VERSION};
 use crate::frame::PREFIX_BYTES;
-use crate::ids::OffsetId;
+use crate::ids::{OffsetId, hex};
 use crate::json;
+use std::net::IpAddr;
 
 const _: () = assert!(
     response::SUCCESS == 0 && FLAG_RESPONSE == 1 && VERSION == 479,
@@ -24,6 +25,26 @@ pub struct AnswerWriter<'a> {
     /// Binary: where the length of the fields stands. JSON: nothing before the first field.
     fields: usize,
     any: bool,
+}
+
+/// Fields that stand in many answers alike, written once, in both forms.
+#[derive(Clone, Debug, Default)]
+pub struct Alike {
+    json: Vec<u8>,
+    binary: Vec<u8>,
+}
+
+impl Alike {
+    /// Of these names and values, in their order.
+    pub fn new(fields: &[(&'static str, &str)]) -> Alike {
+        let write = |serialize| {
+            let mut out = Vec::new();
+            let mut answer = AnswerWriter { out: &mut out, serialize, opaque: 0, start: 0, fields: 0, any: true };
+            fields.iter().for_each(|(name, value)| answer.text(name, value));
+            out
+        };
+        Alike { json: write(Serialize::Json), binary: write(Serialize::RocketMq) }
+    }
 }
 
 impl<'a> AnswerWriter<'a> {
@@ -70,6 +91,16 @@ impl<'a> AnswerWriter<'a> {
         self.close();
     }
 
+    /// Adds fields that stand in many answers, behind at least one of this one's own.
+    #[inline(always)]
+    pub fn alike(&mut self, fields: &Alike) {
+        assert!(self.any, "what stands before the first field is another");
+        self.out.extend_from_slice(match self.serialize {
+            Serialize::Json => &fields.json,
+            Serialize::RocketMq => &fields.binary,
+        });
+    }
+
     /// Adds a field with a decimal value.
     #[inline(always)]
     pub fn int(&mut self, name: &'static str, value: impl Into<i64>) {
@@ -79,8 +110,21 @@ impl<'a> AnswerWriter<'a> {
     /// Adds a message id: of hex digits, as it prints.
     #[inline(always)]
     pub fn id(&mut self, name: &'static str, id: OffsetId) {
-        let hex = id.hex();
-        self.plain(name, hex.as_str());
+        let (port, offset) = (u32::from(id.host.port()), id.offset.cast_unsigned());
+        let behind = [port, (offset >> 32) as u32, offset as u32];
+        match id.host.ip().to_canonical() {
+            IpAddr::V4(ip) => {
+                self.name(name, 32);
+                self.out.extend_from_slice(&hex(ip.to_bits()));
+            }
+            IpAddr::V6(ip) => {
+                self.name(name, 56);
+                let words = [96, 64, 32, 0].map(|shift| (ip.to_bits() >> shift) as u32);
+                words.iter().for_each(|word| self.out.extend_from_slice(&hex(*word)));
+            }
+        }
+        behind.iter().for_each(|word| self.out.extend_from_slice(&hex(*word)));
+        self.close();
     }
 
     /// Ends the frame.
@@ -159,6 +203,14 @@ mod tests {
                 if fields > 2 {
                     answer.plain("TRACE_ON", "true");
                     header.fields.push_bool("TRACE_ON", true);
+                    for host in ["127.0.0.1:10911", "[::ffff:1.2.3.4]:5", "[2001:db8::abc]:65535"] {
+                        let id = OffsetId { host: host.parse().unwrap(), offset: i64::MAX - 0xabc };
+                        answer.id("msgId", id);
+                        header.fields.push("msgId", &id.to_string());
+                    }
+                    answer.alike(&Alike::new(&[("MSG_REGION", "\"é"), ("", "")]));
+                    header.fields.push("MSG_REGION", "\"é");
+                    header.fields.push("", "");
                 }
                 answer.finish();
                 let mut wanted = b"before".to_vec();

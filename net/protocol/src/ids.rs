@@ -147,6 +147,19 @@ fn ms_of_month(now_ms: u64) -> u32 {
     (day_of_month * DAY_MS + now_ms % DAY_MS) as u32
 }
 
+/// The eight hex digits of a word, all at once.
+#[inline]
+pub(crate) fn hex(word: u32) -> [u8; 8] {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // Each digit's four bits come into a byte of their own.
+    let mut digits = u64::from(word);
+    for (shift, mask) in [(16, 0x0000_ffff_0000_ffff), (8, 0x00ff_00ff_00ff_00ff), (4, 0x0f0f_0f0f_0f0f_0f0f)] {
+        digits = (digits << shift | digits) & mask;
+    }
+    let letters = (digits + 6 * ONES) >> 4 & ONES;
+    (digits + u64::from(b'0') * ONES + letters * u64::from(b'A' - b'0' - 10)).to_be_bytes()
+}
+
 /// Up to 56 hex digits on the stack.
 pub(crate) struct Hex {
     digits: [u8; 56],
@@ -185,6 +198,7 @@ impl Hex {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::Noise;
 
     #[test]
     fn offset_ids_go_both_ways() {
@@ -216,6 +230,14 @@ mod tests {
         assert_eq!(OffsetId::parse(&"F".repeat(32)), None, "a port has 16 bits");
         assert_eq!(OffsetId::parse(&"é".repeat(16)), None);
         assert_eq!(OffsetId::parse(&"0".repeat(58)), None);
+    }
+
+    #[test]
+    fn words_are_written_as_a_library_writes_them() {
+        let mut noise = Noise::new(9);
+        for word in [0, 9, 10, 15, 16, u32::MAX].into_iter().chain((0..1000).map(|_| noise.next() as u32)) {
+            assert_eq!(std::str::from_utf8(&hex(word)), Ok(&*format!("{word:08X}")));
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod scan;
 pub mod shape;
 pub mod sql;
 
-pub use answer::AnswerWriter;
+pub use answer::{Alike, AnswerWriter};
 pub use command::{Command, CommandError, Header, Language, Serialize};
 pub use fields::Fields;
 pub use frame::{FrameError, Frames};

@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 
 use engine::Ticket;
 use engine::message::Stored;
-use protocol::AnswerWriter;
 use protocol::ids::OffsetId;
-use protocol::names::ext;
+use protocol::{Alike, AnswerWriter};
 
 use super::Sends;
 use crate::call::ReplyTo;
@@ -53,9 +52,9 @@ impl Desk {
 
     /// What the answer to any request says that stored messages.
     fn says_stored(&mut self, reply: &ReplyTo, queue: u32, says: Identity<'_>) -> Says {
-        let Sends { stored, ids, .. } = &mut self.sends;
+        let Sends { stored, ids, told, .. } = &mut self.sends;
         let settings = &self.settings;
-        self.promises.says(reply, |frame| write_stored(frame, reply, queue, stored, says, ids, settings))
+        self.promises.says(reply, |frame| write_stored(frame, reply, queue, stored, says, ids, (settings, told)))
     }
 }
 
@@ -67,7 +66,7 @@ fn write_stored(
     stored: &[Stored],
     says: Identity<'_>,
     ids: &mut String,
-    settings: &Settings,
+    (settings, told): (&Settings, &Alike),
 ) {
     let mut answer = AnswerWriter::new(out, reply.serialize, reply.opaque);
     if is_send(reply.code) {
@@ -80,7 +79,7 @@ fn write_stored(
         }
         answer.plain("msgId", ids);
         let offset = stored.first().map_or(0, |stored| stored.queue_offset);
-        write_place(&mut answer, queue, offset, says.unique, settings);
+        write_place(&mut answer, queue, offset, says.unique, told);
         if let Some(unique) = says.unique.filter(|_| says.is_inner) {
             answer.text("batchUniqId", unique);
         }
@@ -93,10 +92,10 @@ fn write_stored(
 
 /// Writes the answer to a send of one message.
 #[inline]
-pub(crate) fn write_sent(out: &mut Vec<u8>, reply: &ReplyTo, sent: &Sent, settings: &Settings) {
+pub(crate) fn write_sent(out: &mut Vec<u8>, reply: &ReplyTo, sent: &Sent, (settings, told): (&Settings, &Alike)) {
     let mut answer = AnswerWriter::new(out, reply.serialize, reply.opaque);
     answer.id("msgId", offset_id(&sent.stored, settings));
-    write_place(&mut answer, sent.queue, sent.stored.queue_offset, Some(sent.unique.as_str()), settings);
+    write_place(&mut answer, sent.queue, sent.stored.queue_offset, Some(sent.unique.as_str()), told);
     answer.finish();
 }
 
@@ -107,18 +106,11 @@ fn offset_id(stored: &Stored, settings: &Settings) -> OffsetId {
 
 /// Everything of the answer to a send that stands behind its message ids.
 #[inline(always)]
-pub(super) fn write_place(
-    answer: &mut AnswerWriter<'_>,
-    queue: u32,
-    offset: u64,
-    unique: Option<&str>,
-    settings: &Settings,
-) {
+pub(super) fn write_place(answer: &mut AnswerWriter<'_>, queue: u32, offset: u64, unique: Option<&str>, told: &Alike) {
     answer.int("queueId", queue);
     answer.int("queueOffset", offset.cast_signed());
     if let Some(unique) = unique {
         answer.text("transactionId", unique);
     }
-    answer.text(ext::MSG_REGION, &settings.region);
-    answer.plain(ext::TRACE_ON, if settings.trace_on { "true" } else { "false" });
+    answer.alike(told);
 }

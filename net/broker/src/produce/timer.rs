@@ -1,12 +1,12 @@
 //! Messages that are due at a time of their own, and recalling them: 370 (PROTOCOL 2.3.4, 4.10).
 
-use protocol::AnswerWriter;
 use protocol::codes::{request, response};
 use protocol::headers::{RecallMessage, SendMessage};
 use protocol::message;
 use protocol::names::{self, ext, perm};
 use protocol::properties::{self, name};
 use protocol::recall::RecallHandle;
+use protocol::{Alike, AnswerWriter};
 
 use engine::error::AppendError;
 use engine::io::Pieces;
@@ -15,7 +15,6 @@ use engine::partition::DelayedSearch;
 use super::{Said, Until, is_half, set_real, write_place};
 use crate::answer::BUSY;
 use crate::call::{Call, Request};
-use crate::config::Settings;
 use crate::desk::Desk;
 use crate::mail::Mail;
 use crate::parked::Cold;
@@ -290,8 +289,8 @@ impl Desk {
     fn answer_withdrawn(&mut self, call: &Call<'_>, unique: &str, found: bool) {
         if call.header.code != request::RECALL_MESSAGE {
             if !call.reply.oneway {
-                let (reply, settings) = (&call.reply, &self.settings);
-                self.replies.write(reply.connection, true, |out| write_deleted(out, call, unique, settings));
+                let (reply, told) = (&call.reply, &self.sends.told);
+                self.replies.write(reply.connection, true, |out| write_deleted(out, call, unique, told));
             }
             return;
         }
@@ -307,10 +306,10 @@ impl Desk {
 }
 
 /// The answer to a send that deleted another message, or found none: it has no place of its own.
-fn write_deleted(out: &mut Vec<u8>, call: &Call<'_>, unique: &str, settings: &Settings) {
+fn write_deleted(out: &mut Vec<u8>, call: &Call<'_>, unique: &str, told: &Alike) {
     let mut answer = AnswerWriter::new(out, call.reply.serialize, call.reply.opaque);
     answer.text("msgId", unique);
-    write_place(&mut answer, 0, 0, Some(unique), settings);
+    write_place(&mut answer, 0, 0, Some(unique), told);
     answer.finish();
 }
 
