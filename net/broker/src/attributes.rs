@@ -10,6 +10,10 @@ pub type Attributes = BTreeMap<String, String>;
 pub const QUEUE_TYPE: &str = "queue.type";
 /// Of a topic whose batches stay together.
 pub const BATCH_QUEUE: &str = "BatchCQ";
+/// What becomes of a topic's old messages.
+pub const CLEANUP_POLICY: &str = "cleanup.policy";
+/// The newest of each key stay.
+pub const COMPACTION: &str = "COMPACTION";
 /// What a topic's messages are like.
 pub const MESSAGE_TYPE: &str = "message.type";
 /// Of a topic whose queues are levels of priority.
@@ -53,7 +57,7 @@ const fn fixed(name: &'static str, values: Values) -> Attribute {
 /// than ignoring them.
 pub const OF_TOPICS: &[Attribute] = &[
     fixed(QUEUE_TYPE, Values::Of(&["SimpleCQ", BATCH_QUEUE])),
-    fixed("cleanup.policy", Values::Of(&["DELETE"])),
+    fixed(CLEANUP_POLICY, Values::Of(&["DELETE"])),
     changing(
         MESSAGE_TYPE,
         Values::Of(&["UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", PRIORITY_TYPE, "LITE", MIXED_TYPE]),

@@ -15,7 +15,7 @@ use protocol::names::{self, perm};
 use protocol::sql::Expression;
 use serde::{Deserialize, Serialize};
 
-use crate::attributes::{BATCH_QUEUE, QUEUE_TYPE};
+use crate::attributes::{BATCH_QUEUE, CLEANUP_POLICY, COMPACTION, QUEUE_TYPE};
 use crate::config::{Changes, Settings};
 
 pub use protocol::bodies::{ConsumeType, DataVersion, MessageModel, SubscriptionGroupConfig, TopicConfig};
@@ -213,8 +213,20 @@ impl Topic {
     /// The partition that `queue` lies in. `partitions`: how many the broker has, at least one.
     #[inline]
     pub fn partition_of(&self, queue: u32, partitions: u16) -> u16 {
-        let partition = (u64::from(self.first_partition) + u64::from(queue)) % u64::from(partitions);
-        u16::try_from(partition).expect("a remainder is less than its divisor")
+        partition_of(self.first_partition, queue, partitions)
+    }
+
+    /// What a send asks of it.
+    #[inline]
+    pub fn destination(&self) -> Destination {
+        Destination {
+            id: self.id,
+            first_partition: self.first_partition,
+            queues: self.queues(),
+            write_queues: self.write_queues(),
+            keeps_batches: self.keeps_batches(),
+            wants_keys: self.config.attributes.get(CLEANUP_POLICY).is_some_and(|policy| policy == COMPACTION),
+        }
     }
 
     /// Queues that consumers may ask for: `0..read_queues`.
@@ -256,6 +268,35 @@ impl Topic {
     pub fn is_ordered(&self) -> bool {
         self.config.order
     }
+}
+
+/// What a send asks of its topic, copied out: to hold the topic itself would be to count it, twice for each message.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination {
+    /// The topic.
+    pub id: u32,
+    first_partition: u16,
+    /// Queues that exist.
+    pub queues: u32,
+    /// Those that producers may send to.
+    pub write_queues: u32,
+    /// See [`Topic::keeps_batches`].
+    pub keeps_batches: bool,
+    /// Messages without a key are refused: only the newest of each key is to be kept.
+    pub wants_keys: bool,
+}
+
+impl Destination {
+    /// See [`Topic::partition_of`].
+    #[inline]
+    pub fn partition_of(&self, queue: u32, partitions: u16) -> u16 {
+        partition_of(self.first_partition, queue, partitions)
+    }
+}
+
+fn partition_of(first_partition: u16, queue: u32, partitions: u16) -> u16 {
+    let partition = (u64::from(first_partition) + u64::from(queue)) % u64::from(partitions);
+    u16::try_from(partition).expect("a remainder is less than its divisor")
 }
 
 /// A consumer group's configuration.

@@ -143,7 +143,12 @@ pub fn is_send(code: i32) -> bool {
 
 /// Draws a queue for a send that leaves it to the broker.
 pub fn draw_queue(topic: &Topic, random: u64) -> u32 {
-    (random % u64::from(topic.write_queues().max(1))) as u32
+    draw(topic.write_queues(), random)
+}
+
+/// The same of so many queues.
+pub(crate) fn draw(queues: u32, random: u64) -> u32 {
+    (random % u64::from(queues.max(1))) as u32
 }
 
 fn place_send(

@@ -2,7 +2,6 @@
 //! 3.7, 4.1, 4.9).
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use engine::format::QueueKey;
 use engine::limits::BATCH_RECORDS_MAX;
@@ -17,11 +16,11 @@ use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
 use crate::answer::{BUSY, PROPERTIES_TOO_LONG};
 use crate::call::{Call, ReplyTo};
-use crate::catalog::Topic;
+use crate::catalog::Destination;
 use crate::config::Settings;
 use crate::desk::Desk;
 use crate::mail::{Ensure, Mail, Make};
-use crate::place::draw_queue;
+use crate::place::draw;
 
 mod dispatch;
 mod inner;
@@ -216,7 +215,7 @@ impl Desk {
         if entries.iter().any(|entry| entry.body.is_empty()) {
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, "a message of the batch has no body");
         }
-        if topic.keeps_batches() && said.unique.is_some() {
+        if topic.keeps_batches && said.unique.is_some() {
             let count = entries.len();
             return self.send_inner(call, Admitted { send, said, target }, count, now_ms);
         }
@@ -236,7 +235,7 @@ impl Desk {
 
     /// Reads a send and checks it (PROTOCOL 4.1). `None`: it is answered, or waits for its topic.
     #[inline(always)]
-    fn admit<'a>(&mut self, call: &Call<'a>) -> Option<(Admitted<'a>, Arc<Topic>)> {
+    fn admit<'a>(&mut self, call: &Call<'a>) -> Option<(Admitted<'a>, Destination)> {
         let send = match SendMessage::parse(call.header.code, &call.header.fields) {
             Ok(send) => send,
             Err(error) => {
@@ -246,8 +245,8 @@ impl Desk {
         };
         let topic = self.topic_to_send(call, &send)?;
         let said = Said::read(send.topic, send.properties);
-        let target = self.target(call, &send, &said, &topic)?;
-        match self.check_message(call, &send, &topic, &said) {
+        let target = self.target(call, &send, &said, topic)?;
+        match self.check_message(call, &send, topic, &said) {
             Ok(()) => Some((Admitted { send, said, target }, topic)),
             Err((code, remark)) => {
                 self.refuse(&call.reply, code, &remark);
@@ -270,7 +269,7 @@ impl Desk {
 
     /// The topic of a send, once the checks of PROTOCOL 4.1, items 4 to 7, are passed. `None`: the
     /// request is answered, or waits for its topic.
-    fn topic_to_send(&mut self, call: &Call<'_>, send: &SendMessage<'_>) -> Option<Arc<Topic>> {
+    fn topic_to_send(&mut self, call: &Call<'_>, send: &SendMessage<'_>) -> Option<Destination> {
         let Some(topic) = self.catalog.topic(send.topic) else {
             self.make_topic(call, send);
             return None;
@@ -284,7 +283,7 @@ impl Desk {
             self.refuse_unkept(&call.reply, Unkept::Doubt);
             return None;
         } else {
-            return Some(topic.clone());
+            return Some(topic.destination());
         };
         self.refuse(&call.reply, response::NO_PERMISSION, &remark);
         None
@@ -338,19 +337,25 @@ impl Desk {
 
     /// The queue of a send. `None`: it was refused, or goes on to another core.
     #[inline]
-    fn target(&mut self, call: &Call<'_>, send: &SendMessage<'_>, said: &Said<'_>, topic: &Topic) -> Option<Target> {
+    fn target(
+        &mut self,
+        call: &Call<'_>,
+        send: &SendMessage<'_>,
+        said: &Said<'_>,
+        topic: Destination,
+    ) -> Option<Target> {
         let by_priority = said.priority.filter(|_| !said.has_type && call.header.code != request::SEND_BATCH_MESSAGE);
         let queue = match u32::try_from(send.queue_id) {
-            Ok(queue) if queue < topic.queues() => queue,
+            Ok(queue) if queue < topic.queues => queue,
             Ok(_) => {
                 let remark = format!("request queueId[{}] is illegal, topic {}", send.queue_id, send.topic);
                 self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
                 return None;
             }
             Err(_) if by_priority.is_some() => 0,
-            Err(_) => draw_queue(topic, self.random.draw()),
+            Err(_) => draw(topic.write_queues, self.random.draw()),
         };
-        let queue = by_priority.map_or(queue, |priority| priority.min(topic.write_queues().saturating_sub(1)));
+        let queue = by_priority.map_or(queue, |priority| priority.min(topic.write_queues.saturating_sub(1)));
         let partition = topic.partition_of(queue, self.settings.partitions);
         let Some(local) = self.local(partition) else {
             if by_priority.is_some() && send.queue_id != queue.cast_signed() {
@@ -369,7 +374,7 @@ impl Desk {
         &self,
         call: &Call<'_>,
         send: &SendMessage<'_>,
-        topic: &Topic,
+        topic: Destination,
         said: &Said<'_>,
     ) -> Result<(), (i32, String)> {
         let is_batch = call.header.code == request::SEND_BATCH_MESSAGE;
@@ -388,8 +393,7 @@ impl Desk {
         if said.is_inner || send.sys_flag & sys_flag::INNER_BATCH != 0 {
             return Err((response::MESSAGE_ILLEGAL, "an inner batch is made here, of a batch (320)".to_owned()));
         }
-        let policy = topic.config.attributes.get("cleanup.policy");
-        if policy.is_some_and(|policy| policy == "COMPACTION") && !said.has_keys {
+        if topic.wants_keys && !said.has_keys {
             return Err((response::MESSAGE_ILLEGAL, "Required message key is missing".to_owned()));
         }
         if is_half(send, said) && (self.settings.reject_transaction || is_batch) {
