@@ -136,7 +136,8 @@ impl Desk {
     /// SEND_MESSAGE (10), SEND_MESSAGE_V2 (310).
     pub(crate) fn send(&mut self, call: &Call<'_>, now_ms: u64) {
         let for_lite;
-        let Some((Admitted { mut send, mut said, target }, _)) = self.admit(call) else { return };
+        let mut said = Said::default();
+        let Some((mut send, target, _)) = self.admit(call, &mut said) else { return };
         if let Some(lite) = said.lite {
             for_lite = dispatch::for_lite(send.topic, lite, send.properties);
             send.properties = &for_lite;
@@ -193,7 +194,8 @@ impl Desk {
 
     /// SEND_BATCH_MESSAGE (320): separate records in one batch of the log, all or nothing; or one that holds them.
     pub(crate) fn send_batch(&mut self, call: &Call<'_>, now_ms: u64) {
-        let Some((Admitted { send, said, target }, topic)) = self.admit(call) else { return };
+        let mut said = Said::default();
+        let Some((send, target, topic)) = self.admit(call, &mut said) else { return };
         let entries: Vec<BatchEntry<'_>> = match self.entries(call.body) {
             Ok(entries) => entries,
             Err(remark) => return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, &remark),
@@ -233,9 +235,10 @@ impl Desk {
         self.keep_sent(target.local, &Put::Batch(&pieces, target.queue), says, &call.reply, now_ms, now_ms);
     }
 
-    /// Reads a send and checks it (PROTOCOL 4.1). `None`: it is answered, or waits for its topic.
+    /// Reads a send and checks it (PROTOCOL 4.1). `said` gets what its properties say. `None`: it is answered, or waits
+    /// for its topic.
     #[inline(always)]
-    fn admit<'a>(&mut self, call: &Call<'a>) -> Option<(Admitted<'a>, Destination)> {
+    fn admit<'a>(&mut self, call: &Call<'a>, said: &mut Said<'a>) -> Option<(SendMessage<'a>, Target, Destination)> {
         let send = match SendMessage::parse(call.header.code, &call.header.fields) {
             Ok(send) => send,
             Err(error) => {
@@ -244,10 +247,10 @@ impl Desk {
             }
         };
         let topic = self.topic_to_send(call, &send)?;
-        let said = Said::read(send.topic, send.properties);
-        let target = self.target(call, &send, &said, topic)?;
-        match self.check_message(call, &send, topic, &said) {
-            Ok(()) => Some((Admitted { send, said, target }, topic)),
+        said.fill(send.topic, send.properties);
+        let target = self.target(call, &send, said, topic)?;
+        match self.check_message(call, &send, topic, said) {
+            Ok(()) => Some((send, target, topic)),
             Err((code, remark)) => {
                 self.refuse(&call.reply, code, &remark);
                 None

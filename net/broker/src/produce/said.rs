@@ -35,6 +35,13 @@ impl<'a> Said<'a> {
     /// Reads the properties of a message for this topic.
     pub(super) fn read(topic: &str, text: &'a str) -> Said<'a> {
         let mut said = Said::default();
+        said.fill(topic, text);
+        said
+    }
+
+    /// The same, of one that says nothing yet: where it lies, as moving it costs what reading does.
+    pub(super) fn fill(&mut self, topic: &str, text: &'a str) {
+        let said = self;
         for (name, value) in properties::iter(text) {
             match name {
                 name::TAGS => said.tags = Some(value),
@@ -65,7 +72,6 @@ impl<'a> Said<'a> {
                 _ => {}
             }
         }
-        said
     }
 }
 
