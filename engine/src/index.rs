@@ -219,6 +219,8 @@ pub struct Queue {
     len: u64,
     /// The log byte of the first entry; `u64::MAX`, if there is none.
     oldest: u64,
+    /// The log byte of the batch whose messages it showed last.
+    shown: u64,
     /// The newest block.
     last: Vec<Entry>,
     /// Those before it, full; of the first one entries that are gone were drained.
@@ -229,7 +231,7 @@ const _: () = assert!(size_of::<Queue>() == 128, "two lines");
 impl Queue {
     fn new(key: QueueKey) -> Queue {
         let (last, full) = (Vec::new(), VecDeque::new());
-        Queue { key, age: 0, min: 0, first: 0, next: 0, len: 0, oldest: u64::MAX, last, full }
+        Queue { key, age: 0, min: 0, first: 0, next: 0, len: 0, oldest: u64::MAX, shown: u64::MAX, last, full }
     }
 
     /// Whose it is.
@@ -286,6 +288,12 @@ impl Queue {
         self.oldest = self.oldest.min(entry.byte);
         self.len += 1;
         self.next = self.next.max(offset + 1);
+    }
+
+    /// Whether the batch at this log byte has shown nothing of it yet. From now on it has.
+    #[inline]
+    pub fn begins(&mut self, base: u64) -> bool {
+        std::mem::replace(&mut self.shown, base) != base
     }
 
     /// Makes room for one more entry.

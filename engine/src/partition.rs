@@ -46,7 +46,7 @@ pub enum Effect {
     },
     /// An append became answerable, or never will. In log order.
     Stored(Ticket, Result<(), AppendError>),
-    /// A queue has new visible messages.
+    /// A queue has new visible messages: told once for a batch.
     Grown(QueueKey),
     /// The producer of the half message with this id is to be asked: [`Partition::undecided`] has it.
     Undecided(u64),

@@ -135,7 +135,6 @@ impl Partition {
     pub(super) fn keep(&mut self, promise: Promise) {
         let segment_end = self.segments.holding(promise.base).map_or(u64::MAX, |segment| segment.end());
         self.derived.enter(promise.base, segment_end);
-        let mut last = None;
         for (at, &(slot, offset, entry)) in promise.shows.iter().enumerate() {
             for (ahead, near) in [(2 * SHOWS_AHEAD, false), (SHOWS_AHEAD, true)] {
                 if let Some((slot, ..)) = promise.shows.get(at + ahead) {
@@ -145,9 +144,8 @@ impl Partition {
             // A topic may have been forgotten while its messages were on their way.
             let Some(queue) = self.derived.index.living(slot) else { continue };
             queue.show(offset, entry);
-            if last != Some(slot) {
+            if queue.begins(promise.base) {
                 self.effects.push(Effect::Grown(queue.key()));
-                last = Some(slot);
             }
         }
         for &(hash, byte) in &promise.keys {
@@ -156,5 +154,62 @@ impl Partition {
         self.derived.leave(promise.end, promise.shows.len() as u64, promise.keys.len() as u64);
         self.effects.extend(promise.tickets.iter().map(|ticket| Effect::Stored(*ticket, Ok(()))));
         self.log.recycle(promise);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::buffer::Region;
+    use crate::format::QueueKey;
+    use crate::io::{Io, Tag};
+    use crate::limits::LogConfig;
+    use crate::message::{Draft, Stamp};
+    use crate::partition::{Effect, Partition};
+    use crate::sim::Sim;
+
+    const STAMP: Stamp = Stamp { queue_offset_at: 0, position_at: 8, store_time_at: 16 };
+
+    fn append(partition: &mut Partition, queue: QueueKey) {
+        let fill = &mut |out: &mut [u8]| out.fill(7);
+        let draft = Draft { queue, length: 64, offsets: 1, tag_hash: 0, keys: &[], stamp: STAMP, fill };
+        partition.append(&mut [draft], None, 5, &mut Vec::new()).unwrap();
+    }
+
+    /// Turns until nothing was written for a while; returns which queues grew, in order.
+    fn grown(sim: &mut Sim, partition: &mut Partition) -> Vec<QueueKey> {
+        let (mut grown, mut effects, mut done) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..100 {
+            partition.on_turn(sim.now_ms());
+            partition.effects(&mut effects);
+            for effect in effects.drain(..) {
+                match effect {
+                    Effect::Io { local, op } => sim.submit(Tag(local), op).unwrap(),
+                    Effect::Grown(queue) => grown.push(queue),
+                    _ => {}
+                }
+            }
+            sim.drive(None, &mut done);
+            for done in done.drain(..) {
+                partition.on_done(done.tag.0, done.outcome, sim.now_ms());
+            }
+            sim.advance(10);
+        }
+        grown
+    }
+
+    #[test]
+    fn a_queue_is_told_to_have_grown_once_for_a_batch() {
+        let config = LogConfig::new("/data/0", 0, Region::new(64, 1 << 20).unwrap(), |_| None);
+        let mut partition = Partition::new(config).unwrap();
+        let mut sim = Sim::new(1);
+        assert_eq!(grown(&mut sim, &mut partition), []);
+        let [one, other] = [1, 2].map(|queue| QueueKey { topic: 1, queue });
+        for _ in 0..2 {
+            for queue in [one, other, one, other, one] {
+                append(&mut partition, queue);
+            }
+            assert_eq!(grown(&mut sim, &mut partition), [one, other]);
+        }
+        assert_eq!(partition.span(one).max, 6);
     }
 }
