@@ -523,12 +523,48 @@ mod tests {
             block[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(RunHeader::decode(&block, 4096), Err(FormatError::Damaged), "bit {bit}");
         }
-        let large = RunHeader { entries: 2 * 204 + 1, ..header };
-        assert_eq!(RunHeader::decode(&large.encode(), 4096), Err(FormatError::Damaged), "a section does not fit");
         let mut newer = block;
         newer[9] = 4;
         seal(&mut newer, 4096, 0);
         assert_eq!(RunHeader::decode(&newer, 4096), Err(FormatError::Version(4)));
+    }
+
+    #[test]
+    fn sections_of_a_run_follow_each_other_within_its_bytes() {
+        // Blocks 1 to 3 are the directory, 4 and 5 entries, 6 and 7 keys, 8 fences; 9 is nobody's.
+        let header = RunHeader {
+            partition: 0,
+            from: 0,
+            to: 1,
+            bytes: 10 * BLOCK_BYTES,
+            oldest_ms: 1,
+            newest_ms: 2,
+            queues: 2 * 170 + 1,
+            entries: 204 + 1,
+            keys: 255 + 1,
+            entries_at: 4,
+            keys_at: 6,
+            fences_at: 8,
+        };
+        let large = RunHeader { queues: 510 * 170, ..header };
+        assert_eq!((header.fences(), header.fence_blocks()), (3 + 2, 1));
+        assert_eq!((large.fences(), large.fence_blocks()), (510 + 2, 2));
+        let exact = RunHeader { bytes: 9 * BLOCK_BYTES, ..header };
+        for fits in [header, exact] {
+            assert_eq!(RunHeader::decode(&fits.encode(), 0), Ok(fits));
+        }
+        for (what, overlaps) in [
+            ("directory", RunHeader { queues: 3 * 170 + 1, ..header }),
+            ("directory", RunHeader { entries_at: 3, ..header }),
+            ("entries", RunHeader { entries: 2 * 204 + 1, ..header }),
+            ("entries", RunHeader { keys_at: 5, ..header }),
+            ("keys", RunHeader { keys: 2 * 255 + 1, ..header }),
+            ("keys", RunHeader { fences_at: 7, ..header }),
+            ("fences", RunHeader { fences_at: 10, ..header }),
+            ("fences", RunHeader { bytes: exact.bytes - 1, ..header }),
+        ] {
+            assert_eq!(RunHeader::decode(&overlaps.encode(), 0), Err(FormatError::Damaged), "{what}: {overlaps:?}");
+        }
     }
 
     #[test]
@@ -541,6 +577,11 @@ mod tests {
             assert_eq!(T::blocks(0), 0);
             assert_eq!(T::blocks(T::PER_BLOCK as u64), 1);
             assert_eq!(T::blocks(T::PER_BLOCK as u64 + 1), 2);
+            let place = T::PER_BLOCK - 1;
+            let mut block = [0; BLOCK_BYTES as usize];
+            item.encode(&mut block[place * T::BYTES..(place + 1) * T::BYTES]);
+            assert_eq!(T::at(&block, place), item);
+            assert_ne!(T::at(&block, place - 1), item);
         }
         let queue = QueueKey { topic: 1, queue: 2 };
         let slot = Slot { queue, first: 3, count: 4, place: 5 };
@@ -569,6 +610,11 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(Piece::decode(&bytes).is_err(), "bit {bit}");
         }
+        for flipped in (0..8 * 8).chain([12 * 8 + 7]) {
+            let mut bytes = bytes.clone();
+            bytes[flipped / 8] ^= 1 << (flipped % 8);
+            assert_eq!(Piece::bytes(&bytes), None, "another magic, or 2 GiB: bit {flipped}");
+        }
         for length in 0..used {
             assert!(Piece::decode(&bytes[..length]).is_err(), "cut at {length}");
         }
@@ -579,6 +625,28 @@ mod tests {
             bytes[16..20].copy_from_slice(&crc.to_be_bytes());
             assert_eq!(Piece::decode(&bytes), Err(FormatError::Version(version.into())));
         }
+    }
+
+    #[test]
+    fn pieces_of_every_kind_follow_each_other_in_whole_blocks() {
+        use PieceKind::{Begin, End, Facts, Halves, Segments, Timers};
+        let payload = [7; BLOCK_BYTES as usize];
+        let mut bytes = Vec::new();
+        let pieces = [Begin, Facts, Timers, Segments, End, Halves].map(|kind| {
+            // One that fills its block, and one that does not.
+            let length = payload.len() - if kind == Begin { PIECE_HEADER_BYTES } else { 0 };
+            let piece = Piece { partition: 1, number: kind as u32, kind, payload: &payload[..length] };
+            piece.encode(&mut bytes);
+            piece
+        });
+        let mut rest = &bytes[..];
+        for piece in pieces {
+            assert_eq!(Piece::decode(rest), Ok(piece));
+            let length = Piece::bytes(rest).unwrap();
+            assert_eq!(length, if piece.kind == Begin { 4096 } else { 8192 });
+            rest = &rest[length..];
+        }
+        assert!(rest.is_empty());
     }
 
     #[test]
