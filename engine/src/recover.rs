@@ -372,6 +372,7 @@ impl Recovery {
         times: &[(u64, u64)],
         batch: &mut dyn FnMut(Batch<'_>),
     ) -> Result<Next, OpenError> {
+        assert!(matches!(self.stage, Stage::Ready), "all files are known");
         self.stage = Stage::Scan;
         self.head = self.live.front().map_or(0, |segment| segment.base + SEGMENT_HEADER_BYTES);
         if let Some(End { head, chain, epoch }) = known {

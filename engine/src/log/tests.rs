@@ -534,6 +534,24 @@ fn the_tail_gives_up_no_more_than_it_must() {
 }
 
 #[test]
+fn half_of_the_tail_leaves_soon_once_memory_is_scarce() {
+    let chunk = 256 << 10;
+    let mut desk = Desk::new(|config| config.memory = Region::new(24, chunk).unwrap());
+    // 24 / 8 are never the tail's. Before it gives up any, as many and two more are left.
+    let others: Vec<_> = (0..16).map(|_| desk.config.memory.take().unwrap()).collect();
+    assert_eq!(desk.log.leaves(), 0, "there is no tail");
+    drop(others);
+    let half = chunk as u64 / 2;
+    let leaves = [0; 30].map(|_| {
+        desk.through(chunk - batch(0) as usize);
+        desk.log.leaves()
+    });
+    assert_eq!(leaves[..15], [0; 15], "memory is not scarce");
+    assert_eq!(leaves[15..21], [16, 17, 18, 19, 20, 21].map(|count| SEGMENT_HEADER_BYTES + count * half));
+    assert_eq!(leaves[29], SEGMENT_HEADER_BYTES + 9 * 2 * half + 21 * half, "nine are gone");
+}
+
+#[test]
 fn a_chunk_is_used_while_it_has_room_enough() {
     for (more, left) in [(0, 7), (1, 6)] {
         let mut desk = Desk::new(|config| config.memory = Region::new(8, 256 << 10).unwrap());

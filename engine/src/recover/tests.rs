@@ -194,7 +194,18 @@ impl Disk {
     }
 
     fn recover_from(&mut self, known: Option<End>, durable: u64, times: &[(u64, u64)]) -> Result<Found, OpenError> {
-        let mut recovery = self.ready().map_err(|refused| refused.0)?;
+        let recovery = self.ready().map_err(|refused| refused.0)?;
+        self.follow(recovery, known, durable, times)
+    }
+
+    /// From the moment when all files are known.
+    fn follow(
+        &mut self,
+        mut recovery: Recovery,
+        known: Option<End>,
+        durable: u64,
+        times: &[(u64, u64)],
+    ) -> Result<Found, OpenError> {
         let mut found = Vec::new();
         let mut next = recovery.begin(known, durable, times, &mut |batch| found.push(batch.header.base));
         loop {
@@ -600,6 +611,13 @@ fn the_search_goes_on_behind_each_batch_that_it_finds() {
     }
     let inside = OpenError::Inside { path: path(&name(0)), byte: end, durable: end + 1 };
     assert_eq!(disk.recover().unwrap_err(), inside);
+    // Not beyond what may have been under way with the last of them, and the read that has the last place of that.
+    let last = (end + 4 * step).next_multiple_of(BLOCK_BYTES);
+    disk.flip(last);
+    let mut draft = Draft { at: last + READ_BYTES_MAX + BLOCK_BYTES, ..disk.draft(5_000) };
+    (draft.header.base, draft.header.previous, draft.header.durable) = (draft.at, 77, end + 2);
+    disk.put(draft);
+    assert_eq!(disk.recover().unwrap().end.head, end);
 }
 
 #[test]
@@ -654,6 +672,33 @@ fn reads_grow_and_stay_within_their_segment() {
     assert!(disk.reads().windows(2).all(|pair| pair[0].0 + pair[0].1 == pair[1].0), "no byte is read twice");
     let (at, length) = *disk.reads().last().unwrap();
     assert_eq!(at + length, 16 << 20);
+}
+
+#[test]
+fn a_segment_is_read_again_a_little_at_a_time_and_no_further() {
+    let mut disk = Disk::new(2 << 20);
+    disk.segment();
+    let base = disk.segment_bytes;
+    let mut told: Vec<u64> = (0..8).map(|_| disk.batch(100_000)).collect();
+    let to = disk.head;
+    disk.batch(100_000);
+    let again = |disk: &mut Disk| {
+        disk.opened = vec![name(base)];
+        disk.asked.clear();
+        let recovery = Recovery::again(&disk.config, base, Handle(1), to);
+        disk.follow(recovery, None, 0, &[]).unwrap().end.head
+    };
+    let mut reads = vec![(4096, READ_BYTES_MIN), (4096 + READ_BYTES_MIN, READ_BYTES_MIN)];
+    reads.push((4096 + 2 * READ_BYTES_MIN, READ_BYTES_MIN));
+    reads.push((4096 + 3 * READ_BYTES_MIN, to.next_multiple_of(BLOCK_BYTES) - base - 4096 - 3 * READ_BYTES_MIN));
+    assert_eq!(again(&mut disk), to);
+    assert_eq!((&disk.found, disk.reads()), (&told, reads.clone()));
+    // Where the log is damaged nobody asks what lies behind.
+    disk.flip(told[3] + HEADER as u64);
+    assert_eq!(again(&mut disk), told[3]);
+    told.truncate(3);
+    reads.truncate(2);
+    assert_eq!((&disk.found, disk.reads()), (&told, reads));
 }
 
 #[test]
