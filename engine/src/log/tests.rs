@@ -204,6 +204,61 @@ fn hurry_makes_what_waits_due() {
 }
 
 #[test]
+fn a_sync_that_somebody_waits_for_comes_with_what_he_wrote() {
+    let mut desk = Desk::new(|config| config.flush = Flush::Async { interval_ms: 5000 });
+    desk.through(100);
+    desk.turn();
+    desk.log.on_synced(Ok(Outcome::Nothing), 1000);
+    desk.append(100).unwrap();
+    desk.log.hurry_to(desk.log.accepted());
+    assert_eq!((desk.turn(), desk.syncs()), (vec![1], vec![]));
+    assert_eq!((desk.turn(), desk.syncs()), (vec![], vec![]), "it is not written yet");
+    desk.written(1);
+    assert_eq!(desk.log.deadline_ms(&desk.segments), 0);
+    desk.turn();
+    assert_eq!(desk.syncs(), [3]);
+    desk.log.on_synced(Ok(Outcome::Nothing), 1000);
+    // Who comes later did not ask for it.
+    desk.through(100);
+    assert_eq!(desk.log.deadline_ms(&desk.segments), 6000);
+    desk.turn();
+    assert_eq!(desk.syncs(), [0; 0]);
+}
+
+#[test]
+fn a_log_with_a_batch_is_due_while_it_may_write_one() {
+    for (inflight_batches, deadline_ms) in [(1, u64::MAX), (2, 0)] {
+        let mut desk = Desk::new(|config| config.inflight_batches = inflight_batches);
+        desk.append(100).unwrap();
+        assert_eq!(desk.log.deadline_ms(&desk.segments), 0);
+        desk.turn();
+        assert_eq!(desk.log.deadline_ms(&desk.segments), u64::MAX, "it is in the kernel");
+        desk.append(100).unwrap();
+        assert_eq!(desk.log.deadline_ms(&desk.segments), deadline_ms, "{inflight_batches} may be there");
+        // A log that failed writes nothing any more.
+        desk.done(0, Err(Fault(libc::EIO)));
+        assert_eq!(desk.log.deadline_ms(&desk.segments), u64::MAX);
+    }
+}
+
+#[test]
+fn a_ticket_rides_with_what_was_accepted_last() {
+    let mut desk = Desk::new(|_| {});
+    assert!(!desk.log.ride(Ticket(90)), "nothing is on its way");
+    desk.append(100).unwrap();
+    assert!(desk.log.ride(Ticket(91)));
+    desk.turn();
+    assert!(desk.log.ride(Ticket(92)));
+    desk.append(100).unwrap();
+    assert!(desk.log.ride(Ticket(93)));
+    desk.turn();
+    assert!(desk.log.ride(Ticket(94)));
+    assert_eq!(desk.written(0), [0, 91, 92]);
+    assert_eq!(desk.written(1), [1, 93, 94]);
+    assert!(!desk.log.ride(Ticket(95)));
+}
+
+#[test]
 fn without_a_sync_what_is_written_is_promised_and_not_durable() {
     let mut desk = Desk::new(|config| config.flush = Flush::Async { interval_ms: 50 });
     desk.append(100).unwrap();
