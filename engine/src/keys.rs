@@ -69,8 +69,8 @@ impl KeyIndex {
     }
 }
 
-/// The same entries by hash, then by byte. A hash's upper bits say how far to the front it goes: each entry is put on its
-/// shelf, and what lies together there is sorted. Hashes that share those bits cost what sorting always costs.
+/// The same entries by hash, then by byte. A hash's upper bits say how far to the front it goes: each entry is put on
+/// its shelf, and what lies together there is sorted. Hashes that share those bits cost what sorting always costs.
 fn sorted(entries: &[(u64, u64)]) -> Box<[(u64, u64)]> {
     let shelf = |hash: u64| (hash >> (64 - SHELVES.ilog2())) as usize;
     let mut places = [0_u32; SHELVES];

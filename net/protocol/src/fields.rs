@@ -14,7 +14,7 @@ const TEXT_BYTES_KEPT: usize = 64 * 1024;
 pub struct Fields {
     text: String,
     spans: Vec<Span>,
-    /// The names as bits, `a` being the lowest, if each is another letter up to `p` and they are in order; 0: perhaps not.
+    /// The names as bits, `a` being the lowest, if each is a letter up to `p` and they are in order; 0: perhaps not.
     letters: u16,
 }
 
@@ -37,8 +37,8 @@ impl Fields {
         self.spans.iter().map(|span| (span.name.of(&self.text), span.value.of(&self.text)))
     }
 
-    /// If the names are known to be letters in their order: what gives the value of each letter, counted from `a`, when it
-    /// is asked for them in that order. So a send, which has all that a stock client says, is read without a search.
+    /// If the names are known to be letters in their order: what gives the value of each letter, counted from `a`, when
+    /// it is asked for them in that order. So a send, which has all that a stock client says, is read without a search.
     #[inline(always)]
     pub(crate) fn by_letters<'a>(&'a self) -> Option<impl FnMut(usize) -> Option<&'a str>> {
         let (letters, mut spans) = (self.letters, self.spans.iter());

@@ -225,7 +225,7 @@ fn append_all<'a>(
 
 impl Desk {
     /// Puts messages into the log of the partition at `local`. Where each of them lies, and the first of copies, stands
-    /// in `sends.stored` until the next call. What is promised may tell it; the promise is kept once they are safe there.
+    /// in `sends.stored` until the next call. What is promised may tell it; it is kept once they are safe there.
     #[inline(always)]
     pub(crate) fn keep(
         &mut self,
