@@ -397,6 +397,21 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_changes_nothing_waits_for_the_one_that_is_on_its_way() {
+        let mailboxes = Mailboxes::new(3, 4);
+        let mut offices = lenders(&mailboxes);
+        let office = &mut offices[0];
+        ask(&mut office.desk);
+        // The first one's batch is in the kernel.
+        office.desk.partitions[0].on_turn(2_000);
+        ask(&mut office.desk);
+        assert!(mailboxes.pop(1).is_none(), "the log has neither");
+        office.drive();
+        let went_on = std::iter::from_fn(|| mailboxes.pop(1)).count();
+        assert_eq!((went_on, office.seen()), (2, (0, vec![])));
+    }
+
+    #[test]
     fn a_core_that_has_no_room_or_stops_or_no_log_ends_a_batch() {
         let mailboxes = Mailboxes::new(3, 1);
         let mut offices = lenders(&mailboxes);
