@@ -66,6 +66,8 @@ pub struct Loads {
     /// Where the buffers begin, oldest first, and their bytes.
     buffers: VecDeque<u64>,
     buffer_bytes: u64,
+    /// Records whose sum was wrong when they were read, newest last: they are read once more.
+    doubted: VecDeque<u64>,
     /// Those that were noticed last, newest last.
     streams: VecDeque<Stream>,
     /// Reads that have not begun, because the limit says so; they are pending already.
@@ -76,6 +78,9 @@ pub struct Loads {
     at_us: u64,
     next: u64,
 }
+
+/// Records that are remembered to have been read wrong.
+const DOUBTED_MAX: usize = 1_024;
 
 impl Loads {
     /// At most so many bytes a second are read; 0: no limit.
@@ -273,8 +278,29 @@ impl Loads {
         self.buffer_bytes -= self.parts.remove(&from).expect("a part for every buffer").bytes();
     }
 
+    /// The sum of a record that was read is wrong. One read may be wrong where the disk is not: what lies there is
+    /// forgotten, to be read once more. True: it was.
+    pub fn doubt(&mut self, byte: u64, length: usize) -> bool {
+        if self.doubted.contains(&byte) {
+            return true;
+        }
+        if self.doubted.len() == DOUBTED_MAX {
+            self.doubted.pop_front();
+        }
+        self.doubted.push_back(byte);
+        let (mut at, end) = (byte, byte + length as u64);
+        while at < end {
+            let Some((base, Part::Here(bytes))) = self.part(at) else { break };
+            at = base + bytes.len() as u64;
+            self.buffers.retain(|from| *from != base);
+            self.forget(base);
+        }
+        false
+    }
+
     /// Forgets the buffers of what begins below a log byte.
     pub fn drop_below(&mut self, byte: u64) {
+        self.doubted.retain(|doubted| *doubted >= byte);
         let (gone, kept) = std::mem::take(&mut self.buffers).into_iter().partition(|from| *from < byte);
         self.buffers = kept;
         VecDeque::into_iter(gone).for_each(|from| self.forget(from));
@@ -293,6 +319,27 @@ mod tests {
         let id = loads.start(from..from + length, op, length);
         assert_eq!(loads.begin(None).map(|(id, _)| id), Some(id));
         id
+    }
+
+    #[test]
+    fn what_was_read_wrong_is_read_once_more_before_it_is_damaged() {
+        let mut loads = Loads::default();
+        for from in [0, LOAD] {
+            let id = begun(&mut loads, from, LOAD);
+            loads.finish(id, Ok(vec![7; LOAD as usize].into())).unwrap();
+        }
+        // It lies in both buffers.
+        assert!(!loads.doubt(LOAD - 10, 20) && loads.slice(LOAD - 10, 20).is_none());
+        assert_eq!((loads.missing(LOAD - 10, 20), loads.buffer_bytes), (Some(Missing::From(LOAD - 10)), 0));
+        let id = begun(&mut loads, 0, 2 * LOAD);
+        loads.finish(id, Ok(vec![7; 2 * LOAD as usize].into())).unwrap();
+        assert!(loads.doubt(LOAD - 10, 20) && loads.slice(LOAD - 10, 20).is_some());
+        // Another one is another one; and of many the first are doubted again.
+        assert!(!loads.doubt(LOAD, 20));
+        assert!((0..DOUBTED_MAX as u64).all(|record| !loads.doubt(4 * LOAD + record, 1)));
+        assert!(!loads.doubt(LOAD - 10, 20) && loads.doubted.len() == DOUBTED_MAX);
+        loads.drop_below(u64::MAX);
+        assert!(loads.doubted.is_empty());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! In both cases one batch has the new record and the mark that ends the old one. A crash leaves both or
 //! neither, so that whatever was read of the log, one record of the message counts.
 
-use super::reading::{Fetched, fetch};
+use super::reading::{Fetched, fetch, is_damaged};
 use super::{Partition, RETRY_MS};
 use crate::buffer::prefetch_all;
 use crate::error::AppendError;
@@ -381,7 +381,10 @@ impl Partition {
     pub(super) fn bring(&mut self, timer: Timer, alone: bool) -> Recalled {
         match fetch(self.log.tail(), &self.loads, timer.byte, timer.length) {
             Fetched::Here(message) => return Recalled::Here(message),
-            Fetched::Elsewhere => {
+            Fetched::Damaged if is_damaged(&mut self.loads, timer.byte, timer.length) => {
+                self.give_up(timer, "is damaged");
+            }
+            Fetched::Damaged | Fetched::Elsewhere => {
                 let load = if alone { self.load_alone(timer) } else { self.load(timer.byte, timer.length) };
                 match load {
                     Some(load) => return Recalled::Loading(load),
@@ -389,7 +392,6 @@ impl Partition {
                     None => self.forget(timer),
                 }
             }
-            Fetched::Damaged => self.give_up(timer, "is damaged"),
         }
         Recalled::Lost
     }

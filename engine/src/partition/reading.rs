@@ -175,8 +175,10 @@ impl Partition {
                     // What is here already goes out; the rest is asked for again.
                     _ if !messages.is_empty() => break,
                     Fetched::Damaged if passed => break,
-                    Fetched::Damaged => return (self.damaged(entry.byte, Some(next + 1)), span),
-                    Fetched::Elsewhere => {
+                    Fetched::Damaged if is_damaged(&mut self.loads, entry.byte, entry.length) => {
+                        return (self.damaged(entry.byte, Some(next + 1)), span);
+                    }
+                    Fetched::Damaged | Fetched::Elsewhere => {
                         cold = Some(entry);
                         break;
                     }
@@ -438,7 +440,12 @@ pub(super) fn fetch(tail: &Tail, loads: &Loads, byte: u64, length: u32) -> Fetch
     }
 }
 
-/// The same of one that is not in the tail.
+/// Whether a record that was read is damaged: it was read twice. Else it is to be read again.
+pub(super) fn is_damaged(loads: &mut Loads, byte: u64, length: u32) -> bool {
+    loads.doubt(byte - RECORD_HEADER_BYTES as u64, RECORD_HEADER_BYTES + length as usize)
+}
+
+/// The same as [`fetch`] of one that is not in the tail.
 fn fetch_read(loads: &Loads, byte: u64, length: u32) -> Fetched {
     let Some(record) = loads.slice(byte - RECORD_HEADER_BYTES as u64, RECORD_HEADER_BYTES + length as usize) else {
         return Fetched::Elsewhere;
