@@ -62,10 +62,11 @@ fn digits<const MOST: usize>(text: &str) -> Option<u64> {
         return None;
     }
     let mut odd = false;
-    let value = text.bytes().fold(0, |value, byte| {
+    let value = text.bytes().fold(0u64, |value, byte| {
         let digit = byte.wrapping_sub(b'0');
         odd |= digit > 9;
-        value * 10 + u64::from(digit)
+        // Behind an odd one it may be anything.
+        value.wrapping_mul(10).wrapping_add(u64::from(digit))
     });
     (!odd).then_some(value)
 }
@@ -236,6 +237,8 @@ mod tests {
             "9223372036854775807",
             "9223372036854775808",
             "-9223372036854775808",
+            "-99999999999999999",
+            "//////////////////",
             "00000000000000000000000000000000001",
             "é",
         ];
