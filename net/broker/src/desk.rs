@@ -272,7 +272,7 @@ impl Desk {
                 self.on_revived(&receipt, ok, now_ms);
                 if self.shut {
                     // It is in its retry topic, too: too late to be written down with all others.
-                    self.note_accounts(now_ms, true);
+                    self.note_accounts(now_ms, true, true);
                 }
             }
             // The loop takes these itself.

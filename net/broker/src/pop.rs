@@ -434,7 +434,7 @@ impl Desk {
         {
             self.pop_again(pop, now_ms);
         }
-        if !self.pops.held.has_room() {
+        if !self.pops.held.has_room() && self.pops.stirred.iter().any(|pop| pop.until_ms <= now_ms) {
             let late = self.forget_stirred(|pop| pop.until_ms <= now_ms);
             late.into_iter().for_each(|pop| self.answer_none(&pop, response::POLLING_TIMEOUT, now_ms));
         }
@@ -474,7 +474,7 @@ impl Desk {
         }
         let partition = &mut self.partitions[local];
         if self.pops.accounts.cut(local, |queue| partition.span(queue).max) {
-            self.note_accounts(now_ms, true);
+            self.note_accounts(now_ms, true, false);
         }
     }
 

@@ -331,13 +331,14 @@ impl Account {
 
     /// A loan that nobody was told of is over, and is no try.
     pub fn give_back(&mut self, id: LoanId, now_ms: u64) {
-        let Some(loan) = self.loans.get_mut(&id) else { return };
-        (loan.until_ms, loan.each_until_ms) = (now_ms, None);
-        let kind = loan.kind;
-        if kind == Kind::Plain {
-            loan.kind = Kind::Suspended;
+        match self.loans.get_mut(&id) {
+            None => {}
+            Some(loan) if loan.kind == Kind::Orderly => self.take_back_as(None, false),
+            Some(loan) => {
+                (loan.until_ms, loan.kind) = (now_ms, Kind::Suspended);
+                self.touch(id, Kind::Suspended);
+            }
         }
-        self.touch(id, kind);
     }
 
     /// What is left of a loan waits for longer.
@@ -367,8 +368,12 @@ impl Account {
     /// on its loan comes after it once more, acknowledged or not, as of a stock broker. `attempt`: as above; the same one
     /// is no further try.
     pub fn take_back(&mut self, attempt: Option<&str>) {
-        self.written = None;
         let is_further = attempt.is_none() || attempt != self.attempt.as_deref();
+        self.take_back_as(attempt, is_further);
+    }
+
+    fn take_back_as(&mut self, attempt: Option<&str>, is_further: bool) {
+        self.written = None;
         self.attempt = attempt.map(Box::from);
         let is_orderly = |id: &LoanId| self.loans[id].kind == Kind::Orderly;
         let ids: Vec<LoanId> = self.loans.keys().copied().filter(is_orderly).collect();

@@ -317,8 +317,8 @@ impl Accounts {
     }
 
     /// Writes down what changed a second ago, as much as is little work; everything, if `is_all`. What finds no room is
-    /// tried again a second later.
-    pub fn note(&mut self, now_ms: u64, is_all: bool, mut note: impl FnMut(&Holder, Note<'_>) -> bool) {
+    /// tried again a second later, or now, if this is the last time.
+    pub fn note(&mut self, now_ms: u64, is_all: bool, is_last: bool, mut note: impl FnMut(&Holder, Note<'_>) -> bool) {
         let (mut messages, mut is_told) = (0, false);
         for _ in 0..self.dirty.len() {
             let Some((at_ms, id)) = self.dirty.front().copied() else { break };
@@ -327,7 +327,7 @@ impl Accounts {
             }
             self.dirty.pop_front();
             let Some(holder) = self.get(id) else { continue };
-            if holder.is_without_room && at_ms > now_ms {
+            if holder.is_without_room && at_ms > now_ms && !is_last {
                 self.dirty.push_back((at_ms, id));
                 continue;
             }
@@ -475,7 +475,7 @@ mod tests {
         let (mut accounts, one, two) = accounts();
         let noted = |accounts: &mut Accounts, now_ms: Option<u64>| {
             let mut noted = Vec::new();
-            accounts.note(now_ms.unwrap_or(0), now_ms.is_none(), |holder, value| {
+            accounts.note(now_ms.unwrap_or(0), now_ms.is_none(), false, |holder, value| {
                 noted.push((holder.key.queue, whole(value).len()));
                 true
             });
@@ -501,7 +501,7 @@ mod tests {
         let (mut accounts, one, two) = accounts();
         let other = accounts.open(2, &topic(1), &Arc::from("g"), 1, Account::new(1_000)).unwrap();
         let loan = accounts.lend(one, &[900, 999], 10, 5_000, Kind::Plain).unwrap();
-        accounts.note(0, true, |_, _| true);
+        accounts.note(0, true, false, |_, _| true);
         assert!(!accounts.cut(0, |_| 1_000));
         assert!(accounts.cut(0, |queue| if queue.queue == 0 { 950 } else { 1_000 }));
         let next = [one, two, other].map(|id| accounts.get(id).unwrap().account.next());
@@ -518,15 +518,16 @@ mod tests {
         let loan = accounts.lend(one, &[3, 5], 10, 5_000, Kind::Plain).unwrap();
         let mut noted = Vec::new();
         // There is only room for what is done with.
-        accounts.note(0, true, |_, value| {
+        accounts.note(0, true, false, |_, value| {
             noted.push(whole(value).to_vec());
             noted.len() > 1
         });
         let [whole, done] = &noted[..] else { panic!("{noted:?}") };
         assert!(whole.starts_with(done));
         // Who waits for others does not try it in each turn.
-        accounts.note(NOTE_MS - 1, true, |_, _| panic!("it was tried just now"));
-        accounts.note(NOTE_MS, false, |_, value| Account::read(super::tests::whole(value)).unwrap().loans() == 1);
+        accounts.note(NOTE_MS - 1, true, false, |_, _| panic!("it was tried just now"));
+        accounts
+            .note(NOTE_MS, false, false, |_, value| Account::read(super::tests::whole(value)).unwrap().loans() == 1);
         assert_eq!(accounts.changed(), 0);
         accounts.forget(|_| true);
         let again = accounts.open(0, &topic(1), &Arc::from("g"), 0, Account::read(whole).unwrap()).unwrap();
@@ -542,7 +543,7 @@ mod tests {
         let (mut accounts, one, two) = accounts();
         accounts.lend(one, &[3], 10, 20, Kind::Orderly).unwrap();
         accounts.lend(two, &[3], 10, 20, Kind::Plain).unwrap();
-        accounts.note(0, true, |_, _| true);
+        accounts.note(0, true, false, |_, _| true);
         accounts.sweep(11 + IDLE_MS);
         // Of a plain one somebody has to see to it.
         assert_eq!((accounts.get(one).is_none(), accounts.get(two).is_some(), accounts.loans), (true, true, 1));

@@ -131,7 +131,8 @@ impl Desk {
     /// Answers, with the header that was made, once the logs at these places have what changed there. `loans`: what it
     /// tells to be lent.
     pub(super) fn answer_kept(&mut self, locals: &[usize], reply: &ReplyTo, body: Pieces, loans: Vec<LoanOf>) {
-        if locals.is_empty() || self.settings.pop_buffer_merge {
+        // Who wants no answer waits for nothing.
+        if locals.is_empty() || self.settings.pop_buffer_merge || reply.oneway {
             return self.replies.send(reply, body);
         }
         let bytes = body.iter().map(bytes::Bytes::len).sum();
@@ -142,16 +143,17 @@ impl Desk {
 
     /// Does something once the logs at these places have what changed there.
     pub(super) fn hold(&mut self, locals: &[usize], then: Then) {
-        match locals.is_empty() || self.settings.pop_buffer_merge {
+        let is_oneway = matches!(&then, Then::Acks(batch) if batch.reply.oneway);
+        match locals.is_empty() || self.settings.pop_buffer_merge || is_oneway {
             true => self.release(then, None, 0),
             false => self.pops.held.wait(locals, then),
         }
     }
 
-    /// Writes down what changed of accounts a second ago; all of it, if somebody waits for it or `is_all`.
-    pub(crate) fn keep_accounts(&mut self, now_ms: u64, is_all: bool) {
-        let is_asked = self.pops.held.new_at_ms.take_if(|at_ms| *at_ms <= now_ms || is_all).is_some();
-        self.note_accounts(now_ms, is_asked || is_all);
+    /// Writes down what changed of accounts a second ago; all of it, if somebody waits for it or for the last time.
+    pub(crate) fn keep_accounts(&mut self, now_ms: u64, is_last: bool) {
+        let is_asked = self.pops.held.new_at_ms.take_if(|at_ms| *at_ms <= now_ms || is_last).is_some();
+        self.note_accounts(now_ms, is_asked || is_last, is_last);
         if !is_asked {
             return;
         }
@@ -179,9 +181,9 @@ impl Desk {
     }
 
     /// As [`Accounts::note`](super::accounts::Accounts::note).
-    pub(crate) fn note_accounts(&mut self, now_ms: u64, is_all: bool) {
+    pub(crate) fn note_accounts(&mut self, now_ms: u64, is_all: bool, is_last: bool) {
         let partitions = &mut self.partitions;
-        self.pops.accounts.note(now_ms, is_all, |holder, note| note_in(partitions, holder, note));
+        self.pops.accounts.note(now_ms, is_all, is_last, |holder, note| note_in(partitions, holder, note));
     }
 
     /// Writes one account down now: another value may stand where its own was.
@@ -206,7 +208,12 @@ impl Desk {
                     None if reply.oneway => {}
                     None => self.replies.whole(reply.connection, &head, body),
                     Some(error) => {
-                        loans.into_iter().for_each(|of| self.pops.accounts.give_back(of, now_ms));
+                        for of in loans {
+                            self.pops.accounts.give_back(of, now_ms);
+                            if let Some(queue) = self.pops.accounts.get(of.account).map(|holder| holder.key) {
+                                self.wake_pops(queue);
+                            }
+                        }
                         self.refuse_append(&reply, error);
                     }
                 }

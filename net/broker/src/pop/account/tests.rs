@@ -342,6 +342,21 @@ fn who_asks_again_in_the_same_attempt_is_no_further_try() {
 }
 
 #[test]
+fn what_nobody_was_told_of_is_no_try() {
+    let mut account = Account::new(7);
+    account.advance(9);
+    let id = account.lend(&[7, 8], 1_000, 9_000, Kind::Orderly);
+    account.give_back(id, 1_001);
+    assert_eq!((account.next(), account.times(7), account.blocked_until_ms(None, 1_001)), (7, 0, 0));
+    account.take_back(Some("a"));
+    assert_eq!((account.times(7), account.loans(), account.out()), (0, 0, 0));
+    account.advance(9);
+    let id = account.lend(&[7, 8], 1_002, 9_000, Kind::Plain);
+    account.give_back(id, 1_003);
+    assert_eq!(account.loan(id).map(|loan| (loan.until_ms, loan.kind)), Some((1_003, Kind::Suspended)));
+}
+
+#[test]
 fn damaged_values_are_refused_and_a_plain_offset_is_one() {
     let mut account = Account::new(5);
     account.advance(400);
