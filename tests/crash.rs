@@ -172,10 +172,10 @@ fn commit_until_cut(address: SocketAddr, topics: &[String], mut next: i64, seed:
 
 /// Sends messages back, each once, until the connection breaks or there is none. Returns their numbers, and
 /// whether it was answered.
-fn send_back_until_cut(address: SocketAddr, victims: &[(Id, i64)]) -> Vec<(Id, bool)> {
+fn send_back_until_cut(address: SocketAddr, topics: &[String], victims: &[Victim]) -> Vec<(Id, bool)> {
     let mut client = Client::connect(address);
     let mut done = Vec::new();
-    for (id, position) in victims {
+    for Victim { id, position, queue, offset } in victims {
         let position = position.to_string();
         let fields = [("offset", &*position), ("group", GROUP), ("delayLevel", "1")];
         done.push((*id, false));
@@ -183,11 +183,30 @@ fn send_back_until_cut(address: SocketAddr, victims: &[(Id, i64)]) -> Vec<(Id, b
             break;
         }
         let Ok(Some(answer)) = client.try_read() else { break };
+        if answer.header.code == response::SYSTEM_ERROR {
+            // Retention took it since it was found. Then it is none of its queue's any more.
+            let fields = [("topic", &*topics[queue.0]), ("queueId", &*queue.1.to_string())];
+            if client.try_write(asking(request::GET_MIN_OFFSET, &fields)).is_err() {
+                break;
+            }
+            let Ok(Some(edge)) = client.try_read() else { break };
+            let is_gone = edge.header.code != response::SUCCESS || *offset < number(&edge, "offset");
+            assert!(is_gone, "{answer:?}, but offset {offset} of {queue:?} is there");
+            continue;
+        }
         // One that stops may refuse it.
         assert!(matches!(answer.header.code, response::SUCCESS | response::SERVICE_NOT_AVAILABLE), "{answer:?}");
         done.last_mut().expect("it was pushed").1 = answer.header.code == response::SUCCESS;
     }
     done
+}
+
+/// A message that is to be sent back.
+struct Victim {
+    id: Id,
+    position: i64,
+    queue: Queue,
+    offset: i64,
 }
 
 /// Everything that was promised.
@@ -206,7 +225,7 @@ struct Ledger {
     offsets: BTreeMap<Queue, (i64, i64)>,
     offset_next: i64,
     /// Some positions of messages, to be sent back.
-    victims: Vec<(Id, i64)>,
+    victims: Vec<Victim>,
     /// Send-backs: whether each was answered.
     backs: HashMap<Id, bool>,
     /// Those that came again.
@@ -274,7 +293,7 @@ impl Ledger {
                 assert!(twice.is_none_or(|place| place == (queue, offset)), "{id:x} is at {twice:?} and {offset}");
                 let is_new = self.pulled.get(&queue).is_none_or(|pulled| offset >= *pulled);
                 if is_new && id.is_multiple_of(97) {
-                    self.victims.push((id, position));
+                    self.victims.push(Victim { id, position, queue, offset });
                 }
                 offset += 1;
             }
@@ -377,9 +396,12 @@ fn live_and_die(server: Server, ledger: &mut Ledger, round: u64, seed: u64, life
         let (topics, next) = (topics.clone(), ledger.offset_next);
         thread::spawn(move || commit_until_cut(address, &topics, next, seed ^ round))
     };
-    ledger.victims.retain(|(id, _)| !ledger.backs.contains_key(id));
+    ledger.victims.retain(|victim| !ledger.backs.contains_key(&victim.id));
     let victims = std::mem::take(&mut ledger.victims);
-    let returner = thread::spawn(move || send_back_until_cut(address, &victims));
+    let returner = {
+        let topics = topics.clone();
+        thread::spawn(move || send_back_until_cut(address, &topics, &victims))
+    };
     // A clock is what decides here; there is nothing to wait for.
     thread::sleep(life);
     let until = match end {
