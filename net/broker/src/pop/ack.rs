@@ -19,7 +19,6 @@ use super::INVISIBLE_MS_MAX;
 use super::account::{Account, Done, Kind, LoanId};
 use super::accounts::LoanOf;
 use super::handle::{Handle, REVIVE_ORDERLY};
-use super::held::Then;
 use crate::answer::BUSY;
 use crate::call::{Call, ReplyTo};
 use crate::catalog::Topic;
@@ -101,7 +100,7 @@ impl Desk {
     pub(crate) fn ack_in_turn(&mut self, mut batch: Box<Acks>, now_ms: u64) {
         let acks = batch.rest.remove(&self.index).unwrap_or_default();
         match self.ack_all(acks, now_ms) {
-            Some(locals) => self.hold(&locals, Then::Acks(batch)),
+            Some(locals) => self.send_acks_kept(&locals, batch),
             None => self.refuse_append(&batch.reply, AppendError::Opening),
         }
     }

@@ -3,6 +3,7 @@
 //! In each turn all accounts that changed are noted, and the notes of a partition are kept by one batch, whatever number
 //! of answers waits for it. With `broker.pop_buffer_merge` nothing waits.
 
+use bytes::Bytes;
 use engine::error::AppendError;
 use engine::io::Pieces;
 use engine::partition::Partition;
@@ -51,10 +52,8 @@ pub(super) enum Then {
         reply: ReplyTo,
         /// Its first bytes.
         head: Vec<u8>,
-        /// The rest, and how much that is.
+        /// The rest.
         body: Pieces,
-        /// See `body`.
-        bytes: usize,
         /// What it tells to be lent.
         loans: Vec<LoanOf>,
     },
@@ -65,7 +64,7 @@ pub(super) enum Then {
 impl Then {
     fn bytes(&self) -> usize {
         match self {
-            Then::Answer { bytes, .. } => *bytes,
+            Then::Answer { body, .. } => body.iter().map(Bytes::len).sum(),
             Then::Acks(_) => 0,
         }
     }
@@ -131,23 +130,25 @@ impl Desk {
     /// Answers, with the header that was made, once the logs at these places have what changed there. `loans`: what it
     /// tells to be lent.
     pub(super) fn answer_kept(&mut self, locals: &[usize], reply: &ReplyTo, body: Pieces, loans: Vec<LoanOf>) {
-        // Who wants no answer waits for nothing.
-        if locals.is_empty() || self.settings.pop_buffer_merge || reply.oneway {
+        if !self.waits_for_logs(locals, reply) {
             return self.replies.send(reply, body);
         }
-        let bytes = body.iter().map(bytes::Bytes::len).sum();
         let mut head = self.promises.buffer();
-        self.replies.encode(bytes, &mut head);
-        self.hold(locals, Then::Answer { reply: *reply, head, body, bytes, loans });
+        self.replies.encode(body.iter().map(Bytes::len).sum(), &mut head);
+        self.pops.held.wait(locals, Then::Answer { reply: *reply, head, body, loans });
     }
 
-    /// Does something once the logs at these places have what changed there.
-    pub(super) fn hold(&mut self, locals: &[usize], then: Then) {
-        let is_oneway = matches!(&then, Then::Acks(batch) if batch.reply.oneway);
-        match locals.is_empty() || self.settings.pop_buffer_merge || is_oneway {
-            true => self.release(then, None, 0),
-            false => self.pops.held.wait(locals, then),
+    /// Sends a batch of acknowledgements on once the logs at these places have what changed there.
+    pub(super) fn send_acks_kept(&mut self, locals: &[usize], batch: Box<Acks>) {
+        match self.waits_for_logs(locals, &batch.reply) {
+            true => self.pops.held.wait(locals, Then::Acks(batch)),
+            false => self.send_acks(batch),
         }
+    }
+
+    /// Whether an answer waits for these logs. Who wants none waits for nothing.
+    fn waits_for_logs(&self, locals: &[usize], reply: &ReplyTo) -> bool {
+        !locals.is_empty() && !self.settings.pop_buffer_merge && !reply.oneway
     }
 
     /// Writes down what changed of accounts a second ago; all of it, if somebody waits for it or for the last time.
@@ -205,7 +206,6 @@ impl Desk {
         match (then, failed) {
             (Then::Answer { reply, head, body, loans, .. }, failed) => {
                 match failed {
-                    None if reply.oneway => {}
                     None => self.replies.whole(reply.connection, &head, body),
                     Some(error) => {
                         for of in loans {
