@@ -534,6 +534,10 @@ fn a_damaged_message_is_passed_by_each_group_once_and_told() {
             assert!(lines.iter().all(|line| line.contains("queue=1 offset=0") && line.contains("position=")), "{log}");
             (of_group, lines.len())
         };
+        // A look shows what a pop would give, and decides nothing.
+        let shown = client.expect(response::SUCCESS, peek("looks", "T", 1, 1));
+        assert_eq!(messages(&shown)[0].queue_offset, 1);
+        assert_eq!(told(&server, "looks"), (0, 0));
         for group in [GROUP, "others"] {
             let one = PopMessage { consumer_group: group, max_msg_nums: 1, ..header("T", 1) };
             assert_eq!(got(&client.ask(pop_with(one)))[0].offset, 1, "{group} goes on behind it");

@@ -41,7 +41,7 @@ use accounts::{Accounts, LoanOf};
 use handle::{Infos, REVIVE_ORDERLY, REVIVE_PLAIN};
 use held::Held;
 use lend::Visit;
-use waiting::{LineKey, Waiting, Watch};
+use waiting::{LINE_POPS_MAX, LineKey, Waiting, Watch};
 
 /// Longest time for which messages are lent, in ms. Three days, how long a stock broker's timers wait
 /// (`timerMaxDelaySec`); who wants more gets this.
@@ -282,6 +282,10 @@ impl Desk {
             return self.refuse_topic(&pop.reply, &pop.topic.name.clone());
         }
         if matches!(pop.wish, Wish::Messages { .. }) && !self.pops.held.has_room() {
+            // It may have been told of a message here, by another core even: who waits in its line has no better luck.
+            if pop.until_ms > now_ms && self.pops.stirred.len() < LINE_POPS_MAX {
+                return self.pops.stirred.push_back(pop);
+            }
             self.leave_line(&pop, false);
             return self.refuse(&pop.reply, response::SYSTEM_BUSY, BUSY);
         }

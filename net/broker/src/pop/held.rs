@@ -244,6 +244,7 @@ pub(super) mod tests {
 
     use super::super::account::{Account, Kind};
     use super::super::tests::pop;
+    use super::super::waiting::LINE_POPS_MAX;
     use super::*;
     use crate::catalog::{Catalog, Topic, TopicConfig, Wants};
     use crate::config::{Config, Found};
@@ -476,5 +477,30 @@ pub(super) mod tests {
         assert_eq!((office.desk.deadline_ms(), office.desk.pops.stirred.len()), (0, 1));
         office.drive();
         assert_eq!(office.seen(), (1, vec![response::SUCCESS]));
+    }
+
+    #[test]
+    fn who_may_wait_for_a_message_may_wait_for_room() {
+        let mut offices = offices(&Mailboxes::new(3, 16));
+        let office = &mut offices[0];
+        office.store(b"one");
+        office.desk.pops.held.bytes += HELD_BYTES_MAX;
+        let topic = office.desk.catalog.topic("T").cloned().expect("it is there");
+        // One that another core sends here, because it was told of a message.
+        let told = Pop { wish: wish(), topic, ..pop(7, "g", Some(0), u64::MAX) };
+        office.desk.pop_again(Box::new(told), office.sim.now_ms());
+        office.drive();
+        assert!(office.seen_codes().is_empty());
+        office.desk.pops.held.bytes -= HELD_BYTES_MAX;
+        office.drive();
+        assert_eq!(office.seen(), (1, vec![response::SUCCESS]));
+        // However many they are.
+        office.desk.pops.held.bytes += HELD_BYTES_MAX;
+        let now_ms = office.sim.now_ms();
+        for opaque in 0..=LINE_POPS_MAX as i32 {
+            let topic = office.desk.catalog.topic("T").cloned().expect("it is there");
+            office.desk.pop_again(Box::new(Pop { wish: wish(), topic, ..pop(opaque, "g", Some(0), u64::MAX) }), now_ms);
+        }
+        assert_eq!(office.seen_codes(), [response::SYSTEM_BUSY]);
     }
 }

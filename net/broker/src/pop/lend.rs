@@ -258,20 +258,24 @@ impl Desk {
             return Visit::Nothing;
         }
         let limits = PullLimits { messages: messages as u32, bytes: bytes as u32, scan: count };
-        match self.partitions[local].pull(key, from.min(max), limits, &|_| true).0 {
-            Pulled::Found { messages, .. } => {
-                self.pops.popped.bytes += messages.iter().map(Bytes::len).sum::<usize>();
-                self.pops.popped.messages.extend(messages);
-                Visit::Found
-            }
-            Pulled::Loading(load) => Visit::Loading(local, load),
-            Pulled::Opening => Visit::Opening,
-            Pulled::Empty | Pulled::NoMatch { .. } | Pulled::OutOfRange => Visit::Nothing,
-            Pulled::Damaged { position, .. } => {
-                tracing::error!(?position, topic = &*topic.name, queue, "a stored message is damaged");
-                Visit::Nothing
+        let mut from = from.min(max);
+        for _ in 0..SCANS_MAX {
+            match self.partitions[local].pull(key, from, limits, &|_| true).0 {
+                Pulled::Found { messages, .. } => {
+                    self.pops.popped.bytes += messages.iter().map(Bytes::len).sum::<usize>();
+                    self.pops.popped.messages.extend(messages);
+                    return Visit::Found;
+                }
+                Pulled::Loading(load) => return Visit::Loading(local, load),
+                Pulled::Opening => return Visit::Opening,
+                // A pop would pass it.
+                Pulled::Damaged { behind: Some(behind), .. } => from = behind,
+                Pulled::Damaged { behind: None, .. } | Pulled::Empty | Pulled::NoMatch { .. } | Pulled::OutOfRange => {
+                    return Visit::Nothing;
+                }
             }
         }
+        Visit::Nothing
     }
 
     /// Opens the account of a group in a queue: where it was, or where it begins. `Ok(None)`: there are too many.
