@@ -6,8 +6,8 @@ use std::io::Write;
 
 use protocol::Command;
 use protocol::bodies::{
-    self, BrokerStatsData, ConsumeStats, Forbidden, MessageQueue, ResetOffsets, SubscriptionGroupTable, TimeSpan,
-    TimeSpans, TopicStatsTable,
+    self, BrokerStatsData, ConsumeStats, ConsumerData, Forbidden, HeartbeatData, MessageQueue, ResetOffsets,
+    SubscriptionData, SubscriptionGroupTable, TimeSpan, TimeSpans, TopicStatsTable,
 };
 use protocol::codes::{request, response};
 use protocol::headers::{PopMessage, PullMessage};
@@ -461,5 +461,123 @@ fn what_a_group_has_popped_is_in_flight() {
             (row.broker_offset, row.consumer_offset, row.pull_offset)
         };
         assert_eq!([row(0), row(1)], [(0, 0, 0), (3, 0, 2)]);
+    });
+}
+
+/// A pop of the group, of all queues, that waits for a minute.
+fn pop_waiting() -> Command {
+    let asked = PopMessage {
+        consumer_group: "g",
+        topic: "T",
+        queue_id: -1,
+        max_msg_nums: 32,
+        invisible_time: 600_000,
+        poll_time: 60_000,
+        ..PopMessage::default()
+    };
+    let mut pop = Command::request(request::POP_MESSAGE);
+    asked.push(&mut pop.header.fields);
+    pop
+}
+
+#[test]
+fn what_was_changed_while_one_waited_holds_for_it() {
+    let closed = || {
+        telling(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], &br#"{"groupName":"g","consumeEnable":false}"#[..])
+    };
+    let forbidden = || {
+        let fields = [("group", "g"), ("topic", "T"), ("readable", "false")];
+        asking(request::UPDATE_AND_GET_GROUP_FORBIDDEN, &fields)
+    };
+    let write_only = || {
+        let fields = [
+            ("topic", "T"),
+            ("defaultTopic", "TBW102"),
+            ("readQueueNums", "2"),
+            ("writeQueueNums", "2"),
+            ("perm", "2"),
+            ("topicFilterType", "SINGLE_TAG"),
+            ("order", "false"),
+        ];
+        asking(request::UPDATE_AND_CREATE_TOPIC, &fields)
+    };
+    let no_reads = || telling(request::UPDATE_BROKER_CONFIG, &[], "brokerPermission=2");
+    let deleted = || {
+        let fields = [("groupName", "g"), ("cleanOffset", "true")];
+        asking(request::DELETE_SUBSCRIPTIONGROUP, &fields)
+    };
+    let rows = [
+        (&closed as &dyn Fn() -> Command, response::NO_PERMISSION, Some("2")),
+        (&forbidden, response::NO_PERMISSION, Some("5")),
+        (&write_only, response::NO_PERMISSION, Some("3")),
+        (&no_reads, response::NO_PERMISSION, Some("1")),
+        (&deleted, response::SUBSCRIPTION_GROUP_NOT_EXIST, None),
+    ];
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        for (change, code, kind) in rows {
+            client.expect(response::SUCCESS, telling(request::UPDATE_BROKER_CONFIG, &[], "brokerPermission=6"));
+            client.expect(response::SUCCESS, create_topic("T", 2));
+            client.expect(response::SUCCESS, heartbeat("one", "g", &["T"]));
+            let group = br#"{"groupName":"g","consumeEnable":true}"#;
+            client.expect(response::SUCCESS, telling(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], &group[..]));
+            let pull = client.write(pull_of_group(1, 0, 60_000));
+            let pop = client.write(pop_waiting());
+            client.expect(response::SUCCESS, change());
+            client.expect(response::SUCCESS, send("T", 1, b"too late"));
+            let refused = client.answer(pull);
+            assert_eq!((refused.header.code, refused.header.fields.get("forbiddenType")), (code, kind), "{refused:?}");
+            let popped = client.answer(pop);
+            // 353 is about subscriptions, and a pop brings its own.
+            let popped_code = if kind == Some("5") { response::SUCCESS } else { code };
+            assert_eq!(popped.header.code, popped_code, "{popped:?}");
+            if code == response::SUBSCRIPTION_GROUP_NOT_EXIST {
+                assert_eq!(committed(&mut client, "g", "T", 1), None, "its offsets are gone");
+            }
+            client.expect(response::SUCCESS, asking(request::DELETE_TOPIC_IN_BROKER, &[("topic", "T")]));
+            client.expect(response::SUCCESS, deleted());
+        }
+        server.stop();
+    });
+}
+
+#[test]
+fn who_waits_sees_what_there_is_now() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        // Queues that came meanwhile.
+        let pop = client.write(pop_waiting());
+        client.expect(response::SUCCESS, create_topic("T", 4));
+        client.expect(response::SUCCESS, send("T", 3, b"new"));
+        assert_eq!(messages(&client.answer(pop))[0].queue_id, 3);
+        // Another subscription.
+        let subscribed = |tags: &str, version: i64| {
+            let mut subscription = SubscriptionData::from_expression("T", tags).expect("tags");
+            subscription.sub_version = version;
+            let consumer = ConsumerData {
+                group_name: "g".to_owned(),
+                subscription_data_set: vec![subscription],
+                ..ConsumerData::default()
+            };
+            let data = HeartbeatData {
+                client_id: "one".to_owned(),
+                consumer_data_set: vec![consumer],
+                ..HeartbeatData::default()
+            };
+            telling(request::HEART_BEAT, &[], bodies::encode(&data))
+        };
+        client.expect(response::SUCCESS, subscribed("a", 1));
+        let pull = client.write(pull_of_group(0, 0, 60_000));
+        client.expect(response::SUCCESS, subscribed("b", 2));
+        for (tag, body) in [("a", b"old"), ("b", b"new")] {
+            let properties = properties(&[("TAGS", tag)]);
+            client.expect(response::SUCCESS, send_as(request::SEND_MESSAGE_V2, "T", 0, &properties, body));
+        }
+        let answer = client.answer(pull);
+        assert_eq!(messages(&answer)[0].body, b"new");
+        server.stop();
     });
 }

@@ -320,7 +320,7 @@ impl Desk {
             if local.is_some_and(|local| self.is_over_share(&pull, local, now_ms)) {
                 pull.messages = 1;
             }
-            self.pull(pull, now_ms);
+            self.pull_again(pull, now_ms);
         }
     }
 

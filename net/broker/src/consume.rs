@@ -17,7 +17,7 @@ use protocol::names::{self, perm, pull_flag};
 
 use crate::answer::BUSY;
 use crate::call::{Call, ReplyTo};
-use crate::catalog::{Group, Topic, Wants};
+use crate::catalog::{Group, Subscription, Topic, Wants};
 use crate::desk::{Desk, illegal_queue};
 use crate::filter::{Compiled, MATCHED_MAX, matcher, no_filter};
 use crate::mail::{Mail, Make};
@@ -47,6 +47,9 @@ enum Forbidden {
     Broadcast = 4,
     Subscription = 5,
 }
+
+/// With the remark.
+type Refusal = (Forbidden, String);
 
 /// The pulls of one core: what waits for messages, and what they brought.
 #[derive(Debug)]
@@ -127,8 +130,32 @@ impl Desk {
         self.pull(pull, now_ms);
     }
 
-    /// Executes a pull, for the first time or again: after a message came, its wait is over, or a
-    /// cold read is done.
+    /// Executes a pull again: after a message came, or its wait is over. What was changed meanwhile holds for it, too.
+    pub(crate) fn pull_again(&mut self, mut pull: Pull, now_ms: u64) {
+        let topic = self.catalog.topic(&pull.topic.name).filter(|topic| topic.id == pull.topic.id).cloned();
+        let Some(topic) = topic else { return self.refuse_topic(&pull.reply, &pull.topic.name.clone()) };
+        let is_lite = pull.reply.code == request::LITE_PULL_MESSAGE;
+        let mut forbids = self.broker_forbids(is_lite);
+        if let Some(before) = pull.group.take() {
+            let Some(group) = self.catalog.group(&before.name).cloned() else {
+                let remark = format!("subscription group [{}] does not exist", before.name);
+                return self.refuse(&pull.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
+            };
+            forbids = forbids.or_else(|| group_forbids(&group));
+            pull.group = Some(group);
+        }
+        if let Some(why) = forbids.or_else(|| topic_forbids(&topic)) {
+            return self.forbid(&pull.reply, why);
+        }
+        if let (Filter::Group(_), Some(group)) = (&pull.filter, &pull.group) {
+            let Some(now) = self.group_filter(&pull.reply, &group.name, &topic.name, i64::MIN) else { return };
+            pull.filter = Filter::Group(now);
+        }
+        pull.topic = topic;
+        self.pull(pull, now_ms);
+    }
+
+    /// Executes a pull.
     pub(crate) fn pull(&mut self, mut pull: Pull, now_ms: u64) {
         let is_there = self.catalog.topic(&pull.topic.name).is_some_and(|topic| topic.id == pull.topic.id);
         let local = self.local(pull.topic.partition_of(pull.queue, self.settings.partitions));
@@ -234,14 +261,8 @@ impl Desk {
         is_lite: bool,
     ) -> Option<(Arc<Topic>, Option<Arc<Group>>)> {
         let reply = &call.reply;
-        if !perm::readable(self.settings.permission) {
-            let remark = format!("the broker[{}] pulling message is forbidden", self.settings.broker_ip1);
-            self.forbid(reply, Forbidden::Broker, &remark);
-            return None;
-        }
-        if is_lite && !self.settings.lite_pull {
-            let remark = format!("the broker[{}] for lite pull consumer is forbidden", self.settings.broker_ip1);
-            self.forbid(reply, Forbidden::Broker, &remark);
+        if let Some(why) = self.broker_forbids(is_lite) {
+            self.forbid(reply, why);
             return None;
         }
         let group = self.catalog.group(asked.consumer_group).cloned();
@@ -263,9 +284,8 @@ impl Desk {
                 return None;
             }
         }
-        if group.as_ref().is_some_and(|group| !group.may_consume()) {
-            let remark = format!("subscription group no permission, {}", asked.consumer_group);
-            self.forbid(reply, Forbidden::Group, &remark);
+        if let Some(why) = group.as_deref().and_then(group_forbids) {
+            self.forbid(reply, why);
             return None;
         }
         let Some(topic) = self.catalog.topic(asked.topic).cloned() else {
@@ -279,12 +299,20 @@ impl Desk {
             }
             return None;
         };
-        if !topic.is_readable() {
-            let remark = format!("the topic[{}] pulling message is forbidden", asked.topic);
-            self.forbid(reply, Forbidden::Topic, &remark);
+        if let Some(why) = topic_forbids(&topic) {
+            self.forbid(reply, why);
             return None;
         }
         Some((topic, group))
+    }
+
+    fn broker_forbids(&self, is_lite: bool) -> Option<Refusal> {
+        let broker = &self.settings.broker_ip1;
+        if !perm::readable(self.settings.permission) {
+            return Some((Forbidden::Broker, format!("the broker[{broker}] pulling message is forbidden")));
+        }
+        let is_refused = is_lite && !self.settings.lite_pull;
+        is_refused.then(|| (Forbidden::Broker, format!("the broker[{broker}] for lite pull consumer is forbidden")))
     }
 
     /// What a pull wants, from its header or from its group. `None`: the pull was refused.
@@ -293,28 +321,31 @@ impl Desk {
             let (kind, text) = (asked.expression_type.unwrap_or(""), asked.subscription.unwrap_or(""));
             return self.own_filter(reply, asked.topic, kind, text).map(Filter::Own);
         }
-        let Some(live) = self.catalog.subscriptions(asked.consumer_group).cloned() else {
+        self.group_filter(reply, asked.consumer_group, asked.topic, asked.sub_version).map(Filter::Group)
+    }
+
+    /// What a live group wants of a topic, as far as the client that has this version knows. `None`: the pull was refused.
+    fn group_filter(&mut self, reply: &ReplyTo, group: &str, topic: &str, version: i64) -> Option<Arc<Subscription>> {
+        let Some(live) = self.catalog.subscriptions(group).cloned() else {
             self.refuse(reply, response::SUBSCRIPTION_NOT_EXIST, "the consumer's group info not exist");
             return None;
         };
-        let may_broadcast = self.catalog.group(asked.consumer_group).is_none_or(|group| group.may_broadcast());
-        if live.model == MessageModel::Broadcasting && !may_broadcast {
-            let remark = format!("the consumer group[{}] can not consume by broadcast way", asked.consumer_group);
-            self.forbid(reply, Forbidden::Broadcast, &remark);
+        let config = self.catalog.group(group);
+        if live.model == MessageModel::Broadcasting && config.is_some_and(|config| !config.may_broadcast()) {
+            let remark = format!("the consumer group[{group}] can not consume by broadcast way");
+            self.forbid(reply, (Forbidden::Broadcast, remark));
             return None;
         }
-        let group = self.catalog.group(asked.consumer_group);
-        if group.is_some_and(|group| !group.may_read(asked.topic)) {
-            let remark =
-                format!("the consumer group[{}] is forbidden for topic[{}]", asked.consumer_group, asked.topic);
-            self.forbid(reply, Forbidden::Subscription, &remark);
+        if config.is_some_and(|config| !config.may_read(topic)) {
+            let remark = format!("the consumer group[{group}] is forbidden for topic[{topic}]");
+            self.forbid(reply, (Forbidden::Subscription, remark));
             return None;
         }
-        let Some(subscription) = live.topic(asked.topic) else {
+        let Some(subscription) = live.topic(topic) else {
             self.refuse(reply, response::SUBSCRIPTION_NOT_EXIST, "the consumer's subscription not exist");
             return None;
         };
-        if subscription.version < asked.sub_version {
+        if subscription.version < version {
             self.refuse(reply, response::SUBSCRIPTION_NOT_LATEST, "the consumer's subscription not latest");
             return None;
         }
@@ -328,12 +359,12 @@ impl Desk {
             self.refuse(reply, response::FILTER_DATA_NOT_EXIST, &remark);
             return None;
         }
-        Some(Filter::Group(subscription.clone()))
+        Some(subscription.clone())
     }
 
-    fn forbid(&mut self, reply: &ReplyTo, why: Forbidden, remark: &str) {
+    fn forbid(&mut self, reply: &ReplyTo, (why, remark): Refusal) {
         let header = self.replies.header(reply, response::NO_PERMISSION);
-        header.remark.push_str(remark);
+        header.remark.push_str(&remark);
         header.fields.push_int("forbiddenType", why as i32);
         self.replies.send(reply, Pieces::new());
     }
@@ -387,6 +418,16 @@ impl Desk {
         let local = self.local(topic.partition_of(queue, self.settings.partitions))?;
         Some((local, QueueKey { topic: topic.id, queue }))
     }
+}
+
+fn group_forbids(group: &Group) -> Option<Refusal> {
+    let refusal = || (Forbidden::Group, format!("subscription group no permission, {}", group.name));
+    (!group.may_consume()).then(refusal)
+}
+
+fn topic_forbids(topic: &Topic) -> Option<Refusal> {
+    let refusal = || (Forbidden::Topic, format!("the topic[{}] pulling message is forbidden", topic.name));
+    (!topic.is_readable()).then(refusal)
 }
 
 fn push_pull(header: &mut Header, next: u64, span: Span) {

@@ -513,7 +513,7 @@ impl Desk {
     /// left: the answers are to be delivered first.
     pub fn serve_woken(&mut self, now_ms: u64) -> bool {
         while let Some(pull) = self.pulls.woken.pop() {
-            self.pull(pull, now_ms);
+            self.pull_again(pull, now_ms);
             if self.replies.is_full() {
                 return true;
             }

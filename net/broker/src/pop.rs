@@ -38,6 +38,7 @@ pub mod waiting;
 
 use account::Account;
 use accounts::{Accounts, LoanOf};
+use asking::topic_forbids_pop;
 use handle::{Infos, REVIVE_ORDERLY, REVIVE_PLAIN};
 use held::Held;
 use lend::Visit;
@@ -277,9 +278,8 @@ impl Desk {
 
     /// Executes a pop here, and sends it on if there is nothing for it.
     pub(crate) fn pop(&mut self, mut pop: Box<Pop>, now_ms: u64) {
-        let is_there = self.catalog.topic(&pop.topic.name).is_some_and(|topic| topic.id == pop.topic.id);
-        if !is_there {
-            return self.refuse_topic(&pop.reply, &pop.topic.name.clone());
+        if !self.may_still_pop(&mut pop) {
+            return;
         }
         if matches!(pop.wish, Wish::Messages { .. }) && !self.pops.held.has_room() {
             // It may have been told of a message here, by another core even: who waits in its line has no better luck.
@@ -311,6 +311,22 @@ impl Desk {
                 }
             }
         }
+    }
+
+    /// Whether a pop still may have what it asked for: what was changed while it waited holds for it, too. If not, it is
+    /// refused.
+    fn may_still_pop(&mut self, pop: &mut Pop) -> bool {
+        let id = pop.topic.id;
+        let Some(topic) = self.catalog.topic(&pop.topic.name).filter(|topic| topic.id == id).cloned() else {
+            self.refuse_topic(&pop.reply, &pop.topic.name.clone());
+            return false;
+        };
+        pop.topic = topic;
+        let forbids = self.broker_forbids_pop().or_else(|| topic_forbids_pop(&pop.topic));
+        let Some((code, remark)) = forbids.or_else(|| self.group_forbids_pop(&pop.group)) else { return true };
+        self.leave_line(pop, false);
+        self.refuse(&pop.reply, code, &remark);
+        false
     }
 
     /// A pop comes from another core.

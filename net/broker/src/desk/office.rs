@@ -225,7 +225,7 @@ impl Desk {
         let mut woken = Vec::new();
         gone.iter().for_each(|id| self.pulls.parked.wake_topic(*id, &mut woken));
         for pull in woken {
-            self.pull(pull, now_ms);
+            self.pull_again(pull, now_ms);
         }
     }
 

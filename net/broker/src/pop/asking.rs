@@ -22,6 +22,9 @@ const NOTICE_TAGS_BYTES_MAX: usize = 1 << 10;
 /// A pop that comes so late after its own end is not served. Milliseconds.
 const LATE_MS: u64 = 500;
 
+/// A code and a remark.
+type Refusal = (i32, String);
+
 /// What both requests say.
 struct Asked<'a> {
     group: &'a str,
@@ -177,23 +180,16 @@ impl Desk {
     /// The topic of a pop and its queue. `None`: it was refused.
     fn topic_to_pop(&mut self, call: &Call<'_>, name: &str, queue: i32) -> Option<(Arc<Topic>, Option<u32>)> {
         let reply = &call.reply;
-        if !perm::readable(self.settings.permission) {
-            let remark = format!("the broker[{}] pop message is forbidden", self.settings.broker_ip1);
-            self.refuse(reply, response::NO_PERMISSION, &remark);
+        if let Some((code, remark)) = self.broker_forbids_pop() {
+            self.refuse(reply, code, &remark);
             return None;
         }
         let Some(topic) = self.catalog.topic(name).cloned() else {
             self.refuse_topic(reply, name);
             return None;
         };
-        if !topic.is_readable() {
-            let remark = format!("the topic[{name}] peeking message is forbidden");
-            self.refuse(reply, response::NO_PERMISSION, &remark);
-            return None;
-        }
-        if topic.keeps_batches() {
-            let remark = format!("the topic[{name}] is of queue.type BatchCQ: its messages cannot be popped");
-            self.refuse(reply, response::NO_PERMISSION, &remark);
+        if let Some((code, remark)) = topic_forbids_pop(&topic) {
+            self.refuse(reply, code, &remark);
             return None;
         }
         let queue = u32::try_from(queue).ok();
@@ -207,21 +203,47 @@ impl Desk {
 
     /// The name of a group that may pop. `None`: it was refused, or is being made.
     fn group_to_pop(&mut self, call: &Call<'_>, name: &str) -> Option<Arc<str>> {
+        let Some(group) = self.catalog.group(name).map(|group| group.name.clone()) else {
+            // What a group has consumed lasts only if the group does.
+            if !self.makes_group(call, name) {
+                let (code, remark) = no_group(name);
+                self.refuse(&call.reply, code, &remark);
+            }
+            return None;
+        };
+        if let Some((code, remark)) = self.group_forbids_pop(name) {
+            self.refuse(&call.reply, code, &remark);
+            return None;
+        }
+        Some(group)
+    }
+
+    /// What forbids everybody to pop.
+    pub(super) fn broker_forbids_pop(&self) -> Option<Refusal> {
+        let remark = || format!("the broker[{}] pop message is forbidden", self.settings.broker_ip1);
+        (!perm::readable(self.settings.permission)).then(|| (response::NO_PERMISSION, remark()))
+    }
+
+    /// What forbids a group to pop.
+    pub(super) fn group_forbids_pop(&self, name: &str) -> Option<Refusal> {
         match self.catalog.group(name) {
-            Some(group) if group.may_consume() => Some(group.name.clone()),
-            Some(_) => {
-                let remark = format!("subscription group no permission, {name}");
-                self.refuse(&call.reply, response::NO_PERMISSION, &remark);
-                None
-            }
-            None => {
-                // What a group has consumed lasts only if the group does.
-                if !self.makes_group(call, name) {
-                    let remark = format!("subscription group [{name}] does not exist");
-                    self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
-                }
-                None
-            }
+            None => Some(no_group(name)),
+            Some(group) if group.may_consume() => None,
+            Some(_) => Some((response::NO_PERMISSION, format!("subscription group no permission, {name}"))),
         }
     }
+}
+
+/// What forbids to pop from a topic.
+pub(super) fn topic_forbids_pop(topic: &Topic) -> Option<Refusal> {
+    let name = &topic.name;
+    if !topic.is_readable() {
+        return Some((response::NO_PERMISSION, format!("the topic[{name}] peeking message is forbidden")));
+    }
+    let remark = || format!("the topic[{name}] is of queue.type BatchCQ: its messages cannot be popped");
+    topic.keeps_batches().then(|| (response::NO_PERMISSION, remark()))
+}
+
+fn no_group(name: &str) -> Refusal {
+    (response::SUBSCRIPTION_GROUP_NOT_EXIST, format!("subscription group [{name}] does not exist"))
 }

@@ -246,7 +246,7 @@ pub(super) mod tests {
     use super::super::tests::pop;
     use super::super::waiting::LINE_POPS_MAX;
     use super::*;
-    use crate::catalog::{Catalog, Topic, TopicConfig, Wants};
+    use crate::catalog::{Catalog, Group, SubscriptionGroupConfig, Topic, TopicConfig, Wants};
     use crate::config::{Config, Found};
     use crate::mail::Mailboxes;
     use crate::parked::Filter;
@@ -267,6 +267,8 @@ pub(super) mod tests {
         let topic = Arc::new(Topic { id: 1, name: "T".into(), first_partition: 0, config });
         let mut catalog = Catalog::new(7);
         catalog.set_topic(topic);
+        let config = SubscriptionGroupConfig::new("g");
+        catalog.set_group(Arc::new(Group { name: "g".into(), config, forbidden: Default::default() }));
         let catalog = Arc::new(catalog);
         let office = |index: usize| {
             let memory = Region::new(64, 1 << 20).expect("memory");
