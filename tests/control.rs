@@ -17,8 +17,8 @@ use tests::client::Client;
 use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
-    asking, commit, committed, create_topic, field, heartbeat, message_queue, messages, now_ms, number, properties,
-    pull, pull_header, pull_with, send, send_as, telling,
+    asking, commit, committed, create_topic, edge, field, heartbeat, message_queue, messages, now_ms, number,
+    properties, pull, pull_header, pull_with, send, send_as, telling,
 };
 
 const REPLIES: &str = "DefaultCluster_REPLY_TOPIC";
@@ -71,6 +71,31 @@ fn a_reply_reaches_who_waits_for_it_and_is_stored() {
         assert!(answer.header.remark.contains("closed its connection"), "{answer:?}");
         let answer = replier.expect(response::SYSTEM_ERROR, reply_to("nobody", 325, b"lost"));
         assert_eq!(answer.header.remark, "push reply message fail, channel of <nobody> not found.");
+        // What could never be stored is pushed to nobody; what is pushed has arrived, stored or not.
+        let mut requester = server.client();
+        requester.expect(response::SUCCESS, heartbeat("requester", "g", &["T"]));
+        let pairs = [("CORRELATION_ID", "c-2"), ("REPLY_TO_CLIENT", "requester")];
+        let reply = |topic: &str, queue: i32, body: &[u8]| {
+            send_as(request::SEND_REPLY_MESSAGE_V2, topic, queue, &properties(&pairs), body)
+        };
+        replier.expect(response::INVALID_PARAMETER, reply(REPLIES, 99, b"x"));
+        replier.expect(response::NO_PERMISSION, reply("SCHEDULE_TOPIC_XXXX", 0, b"x"));
+        for settings in ["storeReplyMessageEnable=true", "storeReplyMessageEnable=false"] {
+            replier.expect(response::SUCCESS, telling(request::UPDATE_BROKER_CONFIG, &[], settings));
+            let waiting = replier.write(reply(REPLIES, 0, b""));
+            let pushed = requester.push(request::PUSH_REPLY_MESSAGE_TO_CLIENT);
+            assert!(pushed.body.is_empty(), "and not one of those that were refused");
+            respond(&mut requester, &pushed, response::SUCCESS, b"");
+            let answer = replier.answer(waiting);
+            assert_eq!(answer.header.code, response::SUCCESS, "{answer:?}");
+            let fields = ["msgId", "queueId", "queueOffset", "TRACE_ON"].map(|name| field(&answer, name));
+            assert_eq!(fields, ["0", "0", "0", "true"]);
+        }
+        assert_eq!(
+            edge(&mut replier, request::GET_MAX_OFFSET, REPLIES, 0),
+            4,
+            "two that arrived, and two that did not"
+        );
     });
 }
 

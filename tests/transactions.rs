@@ -25,6 +25,8 @@ const ROLLBACK: i32 = sys_flag::TRANSACTION_ROLLBACK;
 #[derive(Clone, Debug)]
 struct Half {
     unique: String,
+    /// As its send was answered.
+    id: &'static str,
     position: i64,
     offset: i64,
 }
@@ -39,8 +41,9 @@ fn half_with(topic: &str, queue: i32, unique: &str, more: &[(&str, &str)], body:
 fn prepare(client: &mut Client, queue: i32, unique: &str, more: &[(&str, &str)]) -> Half {
     let answer = client.expect(response::SUCCESS, half_with("T", queue, unique, more, unique.as_bytes()));
     assert_eq!((field(&answer, "transactionId"), number(&answer, "queueId")), (unique, queue.into()));
-    let id = OffsetId::parse(field(&answer, "msgId")).expect("an id");
-    Half { unique: unique.to_owned(), position: id.offset, offset: number(&answer, "queueOffset") }
+    let id = field(&answer, "msgId").to_owned().leak();
+    let position = OffsetId::parse(id).expect("an id").offset;
+    Half { unique: unique.to_owned(), id, position, offset: number(&answer, "queueOffset") }
 }
 
 fn end_with(half: &Half, decision: i32, change: impl FnOnce(&mut EndTransaction<'_>)) -> Command {
@@ -74,9 +77,8 @@ fn committed(client: &mut Client, queue: i32) -> Vec<String> {
     let is_committed = |message: &StoredMessage<'_>| {
         assert_eq!(message.sys_flag & sys_flag::TRANSACTION_MASK, COMMIT);
         assert_eq!((message.topic, message.queue_id, message.property("TAGS")), ("T", queue, Some("t")));
-        for name in ["TRAN_MSG", "REAL_TOPIC", "REAL_QID"] {
-            assert_eq!(message.property(name), None, "{name}");
-        }
+        let shown = ["TRAN_MSG", "REAL_TOPIC", "REAL_QID"].map(|name| message.property(name));
+        assert_eq!(shown, [Some("true"), None, None], "as a stock broker shows it");
         assert_eq!((message.property("PGROUP"), message.flag), (Some("producers"), 17));
         assert!(message.prepared_transaction_offset < message.physical_offset);
         String::from_utf8_lossy(message.body).into_owned()
@@ -128,6 +130,13 @@ fn it_is_seen_once_it_is_committed_and_never_before() {
         server.stop();
         let server = Server::with_cores(home, cores, &["--set", "broker.reject_transaction=true"]);
         server.client().expect(response::NO_PERMISSION, half_with("T", 0, "no", &[], b"no"));
+        // Half by its flag, and not by its property.
+        let mut client = server.client();
+        for flag in ["4", "12"] {
+            let mut forged = send("T", 0, b"forged");
+            forged.header.fields.push("f", flag);
+            client.expect(response::MESSAGE_ILLEGAL, forged);
+        }
         server.stop();
     });
 }
@@ -152,6 +161,7 @@ fn what_does_not_name_a_half_message_of_its_group_ends_nothing() {
                 (of(&|end| end.producer_group = ""), "The producer group wrong"),
                 (of(&|end| end.tran_state_table_offset += 1), "The transaction state table offset wrong"),
                 (of(&|end| (end.msg_id, end.transaction_id) = ("beside", None)), "The message id wrong"),
+                (of(&|end| (end.msg_id, end.transaction_id) = (beside.id, None)), "The message id wrong"),
             ];
             let positions =
                 [plain, delayed, half.position + 1, half.position - 32, half.position + (1 << 30), -1, i64::MAX, 0];
@@ -172,7 +182,12 @@ fn what_does_not_name_a_half_message_of_its_group_ends_nothing() {
         // One of its ids is enough, as of older clients.
         client.expect(response::SUCCESS, end_with(&half, COMMIT, |end| end.transaction_id = None));
         client.expect(response::SUCCESS, end_with(&beside, COMMIT, |end| end.msg_id = "another"));
-        assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "T", 1), 3);
+        let named = prepare(&mut client, 1, "named", &[]);
+        client.expect(
+            response::SUCCESS,
+            end_with(&named, COMMIT, |end| (end.msg_id, end.transaction_id) = (named.id, None)),
+        );
+        assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "T", 1), 4);
         // With their topic half messages go.
         let half = prepare(&mut client, 2, "orphan", &[]);
         client.expect(response::SUCCESS, asking(request::DELETE_TOPIC_IN_BROKER, &[("topic", "T")]));
@@ -232,9 +247,13 @@ fn checked(client: &mut Client) -> (Half, u32) {
     let unique = field(&check, "msgId").to_owned();
     assert_eq!((field(&check, "transactionId"), field(&check, "topic")), (&*unique, "RMQ_SYS_TRANS_HALF_TOPIC"));
     assert_eq!(field(&check, "bname"), "broker-a");
-    let half =
-        Half { position: number(&check, "commitLogOffset"), offset: number(&check, "tranStateTableOffset"), unique };
-    assert_eq!(OffsetId::parse(field(&check, "offsetMsgId")).expect("an id").offset, half.position);
+    let half = Half {
+        unique,
+        id: field(&check, "offsetMsgId").to_owned().leak(),
+        position: number(&check, "commitLogOffset"),
+        offset: number(&check, "tranStateTableOffset"),
+    };
+    assert_eq!(OffsetId::parse(half.id).expect("an id").offset, half.position);
     let message = messages(&check)[0];
     assert_eq!(
         (message.topic, message.body, message.property("PGROUP")),
@@ -261,6 +280,31 @@ fn the_longest_properties_leave_room_for_nothing_and_are_asked_about_all_the_sam
         let check = producer.push(request::CHECK_TRANSACTION_STATE);
         assert_eq!(field(&check, "msgId"), "long");
         assert_eq!(messages(&check)[0].property("TRANSACTION_CHECK_TIMES"), None, "there is no room for it");
+    });
+}
+
+#[test]
+fn each_producer_of_a_group_is_asked_about_each_of_its_messages() {
+    with_cores(|home, cores| {
+        let more = ["--set", "broker.transaction_timeout_ms=400", "--set", "broker.transaction_check_interval_ms=100"];
+        let more = [&more[..], &["--set", "broker.transaction_check_max=4"]].concat();
+        let server = Server::with_cores(home, cores, &more);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        let mut producers = ["one", "two"].map(|name| {
+            let mut producer = server.client();
+            producer.expect(response::SUCCESS, heartbeat(name, "consumers", &["T"]));
+            producer
+        });
+        // As many as there are producers: who counted all questions would ask each about the same ones for ever.
+        prepare(&mut client, 0, "a", &[]);
+        prepare(&mut client, 0, "b", &[]);
+        for producer in &mut producers {
+            let mut asked: Vec<String> = (0..4).map(|_| checked(producer).0.unique).collect();
+            asked.sort_unstable();
+            assert_eq!(asked, ["a", "a", "b", "b"]);
+        }
+        server.stop();
     });
 }
 

@@ -360,7 +360,7 @@ fn failed_messages_come_again_and_die_at_last() {
         assert_eq!((found[0].queue_offset, found[0].born_timestamp), (0, BORN_MS));
         let texts = ["RETRY_TOPIC", "ORIGIN_MESSAGE_ID", "TAGS", "WAIT"].map(|name| found[0].property(name));
         assert_eq!(texts, [Some("T"), Some(&*id), Some("t"), Some("false")]);
-        assert_eq!(found[0].property("DELAY"), None);
+        assert_eq!(found[0].property("DELAY"), Some("3"), "as a stock broker shows it");
 
         // The second failure waits one level longer, and a kill in between changes nothing.
         let second = found[0].physical_offset;
@@ -398,11 +398,17 @@ fn a_delay_level_is_kept_also_across_a_kill() {
             let text = properties(&[("DELAY", level), ("TAGS", "t")]);
             client.expect(response::SUCCESS, send_as(request::SEND_MESSAGE_V2, "T", 0, &text, body.as_bytes()));
         }
+        for wrong in ["soon", "2147483648"] {
+            let text = properties(&[("DELAY", wrong)]);
+            let refused =
+                client.expect(response::SYSTEM_ERROR, send_as(request::SEND_MESSAGE_V2, "T", 0, &text, b"no"));
+            assert!(refused.header.remark.contains(&format!("\"{wrong}\"")), "{refused:?}");
+        }
         client.expect(response::PULL_NOT_FOUND, pull("T", 0, 0));
         let answer = client.expect(response::SUCCESS, pull_waiting("T", 0, 0, LONG_MS));
         assert!(began.elapsed() + Duration::from_millis(1) >= Duration::from_secs(1));
         let soon = messages(&answer)[0];
-        assert_eq!((soon.body, soon.topic, soon.property("DELAY")), (&b"soon"[..], "T", None));
+        assert_eq!((soon.body, soon.topic, soon.property("DELAY")), (&b"soon"[..], "T", Some("1")));
         assert_eq!((soon.property("TAGS"), soon.property("REAL_TOPIC")), (Some("t"), Some("T")));
         server.kill();
         let server = Server::with_cores(home, cores, &["--set", levels]);

@@ -203,6 +203,7 @@ mod tests {
             version: 479,
             serialize: Serialize::Json,
             oneway: false,
+            delivered: false,
         }
     }
 

@@ -31,6 +31,8 @@ pub struct ReplyTo {
     pub serialize: Serialize,
     /// Nobody waits: never answer, not even on failure.
     pub oneway: bool,
+    /// A reply that its requester has already: that the copy is not stored is no failure.
+    pub delivered: bool,
 }
 
 /// Who asks.

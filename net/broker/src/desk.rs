@@ -37,7 +37,7 @@ mod loading;
 mod office;
 mod refusals;
 
-pub(crate) use refusals::illegal_queue;
+pub(crate) use refusals::{NOT_STORED, illegal_queue};
 
 use office::Office;
 
@@ -238,8 +238,8 @@ impl Desk {
             Mail::Store(store) => self.store(*store, now_ms),
             Mail::Dispatch(dispatch) => self.dispatch(dispatch, now_ms),
             Mail::Dispatched { id, outcome } => self.dispatched(id, outcome, now_ms),
-            Mail::Check { group, frame } => {
-                self.registrar(now_ms, |registrar, orders| registrar.on_check(&group, frame, orders));
+            Mail::Check { group, turn, frame } => {
+                self.registrar(now_ms, |registrar, orders| registrar.on_check(&group, turn, frame, orders));
             }
             Mail::Recall(request, sought) => self.recall_of(*request, sought, now_ms),
             Mail::ColdRead { group, bytes } => self.count_cold(&group, bytes, now_ms),

@@ -160,7 +160,15 @@ mod tests {
             Purpose::Reply(Box::new(Request {
                 header,
                 body: bytes::Bytes::new(),
-                reply: ReplyTo { connection: to, opaque: 1, code: 324, version: 479, serialize, oneway: false },
+                reply: ReplyTo {
+                    connection: to,
+                    opaque: 1,
+                    code: 324,
+                    version: 479,
+                    serialize,
+                    oneway: false,
+                    delivered: false,
+                },
                 peer: crate::call::Peer {
                     connection: to,
                     address: "10.0.0.1:1".parse().unwrap(),

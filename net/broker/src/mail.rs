@@ -174,6 +174,8 @@ pub enum Mail {
     Check {
         /// The producers' group.
         group: Box<str>,
+        /// Which one, modulo their number.
+        turn: usize,
         /// The whole question.
         frame: Bytes,
     },

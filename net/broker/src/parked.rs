@@ -242,7 +242,15 @@ mod tests {
 
     fn pull(topic: u32, queue: u32, slot: u32, until_ms: u64) -> Pull {
         let connection = ConnectionId { core: 0, slot, generation: 0 };
-        let reply = ReplyTo { connection, opaque: 0, code: 11, version: 0, serialize: Serialize::Json, oneway: false };
+        let reply = ReplyTo {
+            connection,
+            opaque: 0,
+            code: 11,
+            version: 0,
+            serialize: Serialize::Json,
+            oneway: false,
+            delivered: false,
+        };
         let topic = Topic { id: topic, name: "T".into(), first_partition: 0, config: TopicConfig::default() };
         let filter = Filter::Own(Wants::All);
         Pull { reply, topic: Arc::new(topic), group: None, queue, offset: 0, messages: 32, bytes: 1, filter, until_ms }

@@ -662,6 +662,7 @@ mod tests {
                 version: 0,
                 serialize: Serialize::Json,
                 oneway: false,
+                delivered: false,
             },
             group: group.into(),
             topic: topic(1),

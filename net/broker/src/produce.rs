@@ -208,9 +208,7 @@ impl Desk {
             let remark = "messages for light queues (INNER_MULTI_DISPATCH) cannot be sent in a batch";
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, remark);
         }
-        let is_delayed = properties::get(send.properties, name::DELAY)
-            .is_some_and(|level| level.parse::<i32>().is_ok_and(|level| level > 0));
-        if is_delayed || send.sys_flag & sys_flag::TRANSACTION_MASK != 0 {
+        if said.delay_level > 0 || send.sys_flag & sys_flag::TRANSACTION_MASK != 0 {
             let remark = "a batch is stored at once: it has no delay, and is no half message";
             return self.refuse(&call.reply, response::MESSAGE_ILLEGAL, remark);
         }
@@ -351,8 +349,7 @@ impl Desk {
         let queue = match u32::try_from(send.queue_id) {
             Ok(queue) if queue < topic.queues => queue,
             Ok(_) => {
-                let remark = format!("request queueId[{}] is illegal, topic {}", send.queue_id, send.topic);
-                self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
+                self.refuse(&call.reply, response::INVALID_PARAMETER, &no_queue(send));
                 return None;
             }
             Err(_) if by_priority.is_some() => 0,
@@ -399,6 +396,18 @@ impl Desk {
         if topic.wants_keys && !said.has_keys {
             return Err((response::MESSAGE_ILLEGAL, "Required message key is missing".to_owned()));
         }
+        if let Some(level) = said.wrong_level {
+            return Err((
+                response::SYSTEM_ERROR,
+                format!("the delay level is no number. For input string: \"{level}\""),
+            ));
+        }
+        let transaction = send.sys_flag & sys_flag::TRANSACTION_MASK;
+        if !said.is_half && matches!(transaction, sys_flag::TRANSACTION_PREPARED | sys_flag::TRANSACTION_ROLLBACK) {
+            // A stock broker keeps it where nobody finds it.
+            let remark = "the message is illegal: its sysFlag is that of a half message, and TRAN_MSG is not true";
+            return Err((response::MESSAGE_ILLEGAL, remark.to_owned()));
+        }
         if is_half(send, said) && (self.settings.reject_transaction || is_batch) {
             return Err((response::NO_PERMISSION, self.forbidden("transaction message")));
         }
@@ -435,8 +444,7 @@ impl Desk {
         now_ms: u64,
     ) -> Result<Until, (i32, String)> {
         if let Some(at_ms) = self.delay_until(said.delay_level, now_ms) {
-            // It is not delayed again.
-            set_real(text, name::DELAY, topic, queue);
+            set_real(text, topic, queue);
             if said.is_timer {
                 timer::forget(text);
             }
@@ -481,14 +489,20 @@ fn is_half(send: &SendMessage<'_>, said: &Said<'_>) -> bool {
     said.is_half && !(send.reconsume_times > 0 && said.delay_level > 0)
 }
 
-/// A message that waits says where it belongs (PROTOCOL 4.9, 4.11). `also`: a property that goes.
-fn set_real(text: &mut String, also: &str, topic: &str, queue: u32) {
-    properties::remove_all(text, &[also, name::REAL_TOPIC, name::REAL_QID]);
+/// A message that waits says where it belongs (PROTOCOL 4.9, 4.11). What made it wait stays, for consumers to see: nobody
+/// reads that of a message that is stored.
+fn set_real(text: &mut String, topic: &str, queue: u32) {
+    properties::remove_all(text, &[name::REAL_TOPIC, name::REAL_QID]);
     properties::append(text, name::REAL_TOPIC, topic);
     properties::append(text, name::REAL_QID, itoa::Buffer::new().format(queue));
 }
 
+/// What is said to messages for a queue that does not exist.
+pub(crate) fn no_queue(send: &SendMessage<'_>) -> String {
+    format!("request queueId[{}] is illegal, topic {}", send.queue_id, send.topic)
+}
+
 /// What is said to messages for topics of RocketMQ's own.
-fn closed(topic: &str) -> String {
+pub(crate) fn closed(topic: &str) -> String {
     format!("Sending message to topic[{topic}] is forbidden.")
 }

@@ -242,6 +242,7 @@ mod tests {
             version: 0,
             serialize: Serialize::Json,
             oneway: false,
+            delivered: false,
         };
         let frame = b"an answer".to_vec();
         let answer = Promise::Answer { to, messages: 1, bytes: 9, since_ms: 5, says: Says::Frame(frame) };

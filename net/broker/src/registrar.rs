@@ -119,8 +119,6 @@ pub struct Registrar {
     /// Requests that wait for what NameServers know, and what they said last.
     routing: usize,
     routes: Routes,
-    /// How many questions to producers were passed on.
-    turn: usize,
     scan_at_ms: u64,
     sample_at_ms: u64,
 }
@@ -160,7 +158,6 @@ impl Registrar {
             routing: 0,
             routes: Routes::default(),
             notify: BTreeSet::new(),
-            turn: 0,
             scan_at_ms: 0,
             sample_at_ms: 0,
             settings,

@@ -140,6 +140,7 @@ impl<I: Io> Core<I> {
             version: header.version,
             serialize,
             oneway,
+            delivered: false,
         };
         connection.outstanding += u32::from(!oneway);
         let peer = Peer {

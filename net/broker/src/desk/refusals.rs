@@ -13,14 +13,20 @@ use crate::catalog::Topic;
 use crate::config::Settings;
 use crate::place::is_send;
 
+/// What the answer to a reply says that its requester has and that is not stored, as in RocketMQ.
+pub const NOT_STORED: [(&str, &str); 3] = [("msgId", "0"), ("queueId", "0"), ("queueOffset", "0")];
+
 impl Desk {
     /// Refuses a request: sends with the fields that their answers always have.
     pub fn refuse(&mut self, to: &ReplyTo, code: i32, remark: &str) {
-        let header = self.replies.header(to, code);
+        let header = self.replies.header(to, if to.delivered { response::SUCCESS } else { code });
         header.remark.push_str(remark);
         if is_send(to.code) {
             push_region(header, &self.settings);
             self.traffic.put_failures += 1;
+        }
+        if to.delivered {
+            NOT_STORED.iter().for_each(|(name, value)| header.fields.push(name, value));
         }
         self.replies.send(to, Pieces::new());
     }

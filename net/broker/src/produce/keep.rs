@@ -422,6 +422,7 @@ mod tests {
                     version: 0,
                     serialize: Serialize::Json,
                     oneway: false,
+                    delivered: false,
                 },
             };
             desk.store(store, 5);

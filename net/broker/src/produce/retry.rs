@@ -84,6 +84,7 @@ impl Desk {
             properties::append(&mut text, name::ORIGIN_MESSAGE_ID, &id.to_string());
         }
         properties::set(&mut text, name::WAIT, "false");
+        properties::set(&mut text, name::DELAY, itoa::Buffer::new().format(delay_level));
         let store = Store {
             topic: if is_dead { names::dlq_topic(back.group) } else { retry_topic },
             queue: self.random.draw() as u32,
@@ -116,16 +117,13 @@ impl Desk {
         };
         let mut text = store.properties;
         let until = match store.wait {
-            Wait::Level(level) => {
-                properties::remove(&mut text, name::DELAY);
-                match self.delay_until(level, now_ms) {
-                    Some(at_ms) => {
-                        set_real(&mut text, name::DELAY, &store.topic, queue);
-                        Until::Due { at_ms, key: 0 }
-                    }
-                    None => Until::Now,
+            Wait::Level(level) => match self.delay_until(level, now_ms) {
+                Some(at_ms) => {
+                    set_real(&mut text, &store.topic, queue);
+                    Until::Due { at_ms, key: 0 }
                 }
-            }
+                None => Until::Now,
+            },
             Wait::Decision => {
                 properties::set(&mut text, name::REAL_QID, itoa::Buffer::new().format(queue));
                 Until::Decided { check_ms: now_ms }
@@ -173,6 +171,7 @@ impl Desk {
         let mut text = send.properties.to_owned();
         let has_ours = Said::read(send.topic, send.properties).has_ours;
         self.sends.append_ours(&mut text, has_ours);
+        properties::set(&mut text, name::DELAY, "-1");
         let group = name.to_owned();
         let store = Store {
             topic: names::dlq_topic(&group),

@@ -11,6 +11,8 @@ pub(super) struct Said<'a> {
     pub unique: Option<&'a str>,
     pub has_keys: bool,
     pub delay_level: i32,
+    /// What it gives for that, and is no number.
+    pub wrong_level: Option<&'a str>,
     pub is_half: bool,
     pub is_timer: bool,
     /// Queues that get it too, if they are light ones.
@@ -54,7 +56,13 @@ impl<'a> Said<'a> {
                     // Those beyond the most that are indexed are left out.
                     properties::keys(value).all(|key| said.keys.push(key_hash(topic, key)));
                 }
-                name::DELAY => (said.has_type, said.delay_level) = (true, value.parse().unwrap_or(0)),
+                name::DELAY => {
+                    said.has_type = true;
+                    match value.parse() {
+                        Ok(level) => said.delay_level = level,
+                        Err(_) => said.wrong_level = Some(value),
+                    }
+                }
                 name::TRAN_MSG => {
                     said.is_half = value.eq_ignore_ascii_case("true");
                     said.has_type |= said.is_half;

@@ -154,7 +154,7 @@ impl Desk {
             return Err(illegal());
         }
         properties::remove_all(text, &[name::TIMER_ENQUEUE_MS, name::TIMER_DEQUEUE_MS]);
-        set_real(text, name::DELAY, topic, queue);
+        set_real(text, topic, queue);
         // As of a stock broker whose precision is a millisecond.
         let mut digits = itoa::Buffer::new();
         properties::append(text, name::TIMER_OUT_MS, digits.format(at_ms - 1));

@@ -23,6 +23,8 @@ use crate::promise::Promise;
 
 const NOT_FOUND: &str = "Find prepared transaction message failed";
 const HOUR_MS: u64 = 3_600_000;
+/// Spreads numbers that lie close together: 2^64 by the golden ratio.
+const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Where a half message belongs.
 const REAL: [&str; 2] = [name::REAL_TOPIC, name::REAL_QID];
 
@@ -43,8 +45,8 @@ impl Desk {
         if group.is_none() {
             properties::append(text, name::PGROUP, send.producer_group);
         }
-        set_real(text, name::TRANSACTION_ID, send.topic, queue);
-        properties::append(text, name::TRANSACTION_ID, unique);
+        set_real(text, send.topic, queue);
+        properties::set(text, name::TRANSACTION_ID, unique);
         let check_ms = now_ms.saturating_add(immune_ms.max(timeout_ms));
         Until::Decided { check_ms }
     }
@@ -87,7 +89,7 @@ impl Desk {
         if is_commit {
             text.reserve(message.properties.len() + self.sends.ours.len());
             text.push_str(message.properties);
-            properties::remove_all(&mut text, &[name::TRAN_MSG, name::REAL_TOPIC, name::REAL_QID]);
+            properties::remove_all(&mut text, &REAL);
             match self.committed_until(&message, &said, half.queue.queue, &mut text, now_ms) {
                 Ok(found) => until = found,
                 Err((code, remark)) => return self.refuse(&call.reply, code, &remark),
@@ -222,7 +224,9 @@ impl Desk {
         frame.resize(body_at + asked.encoded_len(), 0);
         asked.encode(&mut frame[body_at..]);
         message::stamp(&mut frame[body_at..], asked.queue_offset, asked.physical_offset, asked.store_timestamp);
-        let mail = Mail::Check { group: group.into(), frame: Bytes::from(frame) };
+        // Each time another one, beginning anywhere.
+        let turn = (id.wrapping_mul(SPREAD) >> 32) as usize + half.checks as usize;
+        let mail = Mail::Check { group: group.into(), turn, frame: Bytes::from(frame) };
         if self.outbox.offer(0, mail).is_ok() {
             let again_ms = now_ms + self.settings.transaction_check_interval_ms;
             // If the log refuses that, the producer is asked again a second later.
@@ -260,6 +264,11 @@ fn immunity_ms(seconds: Option<&str>, timeout_ms: u64) -> Option<u64> {
     Some(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000).max(timeout_ms))
 }
 
+/// Whether a text is the message id that the answer to the send of a half message gave.
+fn is_id_of(half: &StoredMessage<'_>, text: &str) -> bool {
+    OffsetId::parse(text).is_some_and(|id| (id.host, id.offset) == (half.store_host, half.physical_offset))
+}
+
 /// Whether a half message is the one that its producer means. `Err`: code, remark.
 fn check_end(
     end: &EndTransaction<'_>,
@@ -280,7 +289,7 @@ fn check_end(
         "The transaction state table offset wrong"
     } else if half.physical_offset != end.commit_log_offset {
         "The commit log offset wrong"
-    } else if end.msg_id != unique && end.transaction_id != Some(unique) {
+    } else if end.msg_id != unique && end.transaction_id != Some(unique) && !is_id_of(half, end.msg_id) {
         // A log that lost its end has another message there.
         "The message id wrong"
     } else {

@@ -110,11 +110,9 @@ impl Registrar {
         }))
     }
 
-    /// Passes a question on to a live producer of a group, each time to another one. If there is none, nobody is
-    /// asked.
-    pub fn on_check(&mut self, group: &str, frame: Bytes, wanted: &mut Vec<Order>) {
-        self.turn = self.turn.wrapping_add(1);
-        let producer = self.members.producer_of(group, self.turn);
+    /// Passes a question on to the live producer of a group whose turn it is. If there is none, nobody is asked.
+    pub fn on_check(&mut self, group: &str, turn: usize, frame: Bytes, wanted: &mut Vec<Order>) {
+        let producer = self.members.producer_of(group, turn);
         wanted.extend(producer.map(|connection| Order::Push { connection, frame }));
     }
 

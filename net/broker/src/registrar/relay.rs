@@ -9,13 +9,16 @@ use protocol::bodies::{self, ClientStatus, GroupStatus, ResetOffsets};
 use protocol::codes::{request, response};
 use protocol::command::FLAG_ONEWAY;
 use protocol::headers::{AskClient, GetGroupStatus, PushReply, ResetOffset, SendMessage};
+use protocol::names::{self, ext};
 use protocol::properties::{self, name};
 
 use super::{Order, Registrar, system_error, wrong_field};
 use crate::answer::{Answer, BUSY, PROPERTIES_TOO_LONG};
 use crate::call::{ConnectionId, ReplyTo, Request};
+use crate::desk::NOT_STORED;
 use crate::errands::{Purpose, Said};
 use crate::mail::Mail;
+use crate::produce::{closed, no_queue};
 
 /// A question to all clients of a group.
 #[derive(Debug)]
@@ -79,9 +82,15 @@ impl Registrar {
     /// A reply: it goes to the client that waits for it.
     fn reply_to(&mut self, request: Request, now_ms: u64, wanted: &mut Vec<Order>) -> Result<(), Answer> {
         let send = SendMessage::parse(request.header.code, &request.header.fields).map_err(wrong_field)?;
-        if self.ledger.published().topic(send.topic).is_none() {
+        let Some(topic) = self.ledger.published().topic(send.topic) else {
             let remark = format!("topic[{}] not exist, apply first please!", send.topic);
             return Err(Answer::refusal(response::TOPIC_NOT_EXIST, remark));
+        };
+        if names::is_closed_topic(send.topic) {
+            return Err(Answer::refusal(response::NO_PERMISSION, closed(send.topic)));
+        }
+        if send.queue_id >= topic.queues().cast_signed() {
+            return Err(Answer::refusal(response::INVALID_PARAMETER, no_queue(&send)));
         }
         if request.body.len() > self.settings.limits.message_bytes {
             return Err(Answer::refusal(response::MESSAGE_ILLEGAL, "the reply's body is too large"));
@@ -129,13 +138,17 @@ impl Registrar {
 
     /// The client has its reply: it is stored as any message, and who sent it is told where.
     fn store_reply(&self, mut request: Box<Request>, wanted: &mut Vec<Order>) {
+        request.reply.delivered = true;
         if !self.settings.store_replies {
-            if let Ok(send) = SendMessage::parse(request.header.code, &request.header.fields) {
-                let answer = Answer::ok().field("msgId", "0").field("queueOffset", "0");
-                let answer = answer.field("queueId", &send.queue_id.to_string());
-                wanted.push(Order::Answer(request.reply, answer));
-            }
-            return;
+            let region = [
+                (ext::MSG_REGION, &*self.settings.region),
+                (ext::TRACE_ON, if self.settings.trace_on { "true" } else { "false" }),
+            ];
+            let answer = NOT_STORED
+                .into_iter()
+                .chain(region)
+                .fold(Answer::ok(), |answer, (name, value)| answer.field(name, value));
+            return wanted.push(Order::Answer(request.reply, answer));
         }
         let is_short = request.header.code == request::SEND_REPLY_MESSAGE_V2;
         request.header.code = if is_short { request::SEND_MESSAGE_V2 } else { request::SEND_MESSAGE };

@@ -202,8 +202,15 @@ impl World {
     fn request(&mut self, slot: u32, code: i32, pairs: &[(&str, &str)], body: Vec<u8>) -> Request {
         self.opaque += 1;
         let connection = connection(slot);
-        let reply =
-            ReplyTo { connection, opaque: self.opaque, code, version: 479, serialize: Serialize::Json, oneway: false };
+        let reply = ReplyTo {
+            connection,
+            opaque: self.opaque,
+            code,
+            version: 479,
+            serialize: Serialize::Json,
+            oneway: false,
+            delivered: false,
+        };
         let address = format!("10.0.0.{slot}:500").parse().unwrap();
         let peer = Peer { connection, address, language: Language::Go, version: 317 };
         let mut header = Header::request(code);
