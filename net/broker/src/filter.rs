@@ -112,10 +112,41 @@ pub fn wants_of_tags(tags: &str) -> Wants {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    /// An expression that looks at a message's properties a thousand times.
+    pub(crate) fn long_expression() -> String {
+        (0..1_000).map(|number| format!("a = '{number}'")).collect::<Vec<_>>().join(" OR ")
+    }
+
+    /// A stored message whose property `a` has this value.
+    pub(crate) fn record(value: &str) -> Vec<u8> {
+        let host = "10.0.0.1:1".parse().unwrap();
+        let mut properties = String::new();
+        protocol::properties::append(&mut properties, "a", value);
+        let message = protocol::StoredMessage {
+            queue_id: 0,
+            flag: 0,
+            queue_offset: 0,
+            physical_offset: 0,
+            sys_flag: 0,
+            born_timestamp: 0,
+            born_host: host,
+            store_timestamp: 0,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body: b"",
+            topic: "T",
+            properties: &properties,
+        };
+        let mut out = vec![0; message.encoded_len()];
+        message.encode(&mut out);
+        out
+    }
 
     #[test]
     fn expressions_become_filters() {
@@ -136,33 +167,8 @@ mod tests {
 
     #[test]
     fn an_expression_looks_at_so_many_bytes_and_one_message_always() {
-        let text = (0..1_000).map(|number| format!("a = '{number}'")).collect::<Vec<_>>().join(" OR ");
-        let host = "10.0.0.1:1".parse().unwrap();
-        let record = |value: &str| {
-            let mut properties = String::new();
-            protocol::properties::append(&mut properties, "a", value);
-            let message = protocol::StoredMessage {
-                queue_id: 0,
-                flag: 0,
-                queue_offset: 0,
-                physical_offset: 0,
-                sys_flag: 0,
-                born_timestamp: 0,
-                born_host: host,
-                store_timestamp: 0,
-                store_host: host,
-                reconsume_times: 0,
-                prepared_transaction_offset: 0,
-                body: b"",
-                topic: "T",
-                properties: &properties,
-            };
-            let mut out = vec![0; message.encoded_len()];
-            message.encode(&mut out);
-            out
-        };
         let (long, short) = (record(&"x".repeat(30_000)), record("999"));
-        let expression = Expression::compile(&text).unwrap();
+        let expression = Expression::compile(&long_expression()).unwrap();
         let matches = matcher(&expression);
         assert_eq!((matches(&long), matches(&long)), (Some(false), None));
         let plain = Expression::compile("a = '998' OR a = '999'").unwrap();
