@@ -46,15 +46,20 @@ impl Registrar {
     pub(super) fn consume_stats(&self, header: &GetConsumeStats<'_>) -> Result<Outcome, Answer> {
         let group = header.consumer_group.to_owned();
         let listed = header.topic_list.unwrap_or("").split(';');
-        let mut topics: BTreeSet<&str> = listed.filter(|topic| !topic.trim_ascii().is_empty()).collect();
-        if topics.is_empty() {
-            topics.extend(header.topic.filter(|topic| !topic.trim_ascii().is_empty()));
-        }
-        if topics.is_empty() {
-            let goal = Goal::TopicsOf { group: group.clone() };
-            return Ok(Outcome::Gather(goal, Question::TopicsOf { group }));
-        }
-        let topics = self.consumed(&group, topics.into_iter());
+        let listed: BTreeSet<&str> = listed.filter(|topic| !topic.trim_ascii().is_empty()).collect();
+        let named = header.topic.filter(|topic| !topic.trim_ascii().is_empty());
+        let topics = match named {
+            // A list is taken as it is, whatever the group subscribes to.
+            _ if !listed.is_empty() => {
+                let catalog = self.ledger.published();
+                listed.into_iter().filter(|topic| catalog.topic(topic).is_some()).map(str::to_owned).collect()
+            }
+            Some(topic) => self.consumed(&group, std::iter::once(topic)),
+            None => {
+                let goal = Goal::TopicsOf { group: group.clone() };
+                return Ok(Outcome::Gather(goal, Question::TopicsOf { group }));
+            }
+        };
         let goal = Goal::Progress { group: group.clone(), topics: topics.clone() };
         Ok(Outcome::Gather(goal, Question::Progress { group, topics }))
     }

@@ -56,10 +56,13 @@ fn all_cores_answer_together() {
     }
     // A live group's offsets in topics that it left do not count.
     world.heartbeat(1, "c", vec![consumer("live", &[("T", 1)])]);
-    for (topic, rows) in [("T", 1), ("U", 0), ("", 0)] {
-        let answer = world.ask(0, 208, &[("consumerGroup", "live"), ("topic", topic)], Vec::new());
+    // But who lists topics is told of all of them.
+    for (field, topic, rows) in
+        [("topic", "T", 1), ("topic", "U", 0), ("topic", "", 0), ("topicList", "U;none", 1), ("topicList", "T;U", 2)]
+    {
+        let answer = world.ask(0, 208, &[("consumerGroup", "live"), (field, topic)], Vec::new());
         let stats: ConsumeStats = bodies::decode(&answer.body).unwrap();
-        assert_eq!((answer.code, stats.offset_table.len()), (0, rows), "{topic}");
+        assert_eq!((answer.code, stats.offset_table.len()), (0, rows), "{field} {topic}");
     }
     let answer = world.ask(0, 300, &[("topic", "T")], Vec::new());
     assert_eq!(&answer.body[..], br#"{"groupList":["live","stored"]}"#);
