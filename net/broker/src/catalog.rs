@@ -80,11 +80,14 @@ impl Catalog {
     /// if one catalog was made from the other.
     pub fn topics_gone_since(&self, old: &Catalog) -> BTreeSet<u32> {
         let is_gone = |topic: &&Arc<Topic>| self.topic(&topic.name).is_none_or(|now| now.id != topic.id);
-        let changed = old.topics.shards.iter().enumerate().filter(|(index, shard)| {
-            let now = &self.topics.shards[*index];
-            !Arc::ptr_eq(now, shard)
-        });
-        changed.flat_map(|(_, shard)| shard.iter()).filter(is_gone).map(|topic| topic.id).collect()
+        old.topics.changed_since(&self.topics).filter(is_gone).map(|topic| topic.id).collect()
+    }
+
+    /// The names of the groups that `old` has and this one has not. Cost: as of
+    /// [`topics_gone_since`](Catalog::topics_gone_since).
+    pub fn groups_gone_since(&self, old: &Catalog) -> BTreeSet<Arc<str>> {
+        let gone = old.groups.changed_since(&self.groups).filter(|group| self.group(&group.name).is_none());
+        gone.map(|group| Arc::clone(&group.name)).collect()
     }
 
     /// These topics, too, are in doubt: whether they are deleted, the log has to tell.
@@ -505,6 +508,12 @@ impl<V: Named> Table<V> {
 
     fn iter(&self) -> impl Iterator<Item = &Arc<V>> {
         self.shards.iter().flat_map(|shard| shard.iter())
+    }
+
+    /// What is here in the shards that `now` does not share with this one.
+    fn changed_since<'a>(&'a self, now: &'a Table<V>) -> impl Iterator<Item = &'a Arc<V>> {
+        let changed = self.shards.iter().zip(&now.shards).filter(|(old, now)| !Arc::ptr_eq(old, now));
+        changed.flat_map(|(old, _)| old.iter())
     }
 
     fn set(&mut self, value: Arc<V>) {

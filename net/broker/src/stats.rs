@@ -15,8 +15,10 @@ use crate::admin::Traffic;
 /// makes and deletes more topics than that sees no figures for the last ones.
 pub const TOPIC_IDS_MAX: u32 = 1 << 20;
 /// Topics, and what groups do in topics, whose history is kept, per core. 16,384 of each, 1 KiB each. What comes later
-/// has no history.
+/// has no history, until others go.
 pub const SERIES_MAX: usize = 16_384;
+/// When there are as many, what a group has not done for this long makes room, in ms. An hour.
+const QUIET_MS: u64 = HOUR_MS;
 /// How often the counts are sampled, in ms.
 pub const HISTORY_SAMPLE_MS: u64 = 10_000;
 
@@ -101,6 +103,9 @@ struct Deed {
     topic: u32,
     group: Arc<str>,
     count: Count,
+    /// What it was at the last sample, and since when.
+    sampled: Count,
+    since_ms: u64,
     history: History,
 }
 
@@ -168,13 +173,16 @@ impl Stats {
             return deed.count.add(count.messages, count.bytes);
         }
         if self.deeds.len() < SERIES_MAX {
-            let deed = Deed { does, topic, group: group.clone(), count, history: History::new(now_ms) };
+            let sampled = Count::default();
+            let history = History::new(now_ms);
+            let deed = Deed { does, topic, group: group.clone(), count, sampled, since_ms: now_ms, history };
             let state = &self.state;
             self.deeds.insert_unique(hash, deed, |deed| state.hash_one((deed.does, deed.topic, &*deed.group)));
         }
     }
 
-    /// Samples the counts, and what was counted of traffic, if it is time. Cost: all of them, every ten seconds; 100,000 topics take some 100 µs.
+    /// Samples the counts, and what was counted of traffic, if it is time. Cost: all of them, every ten
+    /// seconds; 100,000 topics take some 100 µs.
     pub fn on_time(&mut self, traffic: &Traffic, now_ms: u64) {
         if now_ms < self.sample_at_ms {
             return;
@@ -198,11 +206,17 @@ impl Stats {
         }
         for deed in self.deeds.iter_mut() {
             deed.history.sample(deed.count, now_ms);
+            if deed.count != deed.sampled {
+                (deed.sampled, deed.since_ms) = (deed.count, now_ms);
+            }
+        }
+        if self.deeds.len() == SERIES_MAX {
+            self.deeds.retain(|deed| now_ms < deed.since_ms + QUIET_MS);
         }
     }
 
     /// Forgets what belongs to topics that are gone.
-    pub fn forget(&mut self, topics: &BTreeSet<u32>) {
+    pub fn forget_topics(&mut self, topics: &BTreeSet<u32>) {
         for topic in topics {
             self.histories.remove(topic);
             if let Some(count) = self.puts.get_mut(*topic as usize) {
@@ -210,6 +224,11 @@ impl Stats {
             }
         }
         self.deeds.retain(|deed| !topics.contains(&deed.topic));
+    }
+
+    /// Forgets what groups did that are gone.
+    pub fn forget_groups(&mut self, groups: &BTreeSet<Arc<str>>) {
+        self.deeds.retain(|deed| !groups.contains(&deed.group));
     }
 
     /// What happened lately. `None`: nothing is known of it.
@@ -355,7 +374,7 @@ mod tests {
         let later = messages(stats.windows(&put, &quiet, now_ms + 2 * HOUR_MS));
         assert_eq!((later[0].0, later[1].0), (0, 0));
         assert!(later[2].0 > 70_000);
-        stats.forget(&[3].into());
+        stats.forget_topics(&[3].into());
         assert!(stats.windows(&put, &quiet, 0).is_none() && stats.windows(&got, &quiet, 0).is_none());
     }
 
@@ -372,5 +391,34 @@ mod tests {
         assert_eq!((stats.histories.len(), stats.deeds.len()), (SERIES_MAX, SERIES_MAX));
         assert!(stats.puts.len() <= TOPIC_IDS_MAX as usize);
         assert!(stats.windows(&Counted::Put { topic: SERIES_MAX as u32 + 1 }, &quiet, HISTORY_SAMPLE_MS).is_none());
+    }
+
+    #[test]
+    fn groups_that_are_gone_or_quiet_make_room_for_others() {
+        let (mut stats, quiet) = (Stats::new(7), Traffic::default());
+        let (busy, idle): (Arc<str>, Arc<str>) = ("busy".into(), "idle".into());
+        let got = |group: &str| Counted::Got { topic: 1, group: group.to_owned() };
+        let mut now_ms = DAY_MS;
+        for topic in 0..SERIES_MAX as u32 {
+            stats.got(topic, if topic < 100 { &busy } else { &idle }, 1, 1, now_ms);
+        }
+        // Quiet ones stay as long as there is room.
+        stats.forget_topics(&[500].into());
+        stats.on_time(&quiet, now_ms);
+        now_ms += QUIET_MS;
+        stats.on_time(&quiet, now_ms);
+        assert_eq!(stats.deeds.len(), SERIES_MAX - 1);
+        stats.got(500, &idle, 1, 1, now_ms);
+        stats.got(1, &"new".into(), 1, 1, now_ms);
+        assert!(stats.windows(&got("new"), &quiet, now_ms).is_none(), "it is full");
+        (0..100).for_each(|topic| stats.got(topic, &busy, 1, 1, now_ms));
+        now_ms += HISTORY_SAMPLE_MS;
+        stats.on_time(&quiet, now_ms);
+        assert_eq!(stats.deeds.len(), 101);
+        assert_eq!(messages(stats.windows(&got("busy"), &quiet, now_ms))[2].0, 2, "their history is whole");
+        stats.got(1, &"new".into(), 1, 1, now_ms);
+        assert_eq!(messages(stats.windows(&got("new"), &quiet, now_ms))[2].0, 1);
+        stats.forget_groups(&["busy".into()].into());
+        assert_eq!((stats.deeds.len(), stats.windows(&got("busy"), &quiet, now_ms)), (2, None));
     }
 }

@@ -37,6 +37,20 @@ fn a_clone_keeps_what_it_had() {
 }
 
 #[test]
+fn groups_that_are_gone_are_told() {
+    let mut catalog = Catalog::new(7);
+    for name in ["a", "b", "c"] {
+        let config = SubscriptionGroupConfig { group_name: name.to_owned(), ..SubscriptionGroupConfig::default() };
+        catalog.set_group(Arc::new(Group { name: name.into(), config, forbidden: BTreeMap::new() }));
+    }
+    let before = catalog.clone();
+    catalog.remove_group("b");
+    catalog.set_group(Arc::clone(before.group("c").unwrap()));
+    assert_eq!(catalog.groups_gone_since(&before), ["b".into()].into());
+    assert!(before.groups_gone_since(&catalog).is_empty());
+}
+
+#[test]
 fn queues_go_round_the_partitions() {
     let topic = topic("T", 1);
     let seen: Vec<u16> = (0..6).map(|queue| topic.partition_of(queue, 4)).collect();

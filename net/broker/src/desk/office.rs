@@ -195,12 +195,18 @@ impl Desk {
         self.registrar(now_ms, |registrar, orders| registrar.on_installed(change, now_ms, orders));
     }
 
-    /// Holds another catalog from now on. What belongs to topics that are gone goes with them.
+    /// Holds another catalog from now on. What belongs to topics and groups that are gone goes with them.
     pub(super) fn install(&mut self, catalog: Arc<Catalog>, now_ms: u64) {
         let old = std::mem::replace(&mut self.catalog, catalog);
         if !Arc::ptr_eq(&old.changes, &self.catalog.changes) {
             self.settings = self.catalog.settings(&self.settings);
             self.sends.configure(&self.settings);
+        }
+        if old.groups_version != self.catalog.groups_version {
+            let gone = self.catalog.groups_gone_since(&old);
+            if !gone.is_empty() {
+                self.stats.forget_groups(&gone);
+            }
         }
         if old.topics_version == self.catalog.topics_version {
             return;
@@ -220,7 +226,7 @@ impl Desk {
         self.forget_leavings(now_ms);
         self.pops.accounts.forget(|holder| gone.contains(&holder.key.topic));
         gone.iter().for_each(|id| self.pops.waiting.wake_topic(*id, &mut self.pops.stirred));
-        self.stats.forget(&gone);
+        self.stats.forget_topics(&gone);
         self.pulls.resets.forget_topics(&gone);
         let mut woken = Vec::new();
         gone.iter().for_each(|id| self.pulls.parked.wake_topic(*id, &mut woken));
