@@ -2,6 +2,7 @@
 //! never spans two stretches, so that a run is a merge of whole blocks; what is older is in the runs.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// Entries of one block: sorting one takes some fifty microseconds.
 const BLOCK_ENTRIES: usize = 8192;
@@ -49,16 +50,17 @@ impl KeyIndex {
         &self.full[index].entries
     }
 
-    /// Log bytes of the messages with this hash at or above `floor`, newest first, at most `count`.
-    /// Cost: one binary search a block.
-    pub fn find(&self, hash: u64, floor: u64, count: usize) -> Vec<u64> {
-        let newest = self.newest.iter().rev().filter(|(entry, _)| *entry == hash).map(|(_, byte)| *byte);
-        let older = self.full.iter().rev().flat_map(|block| {
-            let from = block.entries.partition_point(|(entry, _)| *entry < hash);
-            let upto = block.entries.partition_point(|(entry, _)| *entry <= hash);
-            block.entries[from..upto].iter().rev().map(|(_, byte)| *byte)
+    /// Log bytes in `within` of the messages with this hash, newest first, at most `count`.
+    /// Cost: two binary searches a block, and a look at what is in none yet.
+    pub fn find(&self, hash: u64, within: Range<u64>, count: usize) -> Vec<u64> {
+        let (from, to) = ((hash, within.start), (hash, within.end));
+        let newest = self.newest.iter().rev().filter(|entry| (from..to).contains(*entry));
+        let blocks = self.full.iter().rev().take_while(|block| block.last >= within.start);
+        let older = blocks.flat_map(|block| {
+            let index = |bound| block.entries.partition_point(|entry| *entry < bound);
+            block.entries[index(from)..index(to)].iter().rev()
         });
-        newest.chain(older).take_while(|byte| *byte >= floor).take(count).collect()
+        newest.chain(older).map(|(_, byte)| *byte).take(count).collect()
     }
 
     /// Forgets blocks that lie below a log byte as a whole: a run has them.
@@ -118,19 +120,23 @@ mod tests {
         for byte in 0..3 * BLOCK_ENTRIES as u64 + 10 {
             keys.push(byte % 1000, byte);
         }
-        let found = keys.find(7, 0, 64);
+        let found = keys.find(7, 0..u64::MAX, 64);
         let wanted: Vec<u64> = (0..3 * BLOCK_ENTRIES as u64 + 10).rev().filter(|byte| byte % 1000 == 7).collect();
         assert_eq!(found, wanted);
-        assert_eq!(keys.find(7, 0, 2), wanted[..2]);
-        assert_eq!(keys.find(7, 20_000, 64), [24_007, 23_007, 22_007, 21_007, 20_007]);
-        assert!(keys.find(1000, 0, 64).is_empty());
+        assert_eq!(keys.find(7, 0..u64::MAX, 2), wanted[..2]);
+        assert_eq!(keys.find(7, 20_007..24_007, 64), [23_007, 22_007, 21_007, 20_007]);
+        for (end, inside) in [(24_577, 24_007), (24_576, 24_007), (24_007, 23_007), (8_007, 7_007)] {
+            assert_eq!(keys.find(7, 0..end, 1), [inside], "{end}");
+        }
+        assert!(keys.find(7, 8..1_007, 64).is_empty() && keys.find(7, 9..9, 64).is_empty());
+        assert!(keys.find(1000, 0..u64::MAX, 64).is_empty());
         keys.drop_below(2 * BLOCK_ENTRIES as u64);
-        assert_eq!(keys.find(7, 0, 64).len(), 8, "two blocks are gone");
+        assert_eq!(keys.find(7, 0..u64::MAX, 64).len(), 8, "two blocks are gone");
         assert_eq!(keys.blocks_below(u64::MAX), 1);
         keys.seal();
         keys.seal();
         keys.push(7, u64::MAX - 1);
-        assert_eq!(keys.find(7, 0, 64).len(), 9);
+        assert_eq!(keys.find(7, 0..u64::MAX, 64).len(), 9);
         assert_eq!(keys.blocks_below(u64::MAX), 2, "what came after the seal is of the next stretch");
         assert_eq!((keys.block(0).len(), keys.block(1).len()), (BLOCK_ENTRIES, 10));
     }

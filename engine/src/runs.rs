@@ -21,6 +21,7 @@ use crate::loads::LoadId;
 use crate::writing::name;
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -74,23 +75,29 @@ pub struct KeySearch {
     pub found: Vec<u64>,
     /// A run is damaged and cannot be made again: of its messages none was found.
     pub is_partial: bool,
-    /// Only messages below this log byte are still to be looked for. Runs may be merged meanwhile.
-    below: Option<u64>,
+    /// The log bytes at which messages are still to be looked for. Runs may be merged meanwhile.
+    within: Range<u64>,
 }
 
 impl KeySearch {
     /// Nothing was looked at yet.
     pub fn new(hash: u64, count: usize, times_ms: (u64, u64)) -> KeySearch {
-        KeySearch { hash, count, times_ms, found: Vec::new(), is_partial: false, below: None }
+        KeySearch { hash, count, times_ms, found: Vec::new(), is_partial: false, within: 0..u64::MAX }
+    }
+
+    /// The same of messages at these log bytes alone.
+    pub fn within(self, within: Range<u64>) -> KeySearch {
+        KeySearch { within, ..self }
     }
 
     /// Looks at the messages above the log byte `settled`, up to which there are runs, unless that was done:
-    /// `find` gives those with a hash, at most so many.
-    pub fn newest(&mut self, settled: u64, find: impl FnOnce(u64, usize) -> Vec<u64>) {
-        if self.below.is_none() {
-            self.found = find(self.hash, self.count);
+    /// `find` gives those with a hash at some log bytes, at most so many.
+    pub fn newest(&mut self, settled: u64, find: impl FnOnce(u64, Range<u64>, usize) -> Vec<u64>) {
+        let from = settled.max(self.within.start);
+        if from < self.within.end {
+            self.found = find(self.hash, from..self.within.end, self.count);
             // Later, there may be runs of what was looked at here.
-            self.below = Some(settled);
+            self.within.end = from;
         }
     }
 }
@@ -340,42 +347,53 @@ impl Runs {
     /// Finds messages with a key, from the newest run to the oldest, without those that are lost. `Err`: ask again
     /// when this read is back.
     pub fn find(&mut self, search: &mut KeySearch) -> Result<(), LoadId> {
-        while search.found.len() < search.count {
-            let below = search.below.expect("the newest messages come first");
-            let index = self.list.partition_point(|run| run.from < below).checked_sub(1);
+        while search.found.len() < search.count && !search.within.is_empty() {
+            let index = self.list.partition_point(|run| run.from < search.within.end).checked_sub(1);
             let Some(index) = index else { return Ok(()) };
             let from = self.list[index].from;
-            let room = search.count - search.found.len();
-            match self.keys(index, search, below, room) {
+            match self.keys(index, search) {
                 Ok(found) => search.found.extend(found),
                 Err(Miss::Damaged(_)) => search.is_partial = true,
                 Err(Miss::Loading(load)) => return Err(load),
             }
-            search.below = Some(from);
+            search.within.end = from;
         }
         Ok(())
     }
 
-    /// Log bytes below `below` of messages of one run with a key, newest first and no more than `room`: all blocks of a
-    /// key that every message has would never be in memory together.
-    fn keys(&mut self, index: usize, search: &KeySearch, below: u64, room: usize) -> Result<Vec<u64>, Miss> {
+    /// What one run has of what is looked for: log bytes, newest first and no more than are missing. All blocks of a key
+    /// that every message has would never be in memory together.
+    fn keys(&mut self, index: usize, search: &KeySearch) -> Result<Vec<u64>, Miss> {
         let head = self.head(index)?;
+        let (hash, Range { start, end }) = (search.hash, search.within.clone());
+        let room = search.count - search.found.len();
         let mut found = Vec::new();
         let header = &head.header;
         if header.oldest_ms > search.times_ms.1 || header.newest_ms < search.times_ms.0 {
             return Ok(found);
         }
         let fences = &head.fences[header.directory_blocks() as usize..];
+        let keys_at = |number: usize| header.keys_at + number as u32;
         // The first block that may have it is the last that begins below it.
-        let first = fences.partition_point(|fence| *fence < search.hash).saturating_sub(1);
-        let blocks = fences.partition_point(|fence| *fence <= search.hash);
+        let first = fences.partition_point(|fence| *fence < hash).saturating_sub(1);
+        let mut blocks = fences.partition_point(|fence| *fence <= hash);
+        if end < self.list[index].to {
+            // Those behind the first begin with it, in the order of the log.
+            let mut low = blocks.min(first + 1);
+            while low < blocks {
+                let middle = low + (blocks - low) / 2;
+                let block = self.block(index, keys_at(middle), 1)?;
+                if Key::at(&block, 0).1 < end { low = middle + 1 } else { blocks = middle }
+            }
+        }
         for number in (first..blocks).rev() {
-            let block = self.block(index, header.keys_at + number as u32, 1)?;
+            let block = self.block(index, keys_at(number), 1)?;
             let count = (header.keys as usize - number * Key::PER_BLOCK).min(Key::PER_BLOCK);
             let keys = (0..count).rev().map(|at| Key::at(&block, at));
-            let older = keys.filter(|key| key.0 == search.hash && key.1 < below).map(|key| key.1);
-            found.extend(older.take(room - found.len()));
-            if found.len() == room {
+            let inside = keys.filter(|key| key.0 == hash && (start..end).contains(&key.1)).map(|key| key.1);
+            found.extend(inside.take(room - found.len()));
+            let begin = Key::at(&block, 0);
+            if found.len() == room || begin.0 == hash && begin.1 < start {
                 break;
             }
         }

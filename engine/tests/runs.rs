@@ -144,12 +144,36 @@ impl World {
 
     /// As [`find`](World::find), of so many at most.
     fn find_newest(&mut self, key: u64, count: usize) -> (usize, bool) {
-        let mut search = KeySearch::new(key, count, (0, u64::MAX));
+        let search = self.search(KeySearch::new(key, count, (0, u64::MAX)));
+        (search.found.len(), search.is_partial)
+    }
+
+    fn search(&mut self, mut search: KeySearch) -> KeySearch {
         while let Err(load) = self.partition.find(&mut search) {
             self.until(|world| world.loaded.contains_key(&load));
         }
         assert!(search.found.windows(2).all(|pair| pair[0] > pair[1]), "newest first, each once");
-        (search.found.len(), search.is_partial)
+        search
+    }
+
+    /// Messages that all have a key are found at any log bytes, newest first, and no others.
+    fn find_within(&mut self, key: u64) {
+        let all = self.search(KeySearch::new(key, 1 << 20, (0, u64::MAX))).found;
+        let (last, first) = (all[0], all[all.len() - 1]);
+        for part in 0..=8 {
+            let byte = first + (last - first) * part / 8;
+            // Not only where a message is.
+            let at = all[all.partition_point(|found| *found > byte).min(all.len() - 1)];
+            for (start, end) in
+                [(0, byte), (0, at), (0, at + 1), (at, byte), (at, at + 1), (at, u64::MAX), (byte, byte + 100_000)]
+            {
+                for count in [1, 40] {
+                    let wanted = all.iter().filter(|found| (start..end).contains(*found)).take(count);
+                    let search = self.search(KeySearch::new(key, count, (0, u64::MAX)).within(start..end));
+                    assert_eq!(search.found, wanted.copied().collect::<Vec<u64>>(), "{count} in {start}..{end}");
+                }
+            }
+        }
     }
 }
 
@@ -312,6 +336,7 @@ fn a_key_that_all_have_is_found_newest_first_and_no_further_than_asked() {
     for count in [1, 7, 300, 1500, 2000] {
         assert_eq!(world.find_newest(KEY, count), (count.min(1500), false));
     }
+    world.find_within(KEY);
 }
 
 #[test]
@@ -335,6 +360,7 @@ fn runs_of_a_sealed_segment_become_one() {
     for number in [0, 1, 4321, 17_499] {
         assert_eq!(world.find(1000 + number), (1, false));
     }
+    world.find_within(KEY);
     // Such a one is made again, too.
     let mut world = world.again(|disk| disk.flip(&longest.2, 3 * 4096));
     world.read_all();

@@ -284,7 +284,7 @@ impl Partition {
             return Ok(());
         }
         let settled = self.derived.settled.head;
-        search.newest(settled, |hash, count| self.derived.keys.find(hash, settled, count));
+        search.newest(settled, |hash, within, count| self.derived.keys.find(hash, within, count));
         let found = self.derived.runs.find(search);
         self.want_runs();
         found

@@ -171,7 +171,7 @@ pub enum Part {
     Messages {
         /// Store times in ms, and the stored records.
         found: Vec<(u64, Bytes)>,
-        /// There may be more, where something cannot be read.
+        /// There may be more: something cannot be read, or it was too much.
         is_partial: bool,
     },
     /// To `Tally`.
@@ -599,10 +599,10 @@ pub fn all_consume_stats(settings: &Settings, consumed: &Consumed, lately: &[Opt
 }
 
 /// What is said of messages that were looked for and not all found.
-const PARTIAL: &str = "a part of what is stored cannot be read: there may be more messages";
+const PARTIAL: &str = "not all that is stored could be looked at: there may be more messages";
 
 /// The answer to code 12: newest first, at most `count`, no more bytes than fit a frame. `is_partial`: there may be
-/// more, where something cannot be read; the remark says so, and that none was found is not known then.
+/// more, where nobody could look; the remark says so, and that none was found is not known then.
 pub fn messages(count: usize, bytes_max: usize, mut messages: Vec<(u64, Bytes)>, is_partial: bool) -> Answer {
     messages.sort_by_key(|(stored_ms, _)| std::cmp::Reverse(*stored_ms));
     let newest_ms = messages.first().map_or(0, |(stored_ms, _)| *stored_ms);

@@ -1,13 +1,14 @@
 //! One core's part of the answer to a question that all cores are asked.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod found;
 
-use bytes::Bytes;
-use engine::format::{Position, QueueKey};
+use std::collections::{BTreeMap, BTreeSet};
+
+use engine::LoadId;
+use engine::format::QueueKey;
 use engine::partition::Partition;
-use engine::{KeySearch, LoadId};
+use found::{Found, Sought};
 use protocol::codes::response;
-use protocol::message::StoredMessage;
 
 use crate::admin::{
     GroupProgress, Part, Question, QueueProgress, QueueStats, QueueTimes, Refused, Reset, ResetTo, Tally,
@@ -16,30 +17,28 @@ use crate::answer::BUSY;
 use crate::catalog::{Catalog, OFFSET_KEY, Topic, offset_key, offset_value, split_offset_key};
 use crate::stats::Counted;
 
-/// Most bytes of messages that one core finds by key. 8 MiB: half a frame.
-pub const FOUND_BYTES_MAX: usize = 8 << 20;
-/// Most messages with a key that are looked at, because their times must be read. 1,024: sixteen
-/// times a stock broker's answer.
-const LOOKED_AT_MAX: usize = 1_024;
 /// Why offsets of a group are not set.
 pub const OFFSETS_FULL: &str = "a partition has no room for another consumer offset, so not all are set; groups that \
                                 are not used any more can be deleted with their offsets";
 /// The same, of a log that is not there.
 const OPENING: &str = "a log is being opened";
 
+impl Question {
+    /// The messages that are looked for, if that is the question.
+    fn sought(&self) -> Option<Sought> {
+        let Question::Messages { key, begin_ms, end_ms, count } = *self else { return None };
+        Some(Sought { key, begin_ms, end_ms, count })
+    }
+}
+
 /// A question while a core answers it. Messages may have to be read from the disk first; what was
 /// found until then is kept here.
 #[derive(Debug)]
 pub struct Inquiry {
     question: Question,
-    /// Where messages may be, by index of the partition; newest first in each. `None`: not looked yet.
-    places: Option<VecDeque<(usize, Position)>>,
-    found: Vec<(u64, Bytes)>,
+    /// Messages with a key, by index of the partition, and bytes of all of them.
+    found: Vec<Found>,
     found_bytes: usize,
-    /// How many of them, by index of the partition.
-    found_in: Vec<usize>,
-    /// How far the search for the key came in each partition.
-    searches: Vec<KeySearch>,
     /// How far a walk over queues came: topic and queue, and what it found.
     walked: (usize, u32),
     stats: Vec<QueueStats>,
@@ -53,8 +52,6 @@ pub struct Inquiry {
     groups: Vec<GroupProgress>,
     /// A read failed: what cannot be told without reading is left out.
     is_blind: bool,
-    /// Messages may have been left out.
-    is_partial: bool,
 }
 
 impl Inquiry {
@@ -86,11 +83,8 @@ impl Inquiry {
     pub fn new(question: Question) -> Inquiry {
         Inquiry {
             question,
-            places: None,
             found: Vec::new(),
             found_bytes: 0,
-            found_in: Vec::new(),
-            searches: Vec::new(),
             walked: (0, 0),
             stats: Vec::new(),
             progress: Vec::new(),
@@ -100,7 +94,6 @@ impl Inquiry {
             commits: None,
             groups: Vec::new(),
             is_blind: false,
-            is_partial: false,
         }
     }
 
@@ -151,7 +144,7 @@ impl Inquiry {
             Question::Forget { .. } => unreachable!("who asks this is told when the log has it"),
             Question::Messages { .. } => {
                 self.search(here.partitions)?;
-                self.give_up()
+                self.messages()
             }
             Question::Stats(counted) => Part::Stats(vec![None; counted.len()]),
             Question::Tally => Part::Tally(Box::new(here.tally(tally))),
@@ -176,10 +169,10 @@ impl Inquiry {
 
     /// The awaited read failed: goes on without that message, or without what cannot be read of the index.
     pub fn skip(&mut self) {
-        self.is_partial = true;
-        match &mut self.places {
-            Some(places) => _ = places.pop_front(),
-            None => self.is_blind = true,
+        let unfinished = self.found.iter_mut().find(|found| !found.is_over());
+        match (self.question.sought(), unfinished) {
+            (Some(sought), Some(found)) => found.skip(&sought),
+            _ => self.is_blind = true,
         }
     }
 
@@ -191,46 +184,25 @@ impl Inquiry {
             Question::Spans { .. } => Part::Spans(std::mem::take(&mut self.times)),
             Question::Reset(_) => Part::Reset(Err((response::SYSTEM_BUSY, BUSY.to_owned()))),
             Question::AllProgress => Part::AllProgress(std::mem::take(&mut self.groups)),
-            _ => Part::Messages { found: std::mem::take(&mut self.found), is_partial: self.is_partial },
+            _ => self.messages(),
         }
     }
 
-    /// Looks at the messages with the key until there are enough of them.
+    /// Looks for messages with the key until there are enough of them in each partition.
     fn search(&mut self, partitions: &mut [Partition]) -> Result<(), (usize, LoadId)> {
-        let Question::Messages { key, begin_ms, end_ms, count } = self.question else { return Ok(()) };
-        if self.places.is_none() {
-            let new = || KeySearch::new(key, LOOKED_AT_MAX, (begin_ms, end_ms));
-            self.searches.resize_with(partitions.len(), new);
-            for (index, (partition, search)) in partitions.iter_mut().zip(&mut self.searches).enumerate() {
-                match partition.find(search) {
-                    Err(load) if !self.is_blind => return Err((index, load)),
-                    Ok(()) | Err(_) => {}
-                }
-            }
-            self.is_partial |= self.searches.iter().any(|search| search.is_partial);
-            let places = partitions.iter().zip(&self.searches).enumerate().flat_map(|(index, (partition, search))| {
-                search.found.iter().map(move |byte| (index, partition.position(*byte)))
-            });
-            self.places = Some(places.collect());
-        }
-        let places = self.places.as_mut().expect("made above");
-        // Newest first holds in each partition only; each of them gives up to `count`.
-        self.found_in.resize(partitions.len(), 0);
-        while let Some((index, position)) = places.front().copied() {
-            if self.found_in[index] < count && self.found_bytes < FOUND_BYTES_MAX {
-                let message = partitions[index].get(position).map_err(|load| (index, load))?;
-                let stored_ms = message.as_deref().and_then(stored_ms);
-                if let (Some(message), Some(stored_ms)) = (message, stored_ms)
-                    && (begin_ms..=end_ms).contains(&stored_ms)
-                {
-                    self.found_bytes += message.len();
-                    self.found_in[index] += 1;
-                    self.found.push((stored_ms, message));
-                }
-            }
-            places.pop_front();
+        let Some(sought) = self.question.sought() else { return Ok(()) };
+        self.found.resize_with(partitions.len(), || Found::new(&sought));
+        for (index, (partition, found)) in partitions.iter_mut().zip(&mut self.found).enumerate() {
+            found.go_on(&sought, partition, &mut self.found_bytes).map_err(|load| (index, load))?;
         }
         Ok(())
+    }
+
+    /// What was found by key, as far as it was looked for.
+    fn messages(&mut self) -> Part {
+        let found = std::mem::take(&mut self.found);
+        let is_partial = self.is_blind || found.iter().any(|found| found.is_partial || !found.is_over());
+        Part::Messages { found: found.into_iter().flat_map(|found| found.messages).collect(), is_partial }
     }
 }
 
@@ -238,11 +210,6 @@ impl Inquiry {
 pub fn offset_keys(partition: &Partition, group: &str) -> Vec<Vec<u8>> {
     let keys = partition.facts(OFFSET_KEY).map(|(key, _)| key);
     keys.filter(|key| split_offset_key(key).is_some_and(|(_, _, of)| of == group)).map(<[u8]>::to_vec).collect()
-}
-
-fn stored_ms(message: &[u8]) -> Option<u64> {
-    let stored = StoredMessage::decode(message).ok()?;
-    u64::try_from(stored.store_timestamp).ok()
 }
 
 /// A group's offset in a queue.

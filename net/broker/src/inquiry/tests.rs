@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use engine::buffer::Region;
 use engine::io::{Io, Tag};
 use engine::limits::LogConfig;
@@ -9,7 +10,7 @@ use engine::message::{Draft, Stamp};
 use engine::partition::Effect;
 use engine::sim::Sim;
 use protocol::ids::key_hash;
-use protocol::message::{self, PHYSICAL_OFFSET_AT, QUEUE_OFFSET_AT};
+use protocol::message::{self, PHYSICAL_OFFSET_AT, QUEUE_OFFSET_AT, StoredMessage};
 
 use super::*;
 use crate::admin::Traffic;
@@ -77,6 +78,13 @@ impl World {
 
     /// Stores a message with a key; it is durable and visible afterwards.
     fn store(&mut self, topic: &str, queue: u32, key: &str, body: &[u8]) -> u64 {
+        let now_ms = self.sim.now_ms();
+        self.append(topic, queue, key, body, now_ms);
+        self.drive();
+        now_ms
+    }
+
+    fn append(&mut self, topic: &str, queue: u32, key: &str, body: &[u8], now_ms: u64) {
         let found = Arc::clone(self.catalog.topic(topic).unwrap());
         let host = "127.0.0.1:10911".parse().unwrap();
         let properties = format!("KEYS\u{1}{key}\u{2}");
@@ -109,11 +117,8 @@ impl World {
             },
             fill: &mut |out| message.encode(out),
         };
-        let now_ms = self.sim.now_ms();
         let partition = &mut self.partitions[usize::from(found.partition_of(queue, PARTITIONS))];
         partition.append(&mut [draft], None, now_ms, &mut Vec::new()).unwrap();
-        self.drive();
-        now_ms
     }
 
     fn commit(&mut self, topic: &str, queue: u32, group: &str, offset: u64) {
@@ -126,6 +131,26 @@ impl World {
         let traffic = Traffic { put_messages: 3, ..Traffic::default() };
         let tally = Tally { traffic, ..Tally::default() };
         inquiry.answer(&mut self.partitions, PARTITIONS, &self.catalog, tally)
+    }
+
+    /// The answer to a question for which something must be read; the first reads fail.
+    fn ask_cold(&mut self, question: Question, failures: usize) -> Part {
+        let mut inquiry = Inquiry::new(question);
+        for read in 0.. {
+            match self.answer(&mut inquiry) {
+                Ok(part) => {
+                    assert!(read > failures, "a store that was just opened has nothing in memory");
+                    return part;
+                }
+                Err(_) if read < failures => inquiry.skip(),
+                Err((index, load)) => {
+                    self.drive();
+                    let loaded = std::mem::take(&mut self.loaded);
+                    assert!(loaded.contains(&(index, load, true)), "{load:?} is waited for");
+                }
+            }
+        }
+        unreachable!("it ends with an answer")
     }
 
     fn ask(&mut self, question: Question) -> Part {
@@ -192,15 +217,6 @@ fn messages_are_found_by_key_also_on_the_disk() {
     let times: Vec<u64> = (0..6).map(|number: u8| world.store("T", number.into(), "k", &[number])).collect();
     world.store("T", 0, "other", b"x");
     world.store("U", 0, "k", b"x");
-    let question = |begin_ms, end_ms, count| Question::Messages { key: key_hash("T", "k"), begin_ms, end_ms, count };
-    let bodies = |part: Part, partial: bool| {
-        let Part::Messages { found: messages, is_partial } = part else { panic!() };
-        assert_eq!(is_partial, partial, "it says so exactly if a message may be missing");
-        let body = |(at_ms, message): &(u64, Bytes)| (*at_ms, StoredMessage::decode(message).unwrap().body[0]);
-        let mut bodies: Vec<_> = messages.iter().map(body).collect();
-        bodies.sort_unstable();
-        bodies.into_iter().map(|(_, body)| body).collect::<Vec<u8>>()
-    };
     // Begin, end, count of each partition, what is found. Even numbers lie in one, odd in the other.
     let rows = [
         (0, u64::MAX, 32, vec![0, 1, 2, 3, 4, 5]),
@@ -211,40 +227,77 @@ fn messages_are_found_by_key_also_on_the_disk() {
         (0, u64::MAX, 0, vec![]),
     ];
     for (begin_ms, end_ms, count, wanted) in &rows {
-        let part = world.ask(question(*begin_ms, *end_ms, *count));
+        let part = world.ask(messages_of(*begin_ms, *end_ms, *count));
         assert_eq!(bodies(part, false), *wanted, "{begin_ms} {end_ms} {count}");
     }
     // After a restart everything must be read first.
     let mut world = World::new(world.sim.kill());
-    for (begin_ms, end_ms, count, wanted) in &rows {
-        let mut inquiry = Inquiry::new(question(*begin_ms, *end_ms, *count));
-        let part = loop {
-            match world.answer(&mut inquiry) {
-                Ok(part) => break part,
-                Err((index, load)) => {
-                    world.drive();
-                    let loaded = std::mem::take(&mut world.loaded);
-                    assert!(loaded.contains(&(index, load, true)), "{load:?} is waited for");
-                }
-            }
-        };
+    for (begin_ms, end_ms, count, wanted) in rows.iter().filter(|row| row.2 > 0) {
+        let part = world.ask_cold(messages_of(*begin_ms, *end_ms, *count), 0);
         assert_eq!(bodies(part, false), *wanted, "cold: {begin_ms} {end_ms} {count}");
+        world = World::new(world.sim.kill());
     }
-    // A read that fails costs its message, and no more.
-    let mut world = World::new(world.sim.kill());
-    let mut inquiry = Inquiry::new(question(0, u64::MAX, 32));
-    let mut reads = 0;
-    let part = loop {
-        match world.answer(&mut inquiry) {
-            Ok(part) => break part,
-            Err(_) => {
-                reads += 1;
-                inquiry.skip();
-            }
-        }
-    };
-    assert!(reads > 0, "a store that was just opened has nothing in memory");
-    assert_eq!(bodies(part, true).len(), 6 - reads);
+    // A read that fails costs its message, and no more: here that with which the search began, which is looked at
+    // again, and then one after the other.
+    for (failures, wanted) in [(1, 6), (2, 5), (3, 4), (4, 3)] {
+        let part = world.ask_cold(messages_of(0, u64::MAX, 32), failures);
+        assert_eq!(bodies(part, true).len(), wanted, "{failures} fail");
+        world = World::new(world.sim.kill());
+    }
+}
+
+/// A question for messages of `T` with the key `k`.
+fn messages_of(begin_ms: u64, end_ms: u64, count: usize) -> Question {
+    Question::Messages { key: key_hash("T", "k"), begin_ms, end_ms, count }
+}
+
+/// The first bytes of the messages that were found, in the order of time.
+fn bodies(part: Part, partial: bool) -> Vec<u8> {
+    let Part::Messages { found: messages, is_partial } = part else { panic!() };
+    assert_eq!(is_partial, partial, "it says so exactly if a message may be missing");
+    let body = |(at_ms, message): &(u64, Bytes)| (*at_ms, StoredMessage::decode(message).unwrap().body[0]);
+    let mut bodies: Vec<_> = messages.iter().map(body).collect();
+    bodies.sort_unstable();
+    bodies.into_iter().map(|(_, body)| body).collect()
+}
+
+#[test]
+fn messages_are_found_below_any_number_of_newer_ones() {
+    let mut world = World::new(Sim::new(4));
+    let times: Vec<u64> = (0..6).map(|number: u8| world.store("T", number.into(), "k", &[number])).collect();
+    // Even numbers lie in one partition, and so do all that are newer.
+    for step in 0..30 {
+        let now_ms = world.sim.now_ms();
+        (0..100).for_each(|_| world.append("T", 0, "k", &[100 + step], now_ms));
+        world.drive();
+    }
+    let rows = [
+        (times[0], times[5], 32, vec![0, 1, 2, 3, 4, 5]),
+        (times[1], times[3], 32, vec![1, 2, 3]),
+        (0, times[4], 2, vec![1, 2, 3, 4]),
+        (0, times[0] - 1, 32, vec![]),
+        (times[5], times[5], 1, vec![5]),
+    ];
+    for (begin_ms, end_ms, count, wanted) in &rows {
+        assert_eq!(bodies(world.ask(messages_of(*begin_ms, *end_ms, *count)), false), *wanted, "{begin_ms} {end_ms}");
+    }
+    for (begin_ms, end_ms, count, wanted) in &rows {
+        world = World::new(world.sim.kill());
+        let part = world.ask_cold(messages_of(*begin_ms, *end_ms, *count), 0);
+        assert_eq!(bodies(part, false), *wanted, "cold: {begin_ms} {end_ms}");
+    }
+}
+
+#[test]
+fn a_search_that_a_clock_led_astray_ends_and_says_so() {
+    let mut world = World::new(Sim::new(5));
+    let now_ms = world.sim.now_ms();
+    (0..2_000).for_each(|_| world.append("T", 0, "k", b"1", now_ms + 1_000_000));
+    // Then the clock was set back.
+    world.append("T", 0, "k", b"2", now_ms);
+    world.drive();
+    assert_eq!(bodies(world.ask(messages_of(now_ms, now_ms, 1)), false), b"2");
+    assert_eq!(bodies(world.ask(messages_of(now_ms, now_ms, 2)), true), b"2");
 }
 
 #[test]
