@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use protocol::Command;
 use protocol::codes::{request, response};
-use protocol::names::pull_flag;
+use protocol::ids::OffsetId;
+use protocol::names::{pull_flag, sys_flag};
 use protocol::recall::RecallHandle;
 use tests::client::Client;
 use tests::server::Server;
@@ -211,6 +212,39 @@ fn what_is_recalled_never_comes_also_across_a_kill() {
             client.expect(response::SUCCESS, send("T", queue, b"last"));
             let answer = client.expect(response::SUCCESS, pull("T", queue, 3));
             assert_eq!(messages(&answer)[0].body, b"last");
+        }
+        server.stop();
+    });
+}
+
+#[test]
+fn what_waits_is_seen_by_the_id_that_its_producer_got_until_it_waits_no_more() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 4));
+        let view = |answer: &Command| {
+            let id = OffsetId::parse(field(answer, "msgId")).expect("an id");
+            asking(request::VIEW_MESSAGE_BY_ID, &[("offset", &id.offset.to_string())])
+        };
+        for queue in 0..4 {
+            let pairs = [("TIMER_DELAY_SEC", "20"), ("UNIQ_KEY", "A")];
+            let sent = client.expect(response::SUCCESS, send_timer(queue, &pairs, b"later"));
+            let seen = client.expect(response::SUCCESS, view(&sent));
+            let message = messages(&seen)[0];
+            assert_eq!((message.body, message.topic, message.property("UNIQ_KEY")), (&b"later"[..], "T", Some("A")));
+            client.expect(response::SUCCESS, recall("T", field(&sent, "recallHandle")));
+            client.expect(response::SYSTEM_ERROR, view(&sent));
+            // One with a level, and a half message; the next byte is no message at all.
+            let level = client.expect(response::SUCCESS, send_timer(queue, &[("DELAY", "5")], b"later"));
+            assert_eq!(messages(&client.expect(response::SUCCESS, view(&level)))[0].body, b"later");
+            let mut half = send_timer(queue, &[("TRAN_MSG", "true"), ("PGROUP", "p"), ("UNIQ_KEY", "B")], b"half");
+            half.header.fields.push_int("f", sys_flag::TRANSACTION_PREPARED);
+            let half = client.expect(response::SUCCESS, half);
+            assert_eq!(messages(&client.expect(response::SUCCESS, view(&half)))[0].body, b"half");
+            let id = OffsetId::parse(field(&half, "msgId")).expect("an id").offset + 1;
+            let beside = asking(request::VIEW_MESSAGE_BY_ID, &[("offset", &id.to_string())]);
+            client.expect(response::SYSTEM_ERROR, beside);
         }
         server.stop();
     });

@@ -258,10 +258,28 @@ impl Partition {
         if entry.is_none_or(|entry| entry.byte != byte || entry.length != header.length) {
             return Ok(None);
         }
-        match fetch(self.log.tail(), &self.loads, byte, header.length) {
+        self.payload(byte, header.length)
+    }
+
+    /// As [`get`](Partition::get), also of what waits: a delayed message as long as it does, where it lies now, and a
+    /// half message that nobody decided, by the position that its producer was told. That it waits, and where its record
+    /// lies then, is known here.
+    pub fn get_waiting(&mut self, position: Position) -> Result<Option<Bytes>, LoadId> {
+        let is_ours = position.partition() == self.config.partition && self.is_readable();
+        let half = self.derived.halves.get(position.byte()).map(|half| half.timer);
+        let timer = half.or_else(|| self.derived.timers.get(position.byte()));
+        match timer.filter(|_| is_ours) {
+            Some(timer) => self.place_of(timer).map_or(Ok(None), |place| self.payload(place.byte, place.length)),
+            None => self.get(position),
+        }
+    }
+
+    /// A record's payload. Nothing, if it is damaged or gone. `Err`: it is being read, ask again.
+    fn payload(&mut self, byte: u64, length: u32) -> Result<Option<Bytes>, LoadId> {
+        match fetch(self.log.tail(), &self.loads, byte, length) {
             Fetched::Here(message) => Ok(Some(message)),
             Fetched::Damaged => Ok(None),
-            Fetched::Elsewhere => self.load(byte, header.length).map_or(Ok(None), Err),
+            Fetched::Elsewhere => self.load(byte, length).map_or(Ok(None), Err),
         }
     }
 

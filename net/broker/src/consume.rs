@@ -238,7 +238,8 @@ impl Desk {
             Ok(asked) => asked,
             Err(error) => return self.refuse_field(&call.reply, error),
         };
-        let found = self.local_of(asked.offset).map(|(local, position)| (local, self.partitions[local].get(position)));
+        let place = self.local_of(asked.offset);
+        let found = place.map(|(local, position)| (local, self.partitions[local].get_waiting(position)));
         match found {
             Some((_, Ok(Some(record)))) => {
                 self.replies.header(&call.reply, response::SUCCESS);

@@ -187,7 +187,7 @@ impl Desk {
             Err(error) => return self.refuse_field(&call.reply, error),
         };
         let place = asked.msg_id.and_then(OffsetId::parse).and_then(|id| self.local_of(id.offset));
-        let found = place.map(|(local, position)| (local, self.partitions[local].get(position)));
+        let found = place.map(|(local, position)| (local, self.partitions[local].get_waiting(position)));
         match found {
             Some((_, Ok(Some(record)))) => {
                 let mut request = call.to_request();

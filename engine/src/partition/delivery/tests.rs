@@ -620,3 +620,44 @@ fn a_log_of_which_most_waits_is_not_written_again_and_again() {
     }
     assert_eq!(world.partition.stats().delayed, count);
 }
+
+#[test]
+fn what_waits_is_told_by_its_position_and_by_no_other() {
+    let told = |world: &mut World, partition: u16, byte: u64| loop {
+        match world.partition.get_waiting(Position::pack(partition, byte)) {
+            Ok(found) => return found,
+            Err(_) => _ = world.turn(),
+        }
+    };
+    for ((mut disk, places), is_half) in [(disk(), false), (half_disk(), true)] {
+        let mut world = World::new(disk.twin(), u64::MAX);
+        world.open();
+        let is_it = |message: &Bytes, number: usize| {
+            message.len() == LENGTHS[number] && message[28..].iter().all(|byte| *byte == number as u8)
+        };
+        let find = |world: &mut World, place: u64, number: usize| {
+            assert!(told(world, 5, place).is_some_and(|message| is_it(&message, number)), "{number} of {is_half}");
+            for byte in [place - 32, place - 1, place + 1, place + 32] {
+                assert_eq!(told(world, 5, byte), None);
+            }
+            assert_eq!((told(world, 4, place), told(world, 5, u64::MAX >> 16)), (None, None));
+            assert_eq!(world.partition.get(Position::pack(5, place)), Ok(None), "it is no message yet");
+        };
+        (0..).zip(&places).for_each(|(number, place)| find(&mut world, *place, number));
+        let mut world = cutting(&mut disk);
+        world.open();
+        // A half message goes by the position that its producer knows; others by the one that is left.
+        world.turn_until("retired", |partition| partition.floor() > 0);
+        let left = world.partition.derived.timers.between(0, u64::MAX).map(|timer| timer.byte).collect();
+        let now: Vec<u64> = if is_half { places.clone() } else { left };
+        (0..).zip(&now).for_each(|(number, place)| find(&mut world, *place, number));
+        if is_half {
+            decide(&mut world, &places);
+        } else {
+            assert!(places.iter().all(|place| told(&mut world, 5, *place).is_none()), "they lie elsewhere");
+            world.sim.advance(DUE_MS - world.sim.now_ms());
+            world.turn_until("delivered", |partition| partition.stats().delayed == 0);
+        }
+        assert!(now.iter().all(|place| told(&mut world, 5, *place).is_none()), "they wait no more");
+    }
+}
