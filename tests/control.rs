@@ -363,11 +363,18 @@ fn what_went_in_and_out_is_counted_by_topic_and_by_group() {
         let text = all(&mut client, "false");
         assert!(!text.contains(r#"{"g":[{"consumeTps":0"#) && text.contains(r#"{"g":[{"consumeTps":"#), "{text}");
         assert!(text.contains(r#"{"h":[{"consumeTps":0"#), "{text}");
+        // It has an offset in one of two queues of five messages.
+        assert!(text.ends_with(r#""totalDiff":9,"totalInflightDiff":0}"#), "{text}");
         // T is no topic of an order; and who is alive and reads another topic reads none of it.
         assert!(!all(&mut client, "true").contains(r#""topic":"T""#));
         client.expect(response::SUCCESS, heartbeat("one", "h", &["U"]));
         let text = all(&mut client, "false");
-        assert!(text.contains(r#"{"g":["#) && !text.contains(r#"{"h":["#), "{text}");
+        assert!(text.contains(r#"{"g":[{"#) && text.contains(r#"{"h":[]}"#), "{text}");
+        // A group that is deleted without its offsets is told no more, and has no figures.
+        let deleted = asking(request::DELETE_SUBSCRIPTIONGROUP, &[("groupName", "g"), ("cleanOffset", "false")]);
+        client.expect(response::SUCCESS, deleted);
+        assert!(!all(&mut client, "false").contains(r#"{"g":"#));
+        client.expect(response::SYSTEM_ERROR, view("GROUP_GET_NUMS", "T@g"));
     });
 }
 

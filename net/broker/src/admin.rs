@@ -2,6 +2,7 @@
 //! put together again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use engine::Counts;
@@ -16,10 +17,21 @@ use crate::answer::Answer;
 use crate::call::ReplyTo;
 use crate::config::Settings;
 use crate::connection::Reason;
+use crate::registrar::BODY_BYTES_MAX;
 use crate::stats::{Counted, Window, Windows};
 
 /// Most questions under way at once. 64: people and dashboards ask them.
 pub const GATHERINGS_MAX: usize = 64;
+
+/// Bytes of a row of the answers to 208 and 317, at least, without the names of broker and topic.
+pub const ROW_BYTES_MIN: usize = concat!(
+    r#"{"brokerName":"","queueId":0,"topic":""}:"#,
+    r#"{"brokerOffset":0,"consumerOffset":0,"lastTimestamp":0,"pullOffset":0},"#
+)
+.len();
+/// Groups in topics that one core tells for code 317, at most: each has a row or more, and those fill the answer. Some
+/// 150,000.
+pub const PAIRS_MAX: usize = BODY_BYTES_MAX / ROW_BYTES_MIN;
 
 /// What every core is asked about its partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,13 +46,10 @@ pub enum Question {
         /// The group.
         group: String,
     },
-    /// How far is this group in these topics (code 208)?
-    Progress {
-        /// The group.
-        group: String,
-        /// The topics.
-        topics: Vec<String>,
-    },
+    /// Which groups have offsets in which topics (code 317)?
+    Consumed,
+    /// How far are these groups in these topics (codes 208 and 317)?
+    Progress(Arc<[Consuming]>),
     /// From when to when is this topic, and where is this group in it (code 303)?
     Spans {
         /// The topic.
@@ -89,8 +98,6 @@ pub enum Question {
         /// In these topics; `None`: in all.
         topics: Option<BTreeSet<String>>,
     },
-    /// How far is every group, wherever it has offsets (code 317)?
-    AllProgress,
     /// What went in and out lately (codes 202, 208, 315).
     Stats(Vec<Counted>),
     /// What was counted since the start (code 28).
@@ -125,19 +132,21 @@ pub enum ResetTo {
     Newest,
 }
 
-/// How far a group is in one queue of any topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupProgress {
+/// A group in a topic.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Consuming {
     /// The group.
     pub group: String,
-    /// The topic's name.
-    pub topic: String,
-    /// The rest; its `topic` is 0.
-    pub progress: QueueProgress,
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The topic's id.
+    pub id: u32,
+    /// So many of its queues count.
+    pub queues: u32,
 }
 
-/// How far groups are, by group and topic id.
-pub type Consumed = BTreeMap<(String, u32), Vec<GroupProgress>>;
+/// Groups that have offsets, by the topic's id.
+pub type Consumed = BTreeMap<u32, BTreeSet<String>>;
 
 /// Why a core did not do what it was asked: the code and the remark of the answer.
 pub type Refused = (i32, String);
@@ -163,8 +172,8 @@ pub enum Part {
     Correction(Vec<(u32, i64)>),
     /// To `Clone`: it is done. `Err`: not all of it.
     Cloned(Result<(), Refused>),
-    /// To `AllProgress`.
-    AllProgress(Vec<GroupProgress>),
+    /// To `Consumed`. `None`: too many, see [`PAIRS_MAX`].
+    Consumed(Option<Consumed>),
     /// To `Stats`: of each; `None`: nothing is known of it.
     Stats(Vec<Option<Windows>>),
     /// To `Messages`.
@@ -209,8 +218,8 @@ pub struct QueueTimes {
 /// How far a group is in one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueProgress {
-    /// Which of the topics asked for.
-    pub topic: usize,
+    /// Which of those asked for.
+    pub asked: usize,
     /// The queue.
     pub queue: u32,
     /// The next queue offset to be given.
@@ -326,7 +335,10 @@ impl Part {
             (Part::Reset(Err(_)), Part::Reset(_)) => {}
             (mine @ Part::Reset(Ok(_)), Part::Reset(Err(refused))) => *mine = Part::Reset(Err(refused)),
             (Part::Correction(all), Part::Correction(more)) => all.extend(more),
-            (Part::AllProgress(all), Part::AllProgress(more)) => all.extend(more),
+            (Part::Consumed(Some(all)), Part::Consumed(Some(more))) => {
+                more.into_iter().for_each(|(topic, groups)| all.entry(topic).or_default().extend(groups));
+            }
+            (Part::Consumed(all), Part::Consumed(_)) => *all = None,
             (Part::Cloned(mine), Part::Cloned(other)) | (Part::Forgotten(mine), Part::Forgotten(other)) => {
                 if mine.is_ok() {
                     *mine = other;
@@ -374,11 +386,13 @@ pub enum Goal {
     },
     /// Code 343.
     TopicNames,
-    /// Code 208, its last part.
+    /// Codes 208 and 317, their last part.
     ProgressRate {
-        /// The topics.
-        topics: Vec<String>,
-        /// The answer but for the rate.
+        /// What `QueueProgress` counts.
+        asked: Arc<[Consuming]>,
+        /// Code 317.
+        of_all: bool,
+        /// The answer but for the rates.
         queues: Vec<QueueProgress>,
     },
     /// Code 315.
@@ -388,12 +402,12 @@ pub enum Goal {
         /// What was asked, for a refusal.
         name: String,
     },
-    /// Code 208.
+    /// Codes 208 and 317.
     Progress {
-        /// The group.
-        group: String,
-        /// The topics, in the order that `QueueProgress` counts.
-        topics: Vec<String>,
+        /// What `QueueProgress` counts.
+        asked: Arc<[Consuming]>,
+        /// Code 317.
+        of_all: bool,
     },
     /// Code 303.
     Spans {
@@ -423,15 +437,10 @@ pub enum Goal {
     Correction,
     /// Code 314.
     Clone,
-    /// Code 317, first how far groups are.
-    AllProgress {
+    /// Code 317: first where groups have offsets.
+    Consumed {
         /// In topics of an order alone.
         only_ordered: bool,
-    },
-    /// Then how fast.
-    AllProgressRate {
-        /// What is known of them.
-        consumed: Consumed,
     },
     /// Code 28.
     Runtime,
@@ -513,8 +522,8 @@ pub fn topic_stats(broker: &str, topic: &str, queues: &[QueueStats], topic_put_t
 }
 
 /// The answer to code 208.
-pub fn consume_stats(broker: &str, topics: &[String], queues: &[QueueProgress], consume_tps: f64) -> Answer {
-    let row = |progress: &QueueProgress| consume_row(broker, &topics[progress.topic], progress);
+pub fn consume_stats(broker: &str, asked: &[Consuming], queues: &[QueueProgress], consume_tps: f64) -> Answer {
+    let row = |progress: &QueueProgress| consume_row(broker, &asked[progress.asked].topic, progress);
     let stats = ConsumeStats { consume_tps, offset_table: queues.iter().map(row).collect() };
     Answer::with_body(stats.encode())
 }
@@ -567,19 +576,26 @@ pub fn correction(offsets: &[(u32, i64)]) -> Answer {
     Answer::with_body(bodies::encode(&BTreeMap::from([("correctionOffsets", table)])))
 }
 
-/// The answer to code 317.
-pub fn all_consume_stats(settings: &Settings, consumed: &Consumed, lately: &[Option<Windows>]) -> Answer {
-    let mut groups: BTreeMap<&str, Vec<ConsumeStats>> = BTreeMap::new();
-    let mut behind = 0;
-    for (((group, _), rows), lately) in consumed.iter().zip(lately) {
-        behind +=
-            rows.iter().map(|row| row.progress.broker.saturating_sub(row.progress.consumer)).map(signed).sum::<i64>();
-        let row = |row: &GroupProgress| consume_row(&settings.broker_name, &row.topic, &row.progress);
-        let stats = ConsumeStats {
-            consume_tps: rate(std::slice::from_ref(lately)),
-            offset_table: rows.iter().map(row).collect(),
-        };
-        groups.entry(group).or_default().push(stats);
+/// The answer to code 317. `groups`: all that there are; `lately`: of each that is asked for.
+pub fn all_consume_stats<'a>(
+    settings: &Settings,
+    groups: impl Iterator<Item = &'a str>,
+    asked: &'a [Consuming],
+    queues: &[QueueProgress],
+    lately: &[Option<Windows>],
+) -> Answer {
+    let rates = lately.iter().map(|lately| rate(std::slice::from_ref(lately)));
+    let mut stats: Vec<ConsumeStats> =
+        rates.map(|consume_tps| ConsumeStats { consume_tps, ..ConsumeStats::default() }).collect();
+    let (mut behind, mut given) = (0, 0);
+    for row in queues {
+        behind += signed(row.broker.saturating_sub(row.consumer));
+        given += signed(row.given.saturating_sub(row.consumer));
+        stats[row.asked].offset_table.extend([consume_row(&settings.broker_name, &asked[row.asked].topic, row)]);
+    }
+    let mut groups: BTreeMap<&str, Vec<ConsumeStats>> = groups.map(|group| (group, Vec::new())).collect();
+    for (consuming, stats) in asked.iter().zip(stats) {
+        groups.entry(&consuming.group).or_default().push(stats);
     }
     let mut body = format!("{{\"brokerAddr\":\"{}\",\"consumeStatsList\":[", settings.address()).into_bytes();
     for (index, (group, topics)) in groups.iter().enumerate() {
@@ -594,7 +610,7 @@ pub fn all_consume_stats(settings: &Settings, consumed: &Consumed, lately: &[Opt
         }
         body.extend_from_slice(b"]}");
     }
-    body.extend_from_slice(format!("],\"totalDiff\":{behind},\"totalInflightDiff\":0}}").as_bytes());
+    body.extend_from_slice(format!("],\"totalDiff\":{behind},\"totalInflightDiff\":{given}}}").as_bytes());
     Answer::with_body(body)
 }
 

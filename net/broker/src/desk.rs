@@ -15,7 +15,7 @@ use protocol::codes::response;
 use protocol::headers::AskClient;
 use protocol::ids::OffsetId;
 
-use crate::admin::{Counters, Part, QueueProgress, Refused, Reset, Tally, Traffic};
+use crate::admin::{Counters, Part, Refused, Reset, Tally, Traffic};
 use crate::answer::{Answer, BUSY, Replies};
 use crate::call::{Call, ConnectionId, Peer, ReplyTo, Request};
 use crate::catalog::Catalog;
@@ -445,15 +445,17 @@ impl Desk {
         }
         let unwritten = self.pops.accounts.changed() as u64;
         let tally = Tally { traffic: self.traffic, counters: self.counters, unwritten, ..Tally::default() };
-        match inquiry.answer(&mut self.partitions, partitions_all, &self.catalog, tally) {
+        let accounts = &mut self.pops.accounts;
+        let mut lent = |queue: QueueKey, group: &str| {
+            let account = accounts.find(queue, group)?;
+            accounts.get(account).map(|holder| holder.account.next())
+        };
+        match inquiry.answer(&mut self.partitions, partitions_all, &self.catalog, tally, &mut lent) {
             Ok(mut part) => {
                 if let (Some(reset), Part::Reset(Ok(offsets))) = (ask.inquiry.reset().filter(|to| to.is_kept), &part)
                     && let Err(refused) = self.reset(reset, offsets, now_ms)
                 {
                     part = Part::Reset(Err(refused));
-                }
-                if let (Some((group, topics)), Part::Progress(rows)) = (ask.inquiry.progress_of(), &mut part) {
-                    self.add_lent(group, topics, rows);
                 }
                 if let Some((group, offsets)) = ask.inquiry.cloned() {
                     // Else what it has would be written over that.
@@ -462,18 +464,6 @@ impl Desk {
                 self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part });
             }
             Err((local, load)) => self.wait_for(local, load, Cold::Ask(ask)),
-        }
-    }
-
-    /// Tells up to where a group has popped. What it only pulls nobody here remembers.
-    fn add_lent(&mut self, group: &str, topics: &[String], rows: &mut [QueueProgress]) {
-        for row in rows {
-            let topic = self.catalog.topic(&topics[row.topic]).map(|topic| topic.id);
-            let key = topic.map(|topic| QueueKey { topic, queue: row.queue });
-            let account = key.and_then(|key| self.pops.accounts.find(key, group));
-            if let Some(holder) = account.and_then(|account| self.pops.accounts.get(account)) {
-                row.given = row.given.max(holder.account.next());
-            }
         }
     }
 

@@ -11,7 +11,8 @@ use found::{Found, Sought};
 use protocol::codes::response;
 
 use crate::admin::{
-    GroupProgress, Part, Question, QueueProgress, QueueStats, QueueTimes, Refused, Reset, ResetTo, Tally,
+    Consumed, Consuming, PAIRS_MAX, Part, Question, QueueProgress, QueueStats, QueueTimes, Refused, Reset, ResetTo,
+    Tally,
 };
 use crate::answer::BUSY;
 use crate::catalog::{Catalog, OFFSET_KEY, Topic, offset_key, offset_value, split_offset_key};
@@ -47,9 +48,6 @@ pub struct Inquiry {
     offsets: Vec<(u32, u64)>,
     /// Offsets that were cloned.
     cloned: Vec<(QueueKey, u64)>,
-    /// Offsets of all groups that are still to be looked at, last first. `None`: not looked yet.
-    commits: Option<Vec<Commit>>,
-    groups: Vec<GroupProgress>,
     /// A read failed: what cannot be told without reading is left out.
     is_blind: bool,
 }
@@ -59,14 +57,6 @@ impl Inquiry {
     pub fn forgets(&self) -> Option<&str> {
         match &self.question {
             Question::Forget { group } => Some(group),
-            _ => None,
-        }
-    }
-
-    /// The group and the topics whose progress is told, if that is the question.
-    pub fn progress_of(&self) -> Option<(&str, &[String])> {
-        match &self.question {
-            Question::Progress { group, topics } => Some((group, topics)),
             _ => None,
         }
     }
@@ -91,24 +81,23 @@ impl Inquiry {
             times: Vec::new(),
             offsets: Vec::new(),
             cloned: Vec::new(),
-            commits: None,
-            groups: Vec::new(),
             is_blind: false,
         }
     }
 
     /// Answers from this core's partitions. `Err` names the partition (by index) and the cold read
     /// that must end before this is called again. `partitions_all`: how many the broker has. `tally`: what
-    /// the core itself counted. What waits for the log, `Forget`, is not answered here: see [`forgets`](Self::forgets).
+    /// the core itself counted; `lent`: what its pops know. What waits for the log, `Forget`, is not answered here: see [`forgets`](Self::forgets).
     ///
-    /// Cost: `TopicsOf` and `GroupsOf` look at every consumer offset of the partitions, or
-    /// of the topic; the others only at what they name.
+    /// Cost: `TopicsOf`, `GroupsOf` and `Consumed` look at every consumer offset of the partitions, or of the topic;
+    /// the others only at what they name.
     pub fn answer(
         &mut self,
         partitions: &mut [Partition],
         partitions_all: u16,
         catalog: &Catalog,
         tally: Tally,
+        lent: &mut Lent<'_>,
     ) -> Result<Part, (usize, LoadId)> {
         let mut here = Here { partitions, partitions_all, catalog, is_blind: self.is_blind };
         Ok(match &self.question {
@@ -117,8 +106,9 @@ impl Inquiry {
                 Part::Topic(std::mem::take(&mut self.stats))
             }
             Question::TopicsOf { group } => Part::TopicsOf(here.topics_of(group)),
-            Question::Progress { group, topics } => {
-                here.progress(group, topics, &mut self.walked, &mut self.progress)?;
+            Question::Consumed => Part::Consumed(here.consumed()),
+            Question::Progress(asked) => {
+                here.progress(asked, lent, &mut self.walked, &mut self.progress)?;
                 Part::Progress(std::mem::take(&mut self.progress))
             }
             Question::Spans { topic, group } => {
@@ -135,11 +125,6 @@ impl Inquiry {
             }
             Question::Clone { from, to, topics } => {
                 Part::Cloned(here.clone_offsets(from, to, topics.as_ref(), &mut self.cloned))
-            }
-            Question::AllProgress => {
-                let commits = self.commits.get_or_insert_with(|| here.commits());
-                here.all_progress(commits, &mut self.groups)?;
-                Part::AllProgress(std::mem::take(&mut self.groups))
             }
             Question::Forget { .. } => unreachable!("who asks this is told when the log has it"),
             Question::Messages { .. } => {
@@ -180,10 +165,9 @@ impl Inquiry {
     pub fn give_up(&mut self) -> Part {
         match self.question {
             Question::Topic { .. } => Part::Topic(std::mem::take(&mut self.stats)),
-            Question::Progress { .. } => Part::Progress(std::mem::take(&mut self.progress)),
+            Question::Progress(_) => Part::Progress(std::mem::take(&mut self.progress)),
             Question::Spans { .. } => Part::Spans(std::mem::take(&mut self.times)),
             Question::Reset(_) => Part::Reset(Err((response::SYSTEM_BUSY, BUSY.to_owned()))),
-            Question::AllProgress => Part::AllProgress(std::mem::take(&mut self.groups)),
             _ => self.messages(),
         }
     }
@@ -212,17 +196,6 @@ pub fn offset_keys(partition: &Partition, group: &str) -> Vec<Vec<u8>> {
     keys.filter(|key| split_offset_key(key).is_some_and(|(_, _, of)| of == group)).map(<[u8]>::to_vec).collect()
 }
 
-/// A group's offset in a queue.
-#[derive(Debug)]
-struct Commit {
-    /// Of the partition.
-    index: usize,
-    topic: u32,
-    queue: u32,
-    group: String,
-    offset: u64,
-}
-
 /// What a core can look at.
 struct Here<'a> {
     partitions: &'a mut [Partition],
@@ -247,26 +220,21 @@ impl Here<'_> {
     /// Goes on at a topic's queue; `Err` if something must be read first.
     fn progress(
         &mut self,
-        group: &str,
-        topics: &[String],
+        asked: &[Consuming],
+        lent: &mut Lent<'_>,
         (index, next): &mut (usize, u32),
         all: &mut Vec<QueueProgress>,
     ) -> Result<(), (usize, LoadId)> {
-        while let Some(topic) = topics.get(*index) {
+        while let Some(Consuming { group, topic, queues, .. }) = asked.get(*index) {
             if let Some(topic) = self.catalog.topic(topic) {
-                self.each_queue(topic, topic.read_queues(), next, |partition, queue, stored_ms| {
+                self.each_queue(topic, *queues, next, |partition, queue, stored_ms| {
                     let key = QueueKey { topic: topic.id, queue };
                     let offset = partition.fact(&offset_key(topic.id, queue, group));
                     let consumer = offset.and_then(offset_value).unwrap_or(0);
                     let last_ms = stored_ms(partition, key, before(consumer))?;
-                    all.push(QueueProgress {
-                        topic: *index,
-                        queue,
-                        broker: partition.span(key).max,
-                        consumer,
-                        given: consumer,
-                        last_ms,
-                    });
+                    let broker = partition.span(key).max;
+                    let given = lent(key, group).map_or(consumer, |lent| lent.max(consumer));
+                    all.push(QueueProgress { asked: *index, queue, broker, consumer, given, last_ms });
                     Ok(())
                 })?;
             }
@@ -421,46 +389,21 @@ impl Here<'_> {
         Ok(())
     }
 
-    /// Every group's offsets here.
-    fn commits(&self) -> Vec<Commit> {
-        let facts =
-            self.partitions.iter().enumerate().flat_map(|(index, partition)| {
-                partition.facts(OFFSET_KEY).map(move |(key, value)| (index, key, value))
-            });
-        let commit = |(index, key, value): (usize, &[u8], &[u8])| {
-            let (topic, queue, group) = split_offset_key(key)?;
-            Some(Commit { index, topic, queue, group: group.to_owned(), offset: offset_value(value)? })
-        };
-        facts.filter_map(commit).collect()
-    }
-
-    /// Goes on with what is left of them; `Err` if something must be read first.
-    fn all_progress(&mut self, commits: &mut Vec<Commit>, all: &mut Vec<GroupProgress>) -> Result<(), (usize, LoadId)> {
-        let names: BTreeMap<u32, &str> = self.catalog.topics().map(|topic| (topic.id, &*topic.name)).collect();
-        while let Some(commit) = commits.last() {
-            if let Some(topic) = names.get(&commit.topic) {
-                let partition = &mut self.partitions[commit.index];
-                let key = QueueKey { topic: commit.topic, queue: commit.queue };
-                let last_ms = match before(commit.offset) {
-                    Some(offset) => match partition.store_time(key, offset) {
-                        Err(load) if !self.is_blind => return Err((commit.index, load)),
-                        time => time.ok().flatten().unwrap_or(0),
-                    },
-                    None => 0,
-                };
-                let progress = QueueProgress {
-                    topic: 0,
-                    queue: commit.queue,
-                    broker: partition.span(key).max,
-                    consumer: commit.offset,
-                    given: commit.offset,
-                    last_ms,
-                };
-                all.push(GroupProgress { group: commit.group.clone(), topic: (*topic).to_owned(), progress });
+    /// Which groups have offsets here. `None`: too many.
+    fn consumed(&self) -> Option<Consumed> {
+        let (mut consumed, mut pairs) = (Consumed::new(), 0);
+        let keys = self.partitions.iter().flat_map(|partition| partition.facts(OFFSET_KEY));
+        for (topic, _, group) in keys.filter_map(|(key, _)| split_offset_key(key)) {
+            let groups = consumed.entry(topic).or_default();
+            if !groups.contains(group) && self.catalog.group(group).is_some() {
+                groups.insert(group.to_owned());
+                pairs += 1;
+                if pairs > PAIRS_MAX {
+                    return None;
+                }
             }
-            commits.pop();
         }
-        Ok(())
+        Some(consumed)
     }
 
     fn topics_of(&self, group: &str) -> BTreeSet<u32> {
@@ -524,6 +467,10 @@ impl Here<'_> {
 
 /// When the message of a queue at an offset was stored, ms since 1970.
 type StoredMs = dyn Fn(&mut Partition, QueueKey, Option<u64>) -> Result<u64, LoadId>;
+
+/// Up to where a group that pops was given messages of a queue. `None`: it does not pop there. What is only pulled nobody
+/// here remembers.
+pub type Lent<'a> = dyn FnMut(QueueKey, &str) -> Option<u64> + 'a;
 
 /// The offset before this one.
 fn before(offset: u64) -> Option<u64> {

@@ -348,7 +348,7 @@ impl Registrar {
             request::VIEW_BROKER_STATS_DATA => self.view_stats(&ViewStats::parse(fields).map_err(wrong_field)?),
             request::GET_BROKER_CONSUME_STATS => {
                 let only_ordered = ConsumeStatsInBroker::parse(fields).map_err(wrong_field)?.only_ordered;
-                Ok(Outcome::Gather(Goal::AllProgress { only_ordered }, Question::AllProgress))
+                Ok(Outcome::Gather(Goal::Consumed { only_ordered }, Question::Consumed))
             }
             request::QUERY_TOPICS_BY_CONSUMER => self.topics_of(GroupOf::parse(fields).map_err(wrong_field)?.group),
             request::QUERY_TOPIC_CONSUME_BY_WHO => self.groups_of(TopicOf::parse(fields).map_err(wrong_field)?.topic),
@@ -413,7 +413,7 @@ impl Registrar {
 }
 
 /// Most bytes of an answer's body.
-const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES;
+pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES;
 
 fn body_that_fits(body: Vec<u8>) -> Result<Outcome, Answer> {
     if body.len() > BODY_BYTES_MAX {

@@ -9,12 +9,13 @@ use engine::limits::LogConfig;
 use engine::message::{Draft, Stamp};
 use engine::partition::Effect;
 use engine::sim::Sim;
+use protocol::bodies::SubscriptionGroupConfig;
 use protocol::ids::key_hash;
 use protocol::message::{self, PHYSICAL_OFFSET_AT, QUEUE_OFFSET_AT, StoredMessage};
 
 use super::*;
 use crate::admin::Traffic;
-use crate::catalog::TopicConfig;
+use crate::catalog::{Group, TopicConfig};
 use crate::produce::describe;
 
 const PARTITIONS: u16 = 2;
@@ -130,7 +131,8 @@ impl World {
     fn answer(&mut self, inquiry: &mut Inquiry) -> Result<Part, (usize, LoadId)> {
         let traffic = Traffic { put_messages: 3, ..Traffic::default() };
         let tally = Tally { traffic, ..Tally::default() };
-        inquiry.answer(&mut self.partitions, PARTITIONS, &self.catalog, tally)
+        let mut lent = |key: QueueKey, group: &str| (key.queue == 3 && group == "g").then_some(1);
+        inquiry.answer(&mut self.partitions, PARTITIONS, &self.catalog, tally, &mut lent)
     }
 
     /// The answer to a question for which something must be read; the first reads fail.
@@ -179,19 +181,20 @@ fn queues_and_groups_are_told_from_every_partition() {
     world.commit("T", 0, "g", 2);
     world.commit("T", 3, "g", 0);
     world.commit("U", 0, "g2", 0);
-    let question = Question::Progress { group: group("g"), topics: vec!["U".to_owned(), topic()] };
+    let consuming = |topic: &str, id, queues| Consuming { group: group("g"), topic: topic.into(), id, queues };
+    let question = Question::Progress([consuming("U", 2, 1), consuming("T", 1, 4)].into());
     let Part::Progress(mut queues) = world.ask(question) else { panic!() };
-    queues.sort_by_key(|progress| (progress.topic, progress.queue));
-    let row = |topic, queue, broker, consumer, last_ms| QueueProgress {
-        topic,
+    queues.sort_by_key(|progress| (progress.asked, progress.queue));
+    let row = |asked, queue, broker, consumer, given, last_ms| QueueProgress {
+        asked,
         queue,
         broker,
         consumer,
-        given: consumer,
+        given,
         last_ms,
     };
-    let wanted = [row(0, 0, 0, 0, 0), row(1, 0, 2, 2, first_ms), row(1, 1, 0, 0, 0)];
-    assert_eq!(queues, [&wanted[..], &[row(1, 2, 0, 0, 0), row(1, 3, 1, 0, 0)]].concat());
+    let wanted = [row(0, 0, 0, 0, 0, 0), row(1, 0, 2, 2, 2, first_ms), row(1, 1, 0, 0, 0, 0)];
+    assert_eq!(queues, [&wanted[..], &[row(1, 2, 0, 0, 0, 0), row(1, 3, 1, 0, 1, 0)]].concat());
 
     let topics = |world: &mut World, name| world.ask(Question::TopicsOf { group: group(name) });
     assert_eq!(topics(&mut world, "g"), Part::TopicsOf([1].into()));
@@ -209,6 +212,28 @@ fn queues_and_groups_are_told_from_every_partition() {
     assert!(tally.logs.batches >= 2, "each log announced itself");
     assert!(tally.log_max > tally.log_min && tally.unflushed <= tally.log_max);
     assert!(tally.disk.is_some_and(|(total, available)| available <= total));
+}
+
+#[test]
+fn groups_that_there_are_are_told_and_no_more_than_fit() {
+    let mut world = World::new(Sim::new(6));
+    let config = SubscriptionGroupConfig::default();
+    world.catalog.set_group(Arc::new(Group { name: "g".into(), config, forbidden: BTreeMap::new() }));
+    for (topic, queue, group) in [("T", 0, "g"), ("T", 1, "g"), ("U", 0, "gone")] {
+        world.commit(topic, queue, group, 1);
+    }
+    let Part::Consumed(Some(consumed)) = world.ask(Question::Consumed) else { panic!() };
+    assert_eq!(
+        consumed.into_iter().filter(|(_, groups)| !groups.is_empty()).collect::<Vec<_>>(),
+        [(1, [group("g")].into())]
+    );
+    for topic in 1..=PAIRS_MAX as u32 + 1 {
+        assert!(world.partitions[0].note(&offset_key(topic, 0, "g"), &[0; 8]));
+        if topic == PAIRS_MAX as u32 {
+            assert!(matches!(world.ask(Question::Consumed), Part::Consumed(Some(all)) if all.len() == PAIRS_MAX));
+        }
+    }
+    assert_eq!(world.ask(Question::Consumed), Part::Consumed(None));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! 314, 315, 317 and 343; and code 26.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use protocol::bodies::{self, GroupList, TopicList};
 use protocol::codes::response;
@@ -11,9 +12,10 @@ use protocol::ids::key_hash;
 use protocol::names;
 
 use super::{BODY_BYTES_MAX, BUSY, Order, Outcome, Registrar, system_error, too_large};
-use crate::admin::{self, Consumed, Goal, GroupProgress, Part, Question, Refused, Reset, ResetTo};
+use crate::admin::{self, Consumed, Consuming, Goal, Part, Question, ROW_BYTES_MIN, Refused, Reset, ResetTo};
 use crate::answer::Answer;
 use crate::call::ReplyTo;
+use crate::catalog::Topic;
 use crate::runtime;
 use crate::stats::Counted;
 
@@ -48,45 +50,44 @@ impl Registrar {
         let listed = header.topic_list.unwrap_or("").split(';');
         let listed: BTreeSet<&str> = listed.filter(|topic| !topic.trim_ascii().is_empty()).collect();
         let named = header.topic.filter(|topic| !topic.trim_ascii().is_empty());
-        let topics = match named {
+        let catalog = self.ledger.published();
+        let topics: Vec<&Arc<Topic>> = match named {
             // A list is taken as it is, whatever the group subscribes to.
-            _ if !listed.is_empty() => {
-                let catalog = self.ledger.published();
-                listed.into_iter().filter(|topic| catalog.topic(topic).is_some()).map(str::to_owned).collect()
-            }
-            Some(topic) => self.consumed(&group, std::iter::once(topic)),
+            _ if !listed.is_empty() => listed.into_iter().filter_map(|topic| catalog.topic(topic)).collect(),
+            Some(topic) => catalog.topic(topic).into_iter().filter(|topic| self.counts(&group, topic)).collect(),
             None => {
                 let goal = Goal::TopicsOf { group: group.clone() };
                 return Ok(Outcome::Gather(goal, Question::TopicsOf { group }));
             }
         };
-        let goal = Goal::Progress { group: group.clone(), topics: topics.clone() };
-        Ok(Outcome::Gather(goal, Question::Progress { group, topics }))
+        let (goal, question) = progress_in(&group, topics.into_iter());
+        Ok(Outcome::Gather(goal, question))
     }
 
-    /// Those of the topics that exist and that the group still subscribes to, if it is alive.
-    fn consumed<'a>(&self, group: &str, topics: impl Iterator<Item = &'a str>) -> Vec<String> {
-        let catalog = self.ledger.published();
-        let live = catalog.subscriptions(group).filter(|live| !live.topics.is_empty());
-        let is_consumed =
-            |topic: &&str| catalog.topic(topic).is_some() && live.is_none_or(|live| live.topic(topic).is_some());
-        topics.filter(is_consumed).map(str::to_owned).collect()
+    /// Whether what a group did in a topic is told: if it is alive, it must still subscribe to it.
+    fn counts(&self, group: &str, topic: &Topic) -> bool {
+        let live = self.ledger.published().subscriptions(group).filter(|live| !live.topics.is_empty());
+        live.is_none_or(|live| live.topic(&topic.name).is_some())
     }
 
-    /// How far groups are, by group and topic. Left out: topics that are gone, that the group does not subscribe to
-    /// though it is alive, and, if only ordered ones are wanted, others.
-    fn all_consumed(&self, only_ordered: bool, rows: Vec<GroupProgress>) -> Consumed {
+    /// Whose progress code 317 tells: of groups that there are, in topics where they count, in those of an order alone
+    /// if that is wanted. `None`: it would not fit an answer.
+    fn all_consuming(&self, only_ordered: bool, consumed: &Consumed) -> Option<Arc<[Consuming]>> {
         let catalog = self.ledger.published();
-        let mut consumed = Consumed::new();
-        for row in rows {
-            let live = catalog.subscriptions(&row.group).filter(|live| !live.topics.is_empty());
-            let is_consumed = live.is_none_or(|live| live.topic(&row.topic).is_some());
-            let topic = catalog.topic(&row.topic).filter(|topic| is_consumed && (topic.config.order || !only_ordered));
-            if let Some(topic) = topic {
-                consumed.entry((row.group.clone(), topic.id)).or_default().push(row);
+        let (mut asked, mut bytes) = (Vec::new(), 0);
+        for topic in catalog.topics().filter(|topic| topic.config.order || !only_ordered) {
+            let row_bytes = ROW_BYTES_MIN + self.settings.broker_name.len() + topic.name.len();
+            let groups = consumed.get(&topic.id).into_iter().flatten();
+            for group in groups.filter(|group| catalog.group(group).is_some() && self.counts(group, topic)) {
+                bytes += row_bytes * topic.write_queues() as usize;
+                if bytes > BODY_BYTES_MAX {
+                    return None;
+                }
+                asked.push(consuming(group, topic, topic.write_queues()));
             }
         }
-        consumed
+        asked.sort_unstable();
+        Some(asked.into())
     }
 
     /// Code 303.
@@ -263,11 +264,10 @@ impl Registrar {
                 Answer::with_body(bodies::encode(&runtime::table(&self.settings, &self.rates, &tally, now_ms)))
             }
             (Goal::TopicsOf { group }, Part::TopicsOf(ids)) => {
-                let catalog = self.ledger.published();
-                let names = catalog.topics().filter(|topic| ids.contains(&topic.id)).map(|topic| &*topic.name);
-                let topics = self.consumed(&group, names);
-                let goal = Goal::Progress { group: group.clone(), topics: topics.clone() };
-                return self.gather(reply, goal, Question::Progress { group, topics }, wanted);
+                let topics = self.ledger.published().topics();
+                let topics = topics.filter(|topic| ids.contains(&topic.id) && self.counts(&group, topic));
+                let (goal, question) = progress_in(&group, topics);
+                return self.gather(reply, goal, question, wanted);
             }
             (Goal::TopicNames, Part::TopicsOf(ids)) => {
                 let topics = self.ledger.published().topics().filter(|topic| ids.contains(&topic.id));
@@ -282,13 +282,17 @@ impl Registrar {
             (Goal::TopicRate { topic, queues }, Part::Stats(stats)) => {
                 admin::topic_stats(&self.settings.broker_name, &topic, &queues, admin::rate(&stats))
             }
-            (Goal::Progress { group, topics }, Part::Progress(queues)) => {
-                let ids = topics.iter().filter_map(|topic| self.ledger.published().topic(topic)).map(|topic| topic.id);
-                let question = Question::Stats(ids.map(|topic| Counted::Got { topic, group: group.clone() }).collect());
-                return self.gather(reply, Goal::ProgressRate { topics, queues }, question, wanted);
+            (Goal::Progress { asked, of_all }, Part::Progress(queues)) => {
+                let counted = asked.iter().map(|of| Counted::Got { topic: of.id, group: of.group.clone() });
+                let question = Question::Stats(counted.collect());
+                return self.gather(reply, Goal::ProgressRate { asked, of_all, queues }, question, wanted);
             }
-            (Goal::ProgressRate { topics, queues }, Part::Stats(stats)) => {
-                admin::consume_stats(&self.settings.broker_name, &topics, &queues, admin::rate(&stats))
+            (Goal::ProgressRate { asked, of_all: false, queues }, Part::Stats(stats)) => {
+                admin::consume_stats(&self.settings.broker_name, &asked, &queues, admin::rate(&stats))
+            }
+            (Goal::ProgressRate { asked, of_all: true, queues }, Part::Stats(stats)) => {
+                let groups = self.ledger.published().groups().map(|group| &*group.name);
+                admin::all_consume_stats(&self.settings, groups, &asked, &queues, &stats)
             }
             (Goal::Spans { topic }, Part::Spans(mut queues)) => {
                 queues.sort_by_key(|times| times.queue);
@@ -309,15 +313,14 @@ impl Registrar {
             (Goal::Correction, Part::Correction(offsets)) => admin::correction(&offsets),
             (Goal::Clone, Part::Cloned(Ok(()))) => Answer::ok(),
             (Goal::Clone, Part::Cloned(Err((code, remark)))) => Answer::refusal(code, remark),
-            (Goal::AllProgress { only_ordered }, Part::AllProgress(rows)) => {
-                let consumed = self.all_consumed(only_ordered, rows);
-                let pairs = consumed.keys();
-                let counted = pairs.map(|(group, topic)| Counted::Got { topic: *topic, group: group.clone() });
-                let question = Question::Stats(counted.collect());
-                return self.gather(reply, Goal::AllProgressRate { consumed }, question, wanted);
-            }
-            (Goal::AllProgressRate { consumed }, Part::Stats(stats)) => {
-                admin::all_consume_stats(&self.settings, &consumed, &stats)
+            (Goal::Consumed { only_ordered }, Part::Consumed(consumed)) => {
+                match consumed.and_then(|consumed| self.all_consuming(only_ordered, &consumed)) {
+                    Some(asked) => {
+                        let goal = Goal::Progress { asked: Arc::clone(&asked), of_all: true };
+                        return self.gather(reply, goal, Question::Progress(asked), wanted);
+                    }
+                    None => too_large(),
+                }
             }
             (Goal::Messages { count }, Part::Messages { found, is_partial }) => {
                 admin::messages(count, BODY_BYTES_MAX, found, is_partial)
@@ -334,4 +337,14 @@ impl Registrar {
         let answer = if answer.body.len() > BODY_BYTES_MAX { too_large() } else { answer };
         wanted.extend(reply.map(|reply| Order::Answer(reply, answer)));
     }
+}
+
+/// What asks how far a group is in topics (code 208).
+fn progress_in<'a>(group: &str, topics: impl Iterator<Item = &'a Arc<Topic>>) -> (Goal, Question) {
+    let asked: Arc<[Consuming]> = topics.map(|topic| consuming(group, topic, topic.read_queues())).collect();
+    (Goal::Progress { asked: Arc::clone(&asked), of_all: false }, Question::Progress(asked))
+}
+
+fn consuming(group: &str, topic: &Topic, queues: u32) -> Consuming {
+    Consuming { group: group.to_owned(), topic: Arc::clone(&topic.name), id: topic.id, queues }
 }

@@ -63,7 +63,7 @@ fn nothing(question: &Question) -> Part {
     match question {
         Question::Topic { .. } => Part::Topic(Vec::new()),
         Question::TopicsOf { .. } => Part::TopicsOf(BTreeSet::new()),
-        Question::Progress { .. } => Part::Progress(Vec::new()),
+        Question::Progress(_) => Part::Progress(Vec::new()),
         Question::Spans { .. } => Part::Spans(Vec::new()),
         Question::GroupsOf { .. } => Part::GroupsOf(BTreeSet::new()),
         Question::Forget { .. } => Part::Forgotten(Ok(())),
@@ -71,7 +71,7 @@ fn nothing(question: &Question) -> Part {
         Question::Correction { .. } => Part::Correction(Vec::new()),
         Question::Clone { .. } => Part::Cloned(Ok(())),
         Question::Stats(counted) => Part::Stats(vec![None; counted.len()]),
-        Question::AllProgress => Part::AllProgress(Vec::new()),
+        Question::Consumed => Part::Consumed(Some(BTreeMap::new())),
         Question::Messages { .. } => Part::Messages { found: Vec::new(), is_partial: false },
         Question::Tally => Part::Tally(Box::default()),
     }

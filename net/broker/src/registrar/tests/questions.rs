@@ -27,9 +27,9 @@ fn all_cores_answer_together() {
     world.tell = |question| match question {
         Question::Topic { .. } => Part::Topic(vec![QueueStats { queue: 1, min: 2, max: 9, last_ms: 77 }]),
         Question::TopicsOf { .. } => Part::TopicsOf(BTreeSet::from([14, 999])),
-        Question::Progress { topics, .. } => {
-            let progress = |topic| QueueProgress { topic, queue: 0, broker: 9, consumer: 4, given: 6, last_ms: 55 };
-            Part::Progress((0..topics.len()).map(progress).collect())
+        Question::Progress(asked) => {
+            let progress = |asked| QueueProgress { asked, queue: 0, broker: 9, consumer: 4, given: 6, last_ms: 55 };
+            Part::Progress((0..asked.len()).map(progress).collect())
         }
         Question::GroupsOf { .. } => Part::GroupsOf(BTreeSet::from(["stored".to_owned()])),
         Question::Messages { count, .. } => Part::Messages {
@@ -88,6 +88,63 @@ fn all_cores_answer_together() {
         assert_eq!((answer.code, answer.remark.contains("tag")), (code, code != 0), "{kind} {unique}");
         assert_eq!(answer.body.is_empty(), code != 0, "{kind} {unique}");
     }
+}
+
+#[test]
+fn all_groups_are_told_with_all_queues_of_their_topics() {
+    let mut world = World::new();
+    world.create("T", "2");
+    world.create("U", "1");
+    world.create("W", "200");
+    let ids = ["T", "U", "W"].map(|topic| world.topic(topic).unwrap().id);
+    assert_eq!(ids, [13, 14, 15], "the answers below count on it");
+    let config = |name: &str| SubscriptionGroupConfig { group_name: name.to_owned(), ..Default::default() };
+    assert_eq!(world.ask(0, 200, &[], bodies::encode(&config("g"))).code, 0);
+    world.heartbeat(1, "c", vec![consumer("live", &[("T", 1)])]);
+    // Each core has one queue of every topic.
+    world.tell = |question| match question {
+        Question::Consumed => {
+            let groups = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let consumed = [(13, groups(&["g", "gone"])), (14, groups(&["g", "live"])), (99, groups(&["g"]))];
+            Part::Consumed(Some(consumed.into()))
+        }
+        Question::Progress(asked) => {
+            let seen: Vec<_> = asked.iter().map(|of| (of.group.as_str(), &*of.topic, of.id, of.queues)).collect();
+            assert_eq!(seen, [("g", "T", 13, 2), ("g", "U", 14, 1)]);
+            let progress = |asked| QueueProgress { asked, queue: 0, broker: 9, consumer: 4, given: 6, last_ms: 55 };
+            Part::Progress((0..asked.len()).map(progress).collect())
+        }
+        question => nothing(question),
+    };
+    let answer = world.ask(0, 317, &[("isOrder", "false")], Vec::new());
+    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    let row = |topic: &str| {
+        let offsets = r#"{"brokerOffset":9,"consumerOffset":4,"lastTimestamp":55,"pullOffset":6}"#;
+        let queue = format!(r#"{{"brokerName":"broker-a","queueId":0,"topic":"{topic}"}}"#);
+        assert_eq!(format!("{queue}:{offsets},").len(), admin::ROW_BYTES_MIN + "broker-a".len() + topic.len() + 1);
+        format!(r#"{{"consumeTps":0.0,"offsetTable":{{{queue}:{offsets}}}}}"#)
+    };
+    assert!(text.contains(&format!(r#"{{"g":[{},{}]}}"#, row("T"), row("U"))), "{text}");
+    assert!(text.contains(r#"{"live":[]}"#) && text.contains(r#"{"TOOLS_CONSUMER":[]}"#), "{text}");
+    assert!(!text.contains("gone") && text.ends_with(r#""totalDiff":20,"totalInflightDiff":8}"#), "{text}");
+    // Too much is refused before it is asked, and if a core says so.
+    for number in 0..700 {
+        world.ask(0, 200, &[], bodies::encode(&config(&format!("g{number}"))));
+    }
+    let many = |question: &Question| match question {
+        Question::Consumed => Part::Consumed(Some([(15, (0..700).map(|group| format!("g{group}")).collect())].into())),
+        question => panic!("{question:?} is not asked"),
+    };
+    let none = |question: &Question| match question {
+        Question::Consumed => Part::Consumed(None),
+        question => panic!("{question:?} is not asked"),
+    };
+    for tell in [many, none] {
+        world.tell = tell;
+        let answer = world.ask(0, 317, &[("isOrder", "false")], Vec::new());
+        assert!(answer.code == 1 && answer.remark.contains("fit a frame"), "{}", answer.remark);
+    }
+    assert_eq!(world.ask(0, 317, &[("isOrder", "false")], Vec::new()).code, 1);
 }
 
 #[test]
