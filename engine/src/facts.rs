@@ -162,8 +162,18 @@ impl Facts {
 
     /// All facts whose keys start with `prefix`, by key.
     pub fn with_prefix<'a>(&'a self, prefix: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.behind(prefix, None)
+    }
+
+    /// As [`with_prefix`](Facts::with_prefix), those behind the key `after`, which starts with it.
+    pub fn behind<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        after: Option<&'a [u8]>,
+    ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
         self.live
-            .range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded))
+            .range::<[u8], _>((from, Bound::Unbounded))
             .take_while(move |(key, _)| key.starts_with(prefix))
             .map(|(key, value)| (&**key, &**value))
     }
@@ -352,6 +362,8 @@ mod tests {
         }
         let some: Vec<_> = facts.with_prefix(&[0, 0, 1]).map(|(key, _)| key[3]).collect();
         assert_eq!(some, (0..=255).collect::<Vec<u8>>());
+        let behind: Vec<_> = facts.behind(&[0, 0, 1], Some(&[0, 0, 1, 253])).map(|(key, _)| key[3]).collect();
+        assert_eq!(behind, [254, 255]);
     }
 
     #[test]

@@ -95,6 +95,16 @@ impl Partition {
         self.derived.facts.with_prefix(prefix)
     }
 
+    /// As [`facts`](Partition::facts), those behind the key `after`, which starts with it: there may be more than one
+    /// wants to look at in one turn.
+    pub fn facts_behind<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        after: Option<&'a [u8]>,
+    ) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.derived.facts.behind(prefix, after)
+    }
+
     /// Deletes every fact whose key starts with `prefix`.
     pub fn forget_facts(&mut self, prefix: &[u8], now_ms: u64) -> Result<(), AppendError> {
         self.check_open()?;

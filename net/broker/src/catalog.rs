@@ -662,6 +662,11 @@ pub fn offset_key(topic: u32, queue: u32, group: &str) -> Vec<u8> {
     key
 }
 
+/// What the keys of all offsets in a topic begin with.
+pub fn offsets_in(topic: u32) -> Vec<u8> {
+    [OFFSET_KEY, &topic.to_be_bytes()].concat()
+}
+
 /// Takes an offset's key apart: topic, queue, group. `None`: it is none.
 pub fn split_offset_key(key: &[u8]) -> Option<(u32, u32, &str)> {
     let (topic, rest) = key.strip_prefix(OFFSET_KEY)?.split_first_chunk::<4>()?;

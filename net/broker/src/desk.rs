@@ -1,6 +1,7 @@
 //! The desk: everything of a core but its sockets. Requests, mail and the partitions' effects come
 //! in; answers, mail and operations for the ring come out. It never waits and never reads a clock.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -23,7 +24,7 @@ use crate::cold::{ColdGate, ColdReads};
 use crate::config::Settings;
 use crate::consume::Pulls;
 use crate::errands::Said;
-use crate::inquiry::{Inquiry, OFFSETS_FULL};
+use crate::inquiry::{Inquiry, OFFSETS_FULL, Pause};
 use crate::mail::{Mail, Mailboxes, Outbox};
 use crate::parked::{Ask, Cold, Loading, Pull};
 use crate::place::{Place, is_send, is_served_fast, place};
@@ -86,6 +87,8 @@ pub struct Desk {
     pub(crate) pops: Pops,
     /// What waits for cold reads.
     pub loading: Loading,
+    /// Questions that have done enough in one turn. Bounded by the gatherings.
+    unfinished: VecDeque<Box<Ask>>,
     /// What this core did since its start.
     pub traffic: Traffic,
     /// The same by topic and by group.
@@ -126,6 +129,7 @@ impl Desk {
             pops: Pops::new(settings.limits.parked_pulls, seed),
             office: Office::default(),
             loading: Loading::default(),
+            unfinished: VecDeque::new(),
             traffic: Traffic::default(),
             stats: Stats::new(seed),
             counters: Counters::default(),
@@ -256,7 +260,9 @@ impl Desk {
                 self.registrar(now_ms, |registrar, orders| registrar.on_told(ticket, part, now_ms, orders));
             }
             Mail::Ask { ticket, from, question } => {
-                self.ask(Box::new(Ask { ticket, from, inquiry: Inquiry::new(question) }), now_ms);
+                let ask = Box::new(Ask { ticket, from, inquiry: Inquiry::new(question) });
+                // One of them a turn, if some are long.
+                if self.unfinished.is_empty() { self.ask(ask, now_ms) } else { self.unfinished.push_back(ask) }
             }
             Mail::Pop(pop) => self.take_pop(pop, now_ms),
             Mail::Watch(watch) => self.watch(*watch, now_ms),
@@ -293,6 +299,9 @@ impl Desk {
         self.pulls.woken = expired;
         self.held_on_time(now_ms);
         self.pops_on_time(now_ms);
+        if let Some(ask) = self.unfinished.pop_front() {
+            self.ask(ask, now_ms);
+        }
     }
 
     /// To be called about every second.
@@ -307,6 +316,9 @@ impl Desk {
     /// When `on_time` or a partition wants to run again, in ms.
     pub fn deadline_ms(&self) -> u64 {
         let partitions = self.partitions.iter().map(Partition::deadline_ms);
+        if !self.unfinished.is_empty() {
+            return 0;
+        }
         let stirred = self.pops.stirred.front().filter(|_| self.pops.held.has_room()).map(|_| 0);
         let pops =
             [self.pops.waiting.deadline_ms(), self.accounts_deadline_ms(), self.pops.held.deadline_ms(), stirred];
@@ -430,40 +442,41 @@ impl Desk {
         }
     }
 
-    /// Answers a question about the partitions of this core, as soon as cold reads allow.
+    /// Answers a question about the partitions of this core, as far as one turn goes and cold reads allow.
     fn ask(&mut self, mut ask: Box<Ask>, now_ms: u64) {
-        if let Some(counted) = ask.inquiry.counted() {
-            let windows = counted.iter().map(|counted| self.stats.windows(counted, &self.traffic, now_ms)).collect();
-            return self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part: Part::Stats(windows) });
-        }
         let partitions_all = self.settings.partitions;
         let inquiry = &mut ask.inquiry;
-        if let Some(group) = inquiry.forgets() {
-            self.pops.accounts.forget(|holder| *holder.group == *group);
-            self.pulls.resets.forget_group(group);
-            return self.forget_offsets(ask.ticket, ask.from, group, now_ms);
+        if inquiry.forgets().is_some() {
+            return self.forget_offsets(ask, now_ms);
         }
-        let unwritten = self.pops.accounts.changed() as u64;
-        let tally = Tally { traffic: self.traffic, counters: self.counters, unwritten, ..Tally::default() };
-        let accounts = &mut self.pops.accounts;
-        let mut lent = |queue: QueueKey, group: &str| {
-            let account = accounts.find(queue, group)?;
-            accounts.get(account).map(|holder| holder.account.next())
+        let outcome = if let Some(counted) = inquiry.uncounted() {
+            let windows = counted.iter().map(|counted| self.stats.windows(counted, &self.traffic, now_ms)).collect();
+            inquiry.count(windows).ok_or(Pause::Turn)
+        } else {
+            let unwritten = self.pops.accounts.changed() as u64;
+            let tally = Tally { traffic: self.traffic, counters: self.counters, unwritten, ..Tally::default() };
+            let accounts = &mut self.pops.accounts;
+            let mut lent = |queue: QueueKey, group: &str| {
+                let account = accounts.find(queue, group)?;
+                accounts.get(account).map(|holder| holder.account.next())
+            };
+            inquiry.answer(&mut self.partitions, partitions_all, &self.catalog, tally, &mut lent)
         };
-        match inquiry.answer(&mut self.partitions, partitions_all, &self.catalog, tally, &mut lent) {
+        if let Some((group, offsets)) = inquiry.cloned() {
+            // Else what it has would be written over that.
+            offsets.into_iter().for_each(|(queue, offset)| self.reset_account(queue, &group, offset));
+        }
+        match outcome {
             Ok(mut part) => {
                 if let (Some(reset), Part::Reset(Ok(offsets))) = (ask.inquiry.reset().filter(|to| to.is_kept), &part)
                     && let Err(refused) = self.reset(reset, offsets, now_ms)
                 {
                     part = Part::Reset(Err(refused));
                 }
-                if let Some((group, offsets)) = ask.inquiry.cloned() {
-                    // Else what it has would be written over that.
-                    offsets.into_iter().for_each(|(queue, offset)| self.reset_account(queue, &group, offset));
-                }
                 self.outbox.send(ask.from, Mail::Told { ticket: ask.ticket, part });
             }
-            Err((local, load)) => self.wait_for(local, load, Cold::Ask(ask)),
+            Err(Pause::Read(local, load)) => self.wait_for(local, load, Cold::Ask(ask)),
+            Err(Pause::Turn) => self.unfinished.push_back(ask),
         }
     }
 

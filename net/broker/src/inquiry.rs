@@ -1,6 +1,7 @@
 //! One core's part of the answer to a question that all cores are asked.
 
 mod found;
+mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +10,16 @@ use engine::format::QueueKey;
 use engine::partition::Partition;
 use found::{Found, Sought};
 use protocol::codes::response;
+use walk::{Committed, Walk};
+pub use walk::{LOOKS_PER_TURN, Pause};
 
 use crate::admin::{
     Consumed, Consuming, PAIRS_MAX, Part, Question, QueueProgress, QueueStats, QueueTimes, Refused, Reset, ResetTo,
     Tally,
 };
 use crate::answer::BUSY;
-use crate::catalog::{Catalog, OFFSET_KEY, Topic, offset_key, offset_value, split_offset_key};
-use crate::stats::Counted;
+use crate::catalog::{Catalog, OFFSET_KEY, Topic, offset_key, offset_value, offsets_in};
+use crate::stats::{Counted, Windows};
 
 /// Why offsets of a group are not set.
 pub const OFFSETS_FULL: &str = "a partition has no room for another consumer offset, so not all are set; groups that \
@@ -46,19 +49,39 @@ pub struct Inquiry {
     progress: Vec<QueueProgress>,
     times: Vec<QueueTimes>,
     offsets: Vec<(u32, u64)>,
-    /// Offsets that were cloned.
+    /// How far a walk over groups' offsets came, and what it found.
+    walk: Walk,
+    topics: BTreeSet<u32>,
+    groups: BTreeSet<String>,
+    consumed: Consumed,
+    pairs: usize,
+    corrected: Corrected,
     cloned: Vec<(QueueKey, u64)>,
+    /// What was looked up of the counts that are asked for.
+    windows: Vec<Option<Windows>>,
     /// A read failed: what cannot be told without reading is left out.
     is_blind: bool,
 }
 
 impl Inquiry {
-    /// The group that is to be forgotten, if that is asked.
-    pub fn forgets(&self) -> Option<&str> {
+    /// The group that is to be forgotten, if that is asked, and whether nobody looked for its offsets yet.
+    pub fn forgets(&self) -> Option<(&str, bool)> {
         match &self.question {
-            Question::Forget { group } => Some(group),
+            Question::Forget { group } => Some((group, self.walk.is_new())),
             _ => None,
         }
+    }
+
+    /// Keys of the offsets that are to be forgotten, by index of the partition: those that one turn finds. `Err`: there
+    /// may be more.
+    pub fn forget(&mut self, partitions: &[Partition], keys: &mut Vec<Vec<Vec<u8>>>) -> Result<(), Pause> {
+        let Question::Forget { group } = &self.question else { return Ok(()) };
+        keys.resize(partitions.len(), Vec::new());
+        self.walk.go_on(partitions, OFFSET_KEY, |committed| {
+            if committed.group == group {
+                keys[committed.index].push(committed.key.to_vec());
+            }
+        })
     }
 
     /// Where a group goes on by what was answered, if that was asked to clone offsets to it.
@@ -80,17 +103,24 @@ impl Inquiry {
             progress: Vec::new(),
             times: Vec::new(),
             offsets: Vec::new(),
+            walk: Walk::default(),
+            topics: BTreeSet::new(),
+            groups: BTreeSet::new(),
+            consumed: Consumed::new(),
+            pairs: 0,
+            corrected: Corrected::default(),
             cloned: Vec::new(),
+            windows: Vec::new(),
             is_blind: false,
         }
     }
 
-    /// Answers from this core's partitions. `Err` names the partition (by index) and the cold read
-    /// that must end before this is called again. `partitions_all`: how many the broker has. `tally`: what
-    /// the core itself counted; `lent`: what its pops know. What waits for the log, `Forget`, is not answered here: see [`forgets`](Self::forgets).
+    /// Answers from this core's partitions. `Err`: this is to be called again, after a read or in another turn.
+    /// `partitions_all`: how many the broker has. `tally`: what the core itself counted; `lent`: what its pops know. What
+    /// waits for the log, `Forget`, is not answered here: see [`forgets`](Self::forgets); nor is `Stats`.
     ///
-    /// Cost: `TopicsOf`, `GroupsOf` and `Consumed` look at every consumer offset of the partitions, or of the topic;
-    /// the others only at what they name.
+    /// Cost: a turn looks at [`LOOKS_PER_TURN`] offsets or queues. `TopicsOf`, `GroupsOf`, `Consumed`, `Correction` and
+    /// `Clone` look at every consumer offset of the partitions, or of the topic; the others only at what they name.
     pub fn answer(
         &mut self,
         partitions: &mut [Partition],
@@ -98,15 +128,26 @@ impl Inquiry {
         catalog: &Catalog,
         tally: Tally,
         lent: &mut Lent<'_>,
-    ) -> Result<Part, (usize, LoadId)> {
-        let mut here = Here { partitions, partitions_all, catalog, is_blind: self.is_blind };
+    ) -> Result<Part, Pause> {
+        let mut here = Here { partitions, partitions_all, catalog, is_blind: self.is_blind, left: LOOKS_PER_TURN };
         Ok(match &self.question {
             Question::Topic { topic } => {
                 here.topic_stats(topic, &mut self.walked.1, &mut self.stats)?;
                 Part::Topic(std::mem::take(&mut self.stats))
             }
-            Question::TopicsOf { group } => Part::TopicsOf(here.topics_of(group)),
-            Question::Consumed => Part::Consumed(here.consumed()),
+            Question::TopicsOf { group } => {
+                let topics = &mut self.topics;
+                self.walk.go_on(here.partitions, OFFSET_KEY, |committed| {
+                    if committed.group == group {
+                        topics.insert(committed.topic);
+                    }
+                })?;
+                Part::TopicsOf(std::mem::take(topics))
+            }
+            Question::Consumed => {
+                here.consumed(&mut self.walk, &mut self.consumed, &mut self.pairs)?;
+                Part::Consumed((self.pairs <= PAIRS_MAX).then(|| std::mem::take(&mut self.consumed)))
+            }
             Question::Progress(asked) => {
                 here.progress(asked, lent, &mut self.walked, &mut self.progress)?;
                 Part::Progress(std::mem::take(&mut self.progress))
@@ -115,33 +156,52 @@ impl Inquiry {
                 here.spans(topic, group, &mut self.walked.1, &mut self.times)?;
                 Part::Spans(std::mem::take(&mut self.times))
             }
-            Question::GroupsOf { topic } => Part::GroupsOf(here.groups_of(topic)),
+            Question::GroupsOf { topic } => {
+                if let Some(topic) = catalog.topic(topic) {
+                    let groups = &mut self.groups;
+                    self.walk.go_on(here.partitions, &offsets_in(topic.id), |committed| {
+                        if !groups.contains(committed.group) {
+                            groups.insert(committed.group.to_owned());
+                        }
+                    })?;
+                }
+                Part::GroupsOf(std::mem::take(&mut self.groups))
+            }
             Question::Reset(reset) => match here.reset(reset, &mut self.walked.1, &mut self.offsets)? {
                 Ok(()) => Part::Reset(Ok(std::mem::take(&mut self.offsets))),
                 Err(refused) => Part::Reset(Err(refused)),
             },
             Question::Correction { topic, without, compared } => {
-                Part::Correction(here.correction(topic, without, compared))
+                if let Some(topic) = catalog.topic(topic) {
+                    here.correction(topic.id, without, compared, &mut self.walk, &mut self.corrected)?;
+                }
+                Part::Correction(std::mem::take(&mut self.corrected).told())
             }
             Question::Clone { from, to, topics } => {
-                Part::Cloned(here.clone_offsets(from, to, topics.as_ref(), &mut self.cloned))
+                Part::Cloned(here.clone_offsets(from, to, topics.as_ref(), &mut self.walk, &mut self.cloned)?)
             }
-            Question::Forget { .. } => unreachable!("who asks this is told when the log has it"),
             Question::Messages { .. } => {
                 self.search(here.partitions)?;
                 self.messages()
             }
-            Question::Stats(counted) => Part::Stats(vec![None; counted.len()]),
             Question::Tally => Part::Tally(Box::new(here.tally(tally))),
+            Question::Forget { .. } | Question::Stats(_) => unreachable!("they are not answered here"),
         })
     }
 
-    /// What was counted of these, if that is the question: the core knows, not its partitions.
-    pub fn counted(&self) -> Option<&[Counted]> {
-        match &self.question {
-            Question::Stats(counted) => Some(counted),
-            _ => None,
-        }
+    /// What is to be looked up of counts, if that is the question: the core knows, not its partitions. At most
+    /// as many as one turn may look at.
+    pub fn uncounted(&self) -> Option<&[Counted]> {
+        let Question::Stats(counted) = &self.question else { return None };
+        let rest = &counted[self.windows.len()..];
+        Some(&rest[..rest.len().min(LOOKS_PER_TURN)])
+    }
+
+    /// Takes what was found of those. Returns the answer, if that is all.
+    pub fn count(&mut self, windows: Vec<Option<Windows>>) -> Option<Part> {
+        self.windows.extend(windows);
+        let is_over = self.uncounted().is_none_or(<[Counted]>::is_empty);
+        is_over.then(|| Part::Stats(std::mem::take(&mut self.windows)))
     }
 
     /// What is to be set anew, if that is the question.
@@ -173,11 +233,11 @@ impl Inquiry {
     }
 
     /// Looks for messages with the key until there are enough of them in each partition.
-    fn search(&mut self, partitions: &mut [Partition]) -> Result<(), (usize, LoadId)> {
+    fn search(&mut self, partitions: &mut [Partition]) -> Result<(), Pause> {
         let Some(sought) = self.question.sought() else { return Ok(()) };
         self.found.resize_with(partitions.len(), || Found::new(&sought));
         for (index, (partition, found)) in partitions.iter_mut().zip(&mut self.found).enumerate() {
-            found.go_on(&sought, partition, &mut self.found_bytes).map_err(|load| (index, load))?;
+            found.go_on(&sought, partition, &mut self.found_bytes).map_err(|load| Pause::Read(index, load))?;
         }
         Ok(())
     }
@@ -190,10 +250,20 @@ impl Inquiry {
     }
 }
 
-/// The keys of a group's offsets in a partition. Cost: a look at every consumer offset there.
-pub fn offset_keys(partition: &Partition, group: &str) -> Vec<Vec<u8>> {
-    let keys = partition.facts(OFFSET_KEY).map(|(key, _)| key);
-    keys.filter(|key| split_offset_key(key).is_some_and(|(_, _, of)| of == group)).map(<[u8]>::to_vec).collect()
+/// Where groups must at least be, by queue: the lowest offset of those that count, and that of the compared one.
+#[derive(Debug, Default)]
+struct Corrected {
+    lowest: BTreeMap<u32, u64>,
+    compared: BTreeMap<u32, u64>,
+}
+
+impl Corrected {
+    /// The lowest; `MAX` where the compared group is behind it.
+    fn told(self) -> Vec<(u32, i64)> {
+        let is_behind = |queue: u32, low: u64| self.compared.get(&queue).is_some_and(|offset| low > *offset);
+        let rows = self.lowest.iter().map(|(queue, low)| (*queue, *low));
+        rows.map(|(queue, low)| (queue, if is_behind(queue, low) { i64::MAX } else { low.cast_signed() })).collect()
+    }
 }
 
 /// What a core can look at.
@@ -202,11 +272,13 @@ struct Here<'a> {
     partitions_all: u16,
     catalog: &'a Catalog,
     is_blind: bool,
+    /// Queues that may be looked at in this turn.
+    left: usize,
 }
 
 impl Here<'_> {
-    /// Goes on at a queue; `Err` if something must be read first.
-    fn topic_stats(&mut self, topic: &str, next: &mut u32, all: &mut Vec<QueueStats>) -> Result<(), (usize, LoadId)> {
+    /// Goes on at a queue.
+    fn topic_stats(&mut self, topic: &str, next: &mut u32, all: &mut Vec<QueueStats>) -> Result<(), Pause> {
         let Some(topic) = self.catalog.topic(topic) else { return Ok(()) };
         self.each_queue(topic, topic.queues(), next, |partition, queue, stored_ms| {
             let key = QueueKey { topic: topic.id, queue };
@@ -217,14 +289,14 @@ impl Here<'_> {
         })
     }
 
-    /// Goes on at a topic's queue; `Err` if something must be read first.
+    /// Goes on at a topic's queue.
     fn progress(
         &mut self,
         asked: &[Consuming],
         lent: &mut Lent<'_>,
         (index, next): &mut (usize, u32),
         all: &mut Vec<QueueProgress>,
-    ) -> Result<(), (usize, LoadId)> {
+    ) -> Result<(), Pause> {
         while let Some(Consuming { group, topic, queues, .. }) = asked.get(*index) {
             if let Some(topic) = self.catalog.topic(topic) {
                 self.each_queue(topic, *queues, next, |partition, queue, stored_ms| {
@@ -243,14 +315,8 @@ impl Here<'_> {
         Ok(())
     }
 
-    /// Goes on at a queue; `Err` if something must be read first.
-    fn spans(
-        &mut self,
-        topic: &str,
-        group: &str,
-        next: &mut u32,
-        all: &mut Vec<QueueTimes>,
-    ) -> Result<(), (usize, LoadId)> {
+    /// Goes on at a queue.
+    fn spans(&mut self, topic: &str, group: &str, next: &mut u32, all: &mut Vec<QueueTimes>) -> Result<(), Pause> {
         let Some(topic) = self.catalog.topic(topic) else { return Ok(()) };
         self.each_queue(topic, topic.write_queues(), next, |partition, queue, stored_ms| {
             let key = QueueKey { topic: topic.id, queue };
@@ -273,18 +339,18 @@ impl Here<'_> {
         })
     }
 
-    /// Where a group's offsets are set to. Goes on at a queue; `Err` if something must be read first. Inside, `Err`
-    /// says why they cannot be set.
+    /// Where a group's offsets are set to. Goes on at a queue. Inside, `Err` says why they
+    /// cannot be set.
     fn reset(
         &mut self,
         reset: &Reset,
         next: &mut u32,
         all: &mut Vec<(u32, u64)>,
-    ) -> Result<Result<(), Refused>, (usize, LoadId)> {
+    ) -> Result<Result<(), Refused>, Pause> {
         let Some(topic) = self.catalog.topic(&reset.topic) else { return Ok(Ok(())) };
         let mut refusal = None;
         let is_blind = self.is_blind;
-        self.each_queue(topic, topic.read_queues(), next, |partition, queue, _| {
+        let walked = self.each_queue(topic, topic.read_queues(), next, |partition, queue, _| {
             if reset.queue.is_some_and(|only| only != queue) || refusal.is_some() {
                 return Ok(());
             }
@@ -323,37 +389,36 @@ impl Here<'_> {
             };
             all.push((queue, offset));
             Ok(())
-        })?;
-        Ok(refusal.map_or(Ok(()), Err))
+        });
+        match refusal {
+            Some(refused) => Ok(Err(refused)),
+            None => walked.map(Ok),
+        }
     }
 
-    /// The lowest offset of all groups in each of a topic's queues, but for those that do not count; `MAX` where the
-    /// compared group is behind it.
-    fn correction(&mut self, topic: &str, without: &BTreeSet<String>, compared: &str) -> Vec<(u32, i64)> {
-        let Some(topic) = self.catalog.topic(topic) else { return Vec::new() };
-        let prefix = [OFFSET_KEY, &topic.id.to_be_bytes()].concat();
-        let mut lowest: BTreeMap<u32, u64> = BTreeMap::new();
-        let mut compare: BTreeMap<u32, u64> = BTreeMap::new();
-        for partition in &mut *self.partitions {
-            let rows: Vec<(u32, bool, bool, u64)> = partition
-                .facts(&prefix)
-                .filter_map(|(key, value)| {
-                    let (_, queue, group) = split_offset_key(key)?;
-                    Some((queue, !without.contains(group), group == compared, offset_value(value)?))
-                })
-                .collect();
-            for (queue, counts, is_compared, offset) in rows {
-                if counts && offset >= partition.span(QueueKey { topic: topic.id, queue }).min {
-                    lowest.entry(queue).and_modify(|low| *low = offset.min(*low)).or_insert(offset);
-                }
-                if is_compared {
-                    compare.insert(queue, offset);
-                }
+    /// Offsets of all groups in a topic's queues, but for those that do not count.
+    fn correction(
+        &mut self,
+        topic: u32,
+        without: &BTreeSet<String>,
+        compared: &str,
+        walk: &mut Walk,
+        all: &mut Corrected,
+    ) -> Result<(), Pause> {
+        let mut rows = Vec::new();
+        let walked = walk.go_on(self.partitions, &offsets_in(topic), |committed| {
+            let Committed { index, queue, group, offset, .. } = committed;
+            rows.push((index, queue, offset, !without.contains(group), group == compared));
+        });
+        for (index, queue, offset, counts, is_compared) in rows {
+            if counts && offset >= self.partitions[index].span(QueueKey { topic, queue }).min {
+                all.lowest.entry(queue).and_modify(|low| *low = offset.min(*low)).or_insert(offset);
+            }
+            if is_compared {
+                all.compared.insert(queue, offset);
             }
         }
-        let is_behind = |queue: u32, low: u64| compare.get(&queue).is_some_and(|offset| low > *offset);
-        let rows = lowest.into_iter();
-        rows.map(|(queue, low)| (queue, if is_behind(queue, low) { i64::MAX } else { low.cast_signed() })).collect()
+        walked
     }
 
     /// `cloned` gets what was cloned, also if that is not all.
@@ -362,61 +427,41 @@ impl Here<'_> {
         from: &str,
         to: &str,
         topics: Option<&BTreeSet<String>>,
+        walk: &mut Walk,
         cloned: &mut Vec<(QueueKey, u64)>,
-    ) -> Result<(), Refused> {
+    ) -> Result<Result<(), Refused>, Pause> {
         if !self.partitions.iter().all(Partition::is_open) {
-            return Err((response::SERVICE_NOT_AVAILABLE, OPENING.to_owned()));
+            return Ok(Err((response::SERVICE_NOT_AVAILABLE, OPENING.to_owned())));
         }
         let ids: Option<BTreeSet<u32>> = topics
             .map(|topics| topics.iter().filter_map(|name| self.catalog.topic(name)).map(|topic| topic.id).collect());
-        for partition in &mut *self.partitions {
-            let rows: Vec<(u32, u32, u64)> = partition
-                .facts(OFFSET_KEY)
-                .filter_map(|(key, value)| {
-                    let (topic, queue, group) = split_offset_key(key)?;
-                    let is_wanted = group == from && ids.as_ref().is_none_or(|ids| ids.contains(&topic));
-                    is_wanted.then_some((topic, queue, offset_value(value)?))
-                })
-                .collect();
-            for (topic, queue, offset) in rows {
-                if !partition.note(&offset_key(topic, queue, to), &offset.to_be_bytes()) {
-                    tracing::warn!(group = to, topic, queue, "no room for another consumer offset");
-                    return Err((response::SYSTEM_BUSY, OFFSETS_FULL.to_owned()));
-                }
-                cloned.push((QueueKey { topic, queue }, offset));
+        let mut rows = Vec::new();
+        let walked = walk.go_on(self.partitions, OFFSET_KEY, |committed| {
+            let Committed { index, topic, queue, group, offset, .. } = committed;
+            if group == from && ids.as_ref().is_none_or(|ids| ids.contains(&topic)) {
+                rows.push((index, QueueKey { topic, queue }, offset));
             }
+        });
+        for (index, key, offset) in rows {
+            if !self.partitions[index].note(&offset_key(key.topic, key.queue, to), &offset.to_be_bytes()) {
+                tracing::warn!(group = to, ?key, "no room for another consumer offset");
+                return Ok(Err((response::SYSTEM_BUSY, OFFSETS_FULL.to_owned())));
+            }
+            cloned.push((key, offset));
         }
-        Ok(())
+        walked.map(Ok)
     }
 
-    /// Which groups have offsets here. `None`: too many.
-    fn consumed(&self) -> Option<Consumed> {
-        let (mut consumed, mut pairs) = (Consumed::new(), 0);
-        let keys = self.partitions.iter().flat_map(|partition| partition.facts(OFFSET_KEY));
-        for (topic, _, group) in keys.filter_map(|(key, _)| split_offset_key(key)) {
-            let groups = consumed.entry(topic).or_default();
-            if !groups.contains(group) && self.catalog.group(group).is_some() {
+    /// Which groups have offsets here, until there are too many.
+    fn consumed(&self, walk: &mut Walk, all: &mut Consumed, pairs: &mut usize) -> Result<(), Pause> {
+        let walked = walk.go_on(self.partitions, OFFSET_KEY, |Committed { topic, group, .. }| {
+            let groups = all.entry(topic).or_default();
+            if *pairs <= PAIRS_MAX && !groups.contains(group) && self.catalog.group(group).is_some() {
                 groups.insert(group.to_owned());
-                pairs += 1;
-                if pairs > PAIRS_MAX {
-                    return None;
-                }
+                *pairs += 1;
             }
-        }
-        Some(consumed)
-    }
-
-    fn topics_of(&self, group: &str) -> BTreeSet<u32> {
-        let keys = self.partitions.iter().flat_map(|partition| partition.facts(OFFSET_KEY));
-        let offsets = keys.filter_map(|(key, _)| split_offset_key(key));
-        offsets.filter(|(_, _, of)| *of == group).map(|(topic, _, _)| topic).collect()
-    }
-
-    fn groups_of(&self, topic: &str) -> BTreeSet<String> {
-        let Some(topic) = self.catalog.topic(topic) else { return BTreeSet::new() };
-        let prefix = [OFFSET_KEY, &topic.id.to_be_bytes()].concat();
-        let keys = self.partitions.iter().flat_map(|partition| partition.facts(&prefix));
-        keys.filter_map(|(key, _)| split_offset_key(key)).map(|(_, _, group)| group.to_owned()).collect()
+        });
+        if *pairs > PAIRS_MAX { Ok(()) } else { walked }
     }
 
     fn tally(&self, mut tally: Tally) -> Tally {
@@ -437,14 +482,14 @@ impl Here<'_> {
     }
 
     /// Asks for each of a topic's queues from `next` on that lie in these partitions. `ask` is given a way to
-    /// tell when a message was stored: 0 if there is none.
+    /// tell when a message was stored: 0 if there is none. `Err`: it stopped at `next`.
     fn each_queue(
         &mut self,
         topic: &Topic,
         queues: u32,
         next: &mut u32,
         mut ask: impl FnMut(&mut Partition, u32, &StoredMs) -> Result<(), LoadId>,
-    ) -> Result<(), (usize, LoadId)> {
+    ) -> Result<(), Pause> {
         let is_blind = self.is_blind;
         let stored_ms = move |partition: &mut Partition, key: QueueKey, offset: Option<u64>| match offset {
             Some(offset) => match partition.store_time(key, offset) {
@@ -455,10 +500,11 @@ impl Here<'_> {
         };
         for queue in *next..queues {
             *next = queue;
+            self.left = self.left.checked_sub(1).ok_or(Pause::Turn)?;
             let number = topic.partition_of(queue, self.partitions_all);
             let found = self.partitions.iter_mut().enumerate().find(|(_, partition)| partition.number() == number);
             if let Some((index, partition)) = found {
-                ask(partition, queue, &stored_ms).map_err(|load| (index, load))?;
+                ask(partition, queue, &stored_ms).map_err(|load| Pause::Read(index, load))?;
             }
         }
         Ok(())

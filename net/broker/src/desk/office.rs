@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use engine::Ticket;
 use engine::error::AppendError;
+use engine::format::QueueKey;
 
 use super::refusals::of_append;
 use super::{Desk, Notice};
 use crate::admin::Part;
-use crate::catalog::{Catalog, OFFSET_KEY, offset_key, split_offset_key};
-use crate::inquiry::offset_keys;
+use crate::catalog::{Catalog, OFFSET_KEY, offset_key, offsets_in, split_offset_key};
 use crate::ledger::Facts;
 use crate::mail::Mail;
+use crate::parked::Ask;
 use crate::promise::Promise;
 use crate::registrar::{Order, Registrar};
 
@@ -43,13 +44,11 @@ struct Forgetting {
     ticket: u64,
     /// On which core.
     from: usize,
-    /// Deletions that are not durable yet.
+    /// Deletions that are not durable yet, and one as long as offsets are looked for.
     missing: usize,
     outcome: Result<(), AppendError>,
 }
 
-/// Offsets that are deleted by one put. 4,096: half a megabyte.
-const FORGOTTEN_AT_ONCE: usize = 4_096;
 /// No topic ever has this id, and no queue this number.
 const NOWHERE: u32 = u32::MAX;
 
@@ -128,33 +127,61 @@ impl Desk {
         }
     }
 
-    /// Deletes a group's offsets in all logs of this core. Who asked hears of it once that is durable, or cannot be.
-    pub(super) fn forget_offsets(&mut self, ticket: u64, from: usize, group: &str, now_ms: u64) {
-        let mut forgetting = Forgetting { ticket, from, missing: 0, outcome: Ok(()) };
-        for partition in &mut self.partitions {
-            // A log is asked also where there is nothing: it may be closed, and what was deleted before it may not be
-            // durable yet.
-            let mut keys = vec![offset_key(NOWHERE, NOWHERE, group)];
-            keys.append(&mut offset_keys(partition, group));
-            for keys in keys.chunks(FORGOTTEN_AT_ONCE) {
-                let changes: Vec<(&[u8], Option<&[u8]>)> = keys.iter().map(|key| (key.as_slice(), None)).collect();
-                let promise = self.promises.open(Promise::Forget(ticket));
-                if let Err(error) = partition.put_durably(&changes, promise, now_ms) {
+    /// Deletes a group's offsets in all logs of this core, in each turn those that it finds. Who asked hears of it once
+    /// that is durable, or cannot be.
+    pub(super) fn forget_offsets(&mut self, mut ask: Box<Ask>, now_ms: u64) {
+        let (ticket, from) = (ask.ticket, ask.from);
+        let Some((group, is_new)) = ask.inquiry.forgets() else { return };
+        if is_new {
+            self.pops.accounts.forget(|holder| *holder.group == *group);
+            self.pulls.resets.forget_group(group);
+            self.office.forgetting.push(Forgetting { ticket, from, missing: 1, outcome: Ok(()) });
+        }
+        let nothing = offset_key(NOWHERE, NOWHERE, group);
+        let mut keys = Vec::new();
+        let is_over = ask.inquiry.forget(&self.partitions, &mut keys).is_ok();
+        let (mut missing, mut outcome) = (0, Ok(()));
+        for (partition, mut keys) in self.partitions.iter_mut().zip(keys) {
+            for (topic, queue, group) in keys.iter().filter_map(|key| split_offset_key(key)) {
+                // Opened since the first turn, of what is forgotten now.
+                self.pops.accounts.forget_one(QueueKey { topic, queue }, group);
+            }
+            if is_over {
+                // A log is asked also where there is nothing: it may be closed, and what was deleted before it may not
+                // be durable yet.
+                keys.push(nothing.clone());
+            } else if keys.is_empty() {
+                continue;
+            }
+            let changes: Vec<(&[u8], Option<&[u8]>)> = keys.iter().map(|key| (key.as_slice(), None)).collect();
+            let promise = self.promises.open(Promise::Forget(ticket));
+            match partition.put_durably(&changes, promise, now_ms) {
+                Ok(()) => missing += 1,
+                Err(error) => {
                     self.promises.close(promise);
-                    forgetting.outcome = Err(error);
-                    break;
+                    outcome = Err(error);
                 }
-                forgetting.missing += 1;
             }
         }
-        self.office.forgetting.push(forgetting);
-        self.tell_forgotten(ticket);
+        let asked = self.forgetting(ticket);
+        asked.missing += missing;
+        asked.outcome = asked.outcome.and(outcome);
+        if is_over || asked.outcome.is_err() {
+            asked.missing -= 1;
+            self.tell_forgotten(ticket);
+        } else {
+            self.unfinished.push_back(ask);
+        }
+    }
+
+    fn forgetting(&mut self, ticket: u64) -> &mut Forgetting {
+        let mut asked = self.office.forgetting.iter_mut().filter(|forgetting| forgetting.ticket == ticket);
+        asked.next().expect("it is there until all its promises came back")
     }
 
     /// A log has deleted some of a group's offsets, or it is not known that it has.
     pub(super) fn forgotten(&mut self, ticket: u64, outcome: Result<(), AppendError>) {
-        let mut asked = self.office.forgetting.iter_mut().filter(|forgetting| forgetting.ticket == ticket);
-        let asked = asked.next().expect("it is there until all its promises came back");
+        let asked = self.forgetting(ticket);
         asked.missing -= 1;
         asked.outcome = asked.outcome.and(outcome);
         self.tell_forgotten(ticket);
@@ -262,11 +289,6 @@ impl Desk {
     }
 }
 
-/// What the keys of all offsets in a topic begin with.
-fn offsets_in(topic: u32) -> Vec<u8> {
-    [OFFSET_KEY, &topic.to_be_bytes()].concat()
-}
-
 #[cfg(test)]
 mod tests {
     //! Method: a desk with two partitions over the simulated kernel, and what it tells of what it is asked.
@@ -275,7 +297,9 @@ mod tests {
     use crate::admin::{Question, Refused, Reset, ResetTo};
     use crate::catalog::{Topic, TopicConfig};
     use crate::config::{Config, Found};
+    use crate::inquiry::LOOKS_PER_TURN;
     use crate::mail::Mailboxes;
+    use crate::pop::account::Account;
     use crate::produce::describe;
     use engine::buffer::Region;
     use engine::io::{Io, Tag};
@@ -284,13 +308,14 @@ mod tests {
     use engine::sim::{Faults, Sim};
     use protocol::codes::response;
 
-    /// Of the test's own questions.
+    /// The test's own questions have tickets from here on.
     const TICKET: u64 = 77;
 
     struct World {
         sim: Sim,
         desk: Desk,
         mailboxes: Mailboxes,
+        asked: u64,
         told: Vec<Part>,
     }
 
@@ -307,7 +332,7 @@ mod tests {
             let mailboxes = Mailboxes::new(1, 64);
             let partitions = vec![partition(0), partition(1)];
             let desk = Desk::new(0, Arc::new(settings), partitions, mailboxes.clone(), 7);
-            World { sim, desk, mailboxes, told: Vec::new() }
+            World { sim, desk, mailboxes, asked: 0, told: Vec::new() }
         }
 
         fn opened(sim: Sim) -> World {
@@ -326,7 +351,7 @@ mod tests {
             self.desk.outbox.flush();
             while let Some(mail) = self.mailboxes.pop(0) {
                 match mail {
-                    Mail::Told { ticket: TICKET, part } => self.told.push(part),
+                    Mail::Told { ticket: TICKET.., part } => self.told.push(part),
                     mail => self.desk.on_mail(mail, self.sim.now_ms()),
                 }
                 self.desk.outbox.flush();
@@ -366,7 +391,8 @@ mod tests {
 
         fn ask(&mut self, question: Question) {
             let now_ms = self.sim.now_ms();
-            self.desk.on_mail(Mail::Ask { ticket: TICKET, from: 0, question }, now_ms);
+            self.desk.on_mail(Mail::Ask { ticket: TICKET + self.asked, from: 0, question }, now_ms);
+            self.asked += 1;
             self.settle();
         }
 
@@ -376,7 +402,8 @@ mod tests {
 
         /// In how many partitions the group has an offset.
         fn offsets(&self) -> usize {
-            self.desk.partitions.iter().map(|partition| offset_keys(partition, "g").len()).sum()
+            let is_its = |(key, _): &(&[u8], &[u8])| split_offset_key(key).is_some_and(|(_, _, group)| group == "g");
+            self.desk.partitions.iter().map(|partition| partition.facts(OFFSET_KEY).filter(is_its).count()).sum()
         }
 
         fn commit(&mut self) {
@@ -429,6 +456,40 @@ mod tests {
         world.forget();
         world.drive();
         assert_eq!((&world.told[..], world.offsets()), (&[Part::Forgotten(Ok(()))][..], 0), "and then it is");
+    }
+
+    #[test]
+    fn a_turn_looks_at_so_many_offsets_and_others_have_theirs() {
+        const QUEUES: u32 = 3 * LOOKS_PER_TURN as u32;
+        let mut world = World::opened(Sim::new(6));
+        for queue in 0..QUEUES {
+            let (partition, group) = (&mut world.desk.partitions[0], if queue % 3 == 0 { "g" } else { "h" });
+            assert!(partition.note(&offset_key(99, queue, group), &[0; 8]));
+        }
+        world.drive();
+        world.forget();
+        let mut left = vec![world.offsets()];
+        // It is popped from while it is forgotten: in a queue where it is, and in one where it is not yet.
+        let topic = Arc::clone(world.desk.catalog.topic("T").unwrap());
+        for queue in [3, 6_000] {
+            world.desk.pops.accounts.open(queue, &topic, &"g".into(), 0, Account::new(0)).unwrap();
+        }
+        while world.offsets() > 0 {
+            assert_eq!((world.told.len(), world.desk.deadline_ms()), (0, 0), "it goes on without waiting");
+            // A question that comes meanwhile has its turn.
+            world.ask(Question::TopicsOf { group: "h".to_owned() });
+            world.turn();
+            left.push(world.offsets());
+        }
+        let has_account = |queue| world.desk.pops.accounts.find(QueueKey { topic: 99, queue }, "g").is_some();
+        assert_eq!([3, 6_000].map(has_account), [true, false]);
+        assert_eq!(left, [2_730, 1_365, 1_365, 0], "a third of what is looked at, and the other's turn in between");
+        world.drive();
+        let topics = Part::TopicsOf([99].into());
+        assert_eq!(world.told.iter().filter(|part| **part == topics).count(), 3);
+        assert_eq!(world.told.iter().filter(|part| **part == Part::Forgotten(Ok(()))).count(), 1);
+        assert_eq!(world.desk.partitions[0].facts(OFFSET_KEY).count(), 2 * LOOKS_PER_TURN, "those of the other group");
+        assert!(world.desk.unfinished.is_empty() && world.desk.office.forgetting.is_empty());
     }
 
     #[test]

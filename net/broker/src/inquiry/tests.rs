@@ -128,7 +128,7 @@ impl World {
         assert!(partition.note(&offset_key(topic.id, queue, group), &offset.to_be_bytes()));
     }
 
-    fn answer(&mut self, inquiry: &mut Inquiry) -> Result<Part, (usize, LoadId)> {
+    fn answer(&mut self, inquiry: &mut Inquiry) -> Result<Part, Pause> {
         let traffic = Traffic { put_messages: 3, ..Traffic::default() };
         let tally = Tally { traffic, ..Tally::default() };
         let mut lent = |key: QueueKey, group: &str| (key.queue == 3 && group == "g").then_some(1);
@@ -144,8 +144,9 @@ impl World {
                     assert!(read > failures, "a store that was just opened has nothing in memory");
                     return part;
                 }
-                Err(_) if read < failures => inquiry.skip(),
-                Err((index, load)) => {
+                Err(Pause::Turn) => panic!("it is not that much"),
+                Err(Pause::Read(..)) if read < failures => inquiry.skip(),
+                Err(Pause::Read(index, load)) => {
                     self.drive();
                     let loaded = std::mem::take(&mut self.loaded);
                     assert!(loaded.contains(&(index, load, true)), "{load:?} is waited for");
@@ -156,7 +157,19 @@ impl World {
     }
 
     fn ask(&mut self, question: Question) -> Part {
-        self.answer(&mut Inquiry::new(question)).expect("everything is in memory")
+        self.ask_in_turns(question).0
+    }
+
+    /// The answer, and how many turns it took. Everything is in memory.
+    fn ask_in_turns(&mut self, question: Question) -> (Part, usize) {
+        let mut inquiry = Inquiry::new(question);
+        for turns in 1.. {
+            match self.answer(&mut inquiry) {
+                Ok(part) => return (part, turns),
+                Err(pause) => assert_eq!(pause, Pause::Turn),
+            }
+        }
+        unreachable!("it ends with an answer")
     }
 }
 
@@ -203,7 +216,11 @@ fn queues_and_groups_are_told_from_every_partition() {
     assert_eq!(groups(&mut world, "T"), Part::GroupsOf([group("g")].into()));
     assert_eq!(groups(&mut world, "U"), Part::GroupsOf([group("g2")].into()));
 
-    let keys = |name: &str| world.partitions.iter().map(|partition| offset_keys(partition, name)).collect::<Vec<_>>();
+    let keys = |name: &str| {
+        let (mut inquiry, mut keys) = (Inquiry::new(Question::Forget { group: group(name) }), Vec::new());
+        assert_eq!(inquiry.forget(&world.partitions, &mut keys), Ok(()));
+        keys
+    };
     assert_eq!(keys("g"), [vec![offset_key(1, 3, "g")], vec![offset_key(1, 0, "g")]]);
     assert_eq!(keys("g2"), [vec![], vec![offset_key(2, 0, "g2")]]);
 
@@ -212,6 +229,49 @@ fn queues_and_groups_are_told_from_every_partition() {
     assert!(tally.logs.batches >= 2, "each log announced itself");
     assert!(tally.log_max > tally.log_min && tally.unflushed <= tally.log_max);
     assert!(tally.disk.is_some_and(|(total, available)| available <= total));
+}
+
+#[test]
+fn what_is_much_is_looked_at_in_many_turns() {
+    let mut world = World::new(Sim::new(7));
+    let config = SubscriptionGroupConfig::default();
+    world.catalog.set_group(Arc::new(Group { name: "g".into(), config, forbidden: BTreeMap::new() }));
+    for queue in 0..4 {
+        world.store("T", queue, "k", b"a");
+        world.commit("T", queue, "g", 1);
+    }
+    // In one queue of one log, and in a topic that is gone in the other.
+    for number in 2..3 * LOOKS_PER_TURN as u64 {
+        world.commit("T", 0, &format!("h{number:05}"), number);
+    }
+    for queue in 0..10_000 {
+        assert!(world.partitions[0].note(&offset_key(7, queue, "h"), &[0; 8]));
+    }
+    let topic = || "T".to_owned();
+    assert_eq!(world.ask_in_turns(Question::TopicsOf { group: group("g") }), (Part::TopicsOf([1].into()), 6));
+    assert_eq!(world.ask_in_turns(Question::TopicsOf { group: group("h") }), (Part::TopicsOf([7].into()), 6));
+    let (Part::GroupsOf(groups), 4) = world.ask_in_turns(Question::GroupsOf { topic: topic() }) else { panic!() };
+    assert_eq!(groups.len(), 3 * LOOKS_PER_TURN - 1);
+    let consumed = Part::Consumed(Some([(1, [group("g")].into()), (7, BTreeSet::new())].into()));
+    assert_eq!(world.ask_in_turns(Question::Consumed), (consumed, 6));
+    let correction = Question::Correction { topic: topic(), without: BTreeSet::new(), compared: "h02000".to_owned() };
+    let (Part::Correction(mut lowest), 4) = world.ask_in_turns(correction) else { panic!() };
+    lowest.sort_unstable();
+    assert_eq!(lowest, [(0, 1), (1, 1), (2, 1), (3, 1)]);
+    let mut inquiry = Inquiry::new(Question::Clone { from: group("g"), to: group("to"), topics: None });
+    while world.answer(&mut inquiry) == Err(Pause::Turn) {}
+    assert_eq!(inquiry.cloned().unwrap().1.len(), 4);
+    assert_eq!(world.ask(Question::TopicsOf { group: group("to") }), Part::TopicsOf([1].into()));
+    // Rows for each queue, whether it is here or not.
+    let consuming = |queues| Consuming { group: group("g"), topic: "T".into(), id: 1, queues };
+    let asked = [consuming(1), consuming(LOOKS_PER_TURN as u32), consuming(4)];
+    let (Part::Progress(rows), 2) = world.ask_in_turns(Question::Progress(asked.into())) else { panic!() };
+    assert_eq!(rows.iter().map(|row| row.consumer).sum::<u64>(), 1 + 4 + 4);
+    let counted = vec![Counted::AllPut; LOOKS_PER_TURN + 1];
+    let mut inquiry = Inquiry::new(Question::Stats(counted));
+    assert_eq!((inquiry.uncounted().unwrap().len(), inquiry.count(vec![None; LOOKS_PER_TURN])), (LOOKS_PER_TURN, None));
+    assert_eq!((inquiry.uncounted().unwrap().len(), inquiry.count(vec![None]).is_some()), (1, true));
+    assert_eq!(Inquiry::new(Question::Stats(Vec::new())).count(Vec::new()), Some(Part::Stats(Vec::new())));
 }
 
 #[test]

@@ -379,6 +379,13 @@ impl Accounts {
         }
     }
 
+    /// Closes a group's account in one queue.
+    pub fn forget_one(&mut self, queue: QueueKey, group: &str) {
+        if let Some(slot) = self.index.get(&Wanted { queue, group }).copied() {
+            self.close(slot as usize);
+        }
+    }
+
     fn close(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         let Some(holder) = slot.holder.take() else { return };
@@ -455,7 +462,10 @@ mod tests {
         assert_eq!(accounts.take_due(399), None);
         assert_eq!(accounts.take_due(400), Some(LoanOf { account: one, loan: new }));
         assert_eq!(accounts.loans, 2);
-        accounts.forget(|holder| holder.key.queue == 0);
+        accounts.forget_one(key(2), "g");
+        accounts.forget_one(key(0), "h");
+        assert!(accounts.get(one).is_some());
+        accounts.forget_one(key(0), "g");
         assert_eq!((accounts.loans, accounts.ack(LoanOf { account: one, loan: new }, 2, 0)), (1, Done::Stale));
         assert!(accounts.get(one).is_none() && accounts.find(key(0), "g").is_none() && !accounts.is_empty());
     }
