@@ -86,6 +86,8 @@ pub const PARTITIONS_PER_CORE_MAX: u64 = 256;
 /// Most of `limits.pop_unacked`: 50,000, so that what a group is done with fits a fact.
 pub const POP_UNACKED_MAX: u64 = 50_000;
 const _: () = assert!(POP_UNACKED_MAX as usize * account::MESSAGE_BYTES_MAX + 4096 <= account::VALUE_BYTES_MAX);
+/// Most of `broker.pop_share_queues`. A million: a group has no more clients.
+pub const POP_SHARE_MAX: u64 = 1_000_000;
 /// The kernel's CPU sets that we use have 1,024 bits.
 const CPU_MAX: usize = 1023;
 
@@ -154,6 +156,7 @@ pub const KEYS: &[Key] = &[
     switch("broker.priority_order_asc", true, "Of a topic of message type PRIORITY the highest queue is the most urgent (priorityOrderAsc). Off: the lowest."),
     switch("broker.separate_retry_queue", false, "Messages that were popped in vain come again in a queue of the number that they had (useSeparateRetryQueue). Off: in queue 0."),
     switch("broker.pop_by_default", false, "Clients that ask the broker how they get messages of a topic are told to pop, if nobody said otherwise for their group (defaultMessageRequestMode). Off: to pull."),
+    number("broker.pop_share_queues", Count, 0, 0, POP_SHARE_MAX, "Who pops because of pop_by_default pops from its own queues and those of so many clients behind it in its group (defaultPopShareQueueNum). 0, or as many as all others: from all queues."),
     switch("broker.clear_retry_topics", true, "With a topic its retry topics of pops are deleted (clearRetryTopicWhenDeleteTopic). Off: a topic of the same name gets what comes again of the old one."),
     switch("broker.pop_buffer_merge", false, "Pops, and what is said about what was popped, are answered before the log has it (enablePopBufferMerge): faster, and what was popped or acknowledged in the last second before a crash comes again. Off: once the log has it, as a send."),
     switch("broker.pop_retry_v2", false, "Messages that were popped in vain come again in `%RETRY%group+topic` instead of `%RETRY%group_topic` (enableRetryTopicV2)."),

@@ -2,9 +2,11 @@
 //! are a fact in partition 0: they outlive a restart, and outrank the configuration file.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use super::Settings;
-use crate::keys::POP_UNACKED_MAX;
+use crate::keys::{POP_SHARE_MAX, POP_UNACKED_MAX};
 
 /// Key of the fact that holds the changes: a JSON object of names and values.
 pub const KNOBS_KEY: &[u8] = b"k/";
@@ -27,6 +29,8 @@ enum Knob {
     Either([&'static str; 2], fn(&mut Settings) -> &mut bool),
     /// A whole number in a range.
     Number { min: u64, max: u64, get: fn(&Settings) -> u64, set: fn(&mut Settings, u64) },
+    /// A whole number in a range that begins below zero.
+    Signed { min: i32, max: i32, at: fn(&mut Settings) -> &mut i32 },
 }
 
 const fn number(min: u64, max: u64, get: fn(&Settings) -> u64, set: fn(&mut Settings, u64)) -> Knob {
@@ -39,13 +43,8 @@ impl Knob {
         let [off, on] = match self {
             Knob::Switch(_) => SWITCH,
             Knob::Either(words, _) => *words,
-            Knob::Number { min, max, .. } => {
-                return value
-                    .parse::<u64>()
-                    .ok()
-                    .filter(|value| (*min..=*max).contains(value))
-                    .map(|_| value.to_owned());
-            }
+            Knob::Number { min, max, .. } => return kept_number(value, *min..=*max),
+            Knob::Signed { min, max, .. } => return kept_number(value, *min..=*max),
         };
         [off, on].into_iter().find(|word| word.eq_ignore_ascii_case(value)).map(str::to_owned)
     }
@@ -56,8 +55,13 @@ impl Knob {
             Knob::Switch(_) => SWITCH.join(" or "),
             Knob::Either(words, _) => words.join(" or "),
             Knob::Number { min, max, .. } => format!("a whole number from {min} to {max}"),
+            Knob::Signed { min, max, .. } => format!("a whole number from {min} to {max}"),
         }
     }
+}
+
+fn kept_number<N: FromStr + PartialOrd>(value: &str, range: RangeInclusive<N>) -> Option<String> {
+    value.parse().ok().filter(|number| range.contains(number)).map(|_: N| value.to_owned())
 }
 
 const SWITCH: [&str; 2] = ["false", "true"];
@@ -77,6 +81,7 @@ const KNOBS: &[(&str, Knob)] = &[
     ("coldCtrStrategyEnable", Knob::Switch(|at| &mut at.cold_flow_adapts)),
     ("coldDataFlowControlEnable", Knob::Switch(|at| &mut at.cold_flow)),
     ("defaultMessageRequestMode", Knob::Either(["PULL", "POP"], |at| &mut at.pop_by_default)),
+    ("defaultPopShareQueueNum", Knob::Signed { min: -1, max: POP_SHARE_MAX as i32, at: |at| &mut at.pop_share_queues }),
     ("defaultQueryMaxNum", number(1, 1_024,
         |at| at.limits.unique_messages as u64, |at, to| at.limits.unique_messages = to as usize)),
     ("enableLmq", Knob::Switch(|at| &mut at.lmq)),
@@ -148,8 +153,7 @@ const AT_START: [(&str, &str); 21] = [
 ];
 
 /// Stock names of what a broker might do and this one does not, and what it does.
-const NOT_SERVED: [(&str, &str); 3] = [
-    ("defaultPopShareQueueNum", "who pops by default pops from all queues"),
+const NOT_SERVED: [(&str, &str); 2] = [
     ("enablePopMessageThreshold", "popInflightMessageThreshold always counts"),
     ("rejectPullConsumerEnable", "consumers that pull are served"),
 ];
@@ -229,6 +233,11 @@ impl Changes {
                         set(settings, value);
                     }
                 }
+                Knob::Signed { min, max, at } => {
+                    if let Some(value) = value.parse().ok().filter(|value| (*min..=*max).contains(value)) {
+                        *at(settings) = value;
+                    }
+                }
             }
         }
     }
@@ -243,6 +252,7 @@ impl Changes {
                     Knob::Switch(switch) => switch(&mut copy).to_string(),
                     Knob::Either(words, switch) => words[usize::from(*switch(&mut copy))].to_owned(),
                     Knob::Number { get, .. } => get(&copy).to_string(),
+                    Knob::Signed { at, .. } => at(&mut copy).to_string(),
                 };
                 ((*name).to_owned(), value)
             })
@@ -337,16 +347,24 @@ mod tests {
     fn words_are_taken_in_any_case_and_kept_in_one() {
         let mut changes = Changes::default();
         let text = "traceOn=False\nenableLmq=TRUE\ndefaultMessageRequestMode=pop\ndefaultQueryMaxNum=5\n\
-                    popInflightMessageThreshold=64\nclearRetryTopicWhenDeleteTopic=fALSE";
+                    popInflightMessageThreshold=64\nclearRetryTopicWhenDeleteTopic=fALSE\ndefaultPopShareQueueNum=-1";
         assert_eq!(changes.update(text), Ok(vec![]));
         let mut settings = settings();
         Changes::from_fact(&changes.fact()).unwrap().apply(&mut settings);
         assert!(!settings.trace_on && settings.lmq && settings.pop_by_default && !settings.clear_retry_topics);
         assert_eq!((settings.limits.unique_messages, settings.limits.pop_unacked), (5, 64));
+        assert_eq!(settings.pop_share_queues, -1);
         let rows: BTreeMap<String, String> = changes.rows(&settings).into_iter().collect();
         let seen = ["traceOn", "enableLmq", "defaultMessageRequestMode", "longPollingEnable"].map(|name| &*rows[name]);
-        assert_eq!(seen, ["false", "true", "POP", "true"]);
-        for bad in ["traceOn=yes", "traceOn=", "defaultMessageRequestMode=PUSH", "popInflightMessageThreshold=31"] {
+        assert_eq!((seen, &*rows["defaultPopShareQueueNum"]), (["false", "true", "POP", "true"], "-1"));
+        for bad in [
+            "traceOn=yes",
+            "traceOn=",
+            "defaultMessageRequestMode=PUSH",
+            "popInflightMessageThreshold=31",
+            "defaultPopShareQueueNum=-2",
+            "defaultPopShareQueueNum=1000001",
+        ] {
             let Err(ChangeError::Invalid(remark)) = changes.update(bad) else { panic!("{bad}") };
             assert!(remark.starts_with(bad.split('=').next().unwrap()), "{remark}");
         }

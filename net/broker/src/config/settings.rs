@@ -120,6 +120,8 @@ pub struct Settings {
     pub separate_retry_queue: bool,
     /// `broker.pop_by_default`.
     pub pop_by_default: bool,
+    /// `broker.pop_share_queues`; below 1: all queues.
+    pub pop_share_queues: i32,
     /// `broker.clear_retry_topics`.
     pub clear_retry_topics: bool,
     /// `broker.pop_buffer_merge`.
@@ -280,6 +282,7 @@ impl Config {
             priority_order_asc: self.switch("broker.priority_order_asc"),
             separate_retry_queue: self.switch("broker.separate_retry_queue"),
             pop_by_default: self.switch("broker.pop_by_default"),
+            pop_share_queues: self.number("broker.pop_share_queues") as i32,
             clear_retry_topics: self.switch("broker.clear_retry_topics"),
             pop_buffer_merge: self.switch("broker.pop_buffer_merge"),
             pop_retry_v2: self.switch("broker.pop_retry_v2"),

@@ -78,7 +78,9 @@ impl Registrar {
         let (mode, share) = match self.ledger.published().mode(&asked.topic, &asked.consumer_group) {
             Some(set) => (set.mode, set.pop_share_queue_num),
             // As in RocketMQ, a retry topic is pulled.
-            None if self.settings.pop_by_default && !asked.topic.starts_with(RETRY_PREFIX) => (RequestMode::Pop, 0),
+            None if self.settings.pop_by_default && !asked.topic.starts_with(RETRY_PREFIX) => {
+                (RequestMode::Pop, self.settings.pop_share_queues)
+            }
             None => (RequestMode::Pull, 0),
         };
         let assigned = self.assigned(asked, mode, share, all).map(|queues| {

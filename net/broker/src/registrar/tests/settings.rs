@@ -1,6 +1,6 @@
 //! Settings changed at run time: durable and everywhere before they are answered, and there again after a restart.
 
-use protocol::bodies::{Assignments, QueryAssignment, RequestMode};
+use protocol::bodies::{Assignments, QueryAssignment, RequestMode, SetRequestMode};
 
 use super::*;
 
@@ -83,24 +83,54 @@ fn the_topic_of_traces_is_made_when_it_is_wanted() {
     assert!(world.topic("RMQ_SYS_TRACE_TOPIC").is_some());
 }
 
+/// What client `c0` of group `g` has of a topic: how, and from which queues.
+fn assigned(world: &mut World, topic: &str) -> Vec<(RequestMode, i32)> {
+    let asked = QueryAssignment {
+        topic: topic.to_owned(),
+        consumer_group: "g".to_owned(),
+        client_id: "c0".to_owned(),
+        strategy_name: "AVG".to_owned(),
+        ..QueryAssignment::default()
+    };
+    let answer = world.ask(1, request::QUERY_ASSIGNMENT, &[], bodies::encode(&asked));
+    let found: Assignments = bodies::decode(&answer.body).unwrap();
+    let rows = found.message_queue_assignments.unwrap().into_iter();
+    rows.map(|one| (one.mode, one.message_queue.queue_id)).collect()
+}
+
+#[test]
+fn who_pops_by_default_shares_queues_with_as_many_as_is_set() {
+    let mut world = World::new();
+    world.create("T", "4");
+    for slot in 0..4 {
+        world.heartbeat(slot, &format!("c{slot}"), vec![consumer("g", &[("T", 1)])]);
+    }
+    let pops = |queues: &[i32]| queues.iter().map(|queue| (RequestMode::Pop, *queue)).collect::<Vec<_>>();
+    assert_eq!(update(&mut world, "defaultPopShareQueueNum=1").code, 0);
+    assert_eq!(assigned(&mut world, "T").first(), Some(&(RequestMode::Pull, 0)), "who pulls shares nothing");
+    assert_eq!(update(&mut world, "defaultMessageRequestMode=POP").code, 0);
+    for (share, queues) in [("1", &[0, 1][..]), ("2", &[0, 1, 2]), ("3", &[-1]), ("0", &[-1]), ("-1", &[-1])] {
+        assert_eq!(update(&mut world, &format!("defaultPopShareQueueNum={share}")).code, 0);
+        assert_eq!(assigned(&mut world, "T"), pops(queues), "{share}");
+        assert_eq!(shown(&mut world)["defaultPopShareQueueNum"], share);
+    }
+    // What was said of the group outranks it.
+    update(&mut world, "defaultPopShareQueueNum=1");
+    let body = SetRequestMode {
+        topic: "T".to_owned(),
+        consumer_group: "g".to_owned(),
+        mode: RequestMode::Pop,
+        pop_share_queue_num: 0,
+    };
+    assert_eq!(world.ask(1, request::SET_MESSAGE_REQUEST_MODE, &[], bodies::encode(&body)).code, 0);
+    assert_eq!(assigned(&mut world, "T"), pops(&[-1]));
+}
+
 #[test]
 fn what_is_asked_without_saying_how_is_answered_by_the_settings() {
     let mut world = World::new();
     world.create("T", "2");
-    world.heartbeat(1, "c", vec![consumer("g", &[("T", 1)])]);
-    let assigned = |world: &mut World, topic: &str| {
-        let asked = QueryAssignment {
-            topic: topic.to_owned(),
-            consumer_group: "g".to_owned(),
-            client_id: "c".to_owned(),
-            strategy_name: "AVG".to_owned(),
-            ..QueryAssignment::default()
-        };
-        let answer = world.ask(1, request::QUERY_ASSIGNMENT, &[], bodies::encode(&asked));
-        let found: Assignments = bodies::decode(&answer.body).unwrap();
-        let rows = found.message_queue_assignments.unwrap().into_iter();
-        rows.map(|one| (one.mode, one.message_queue.queue_id)).collect::<Vec<_>>()
-    };
+    world.heartbeat(1, "c0", vec![consumer("g", &[("T", 1)])]);
     assert_eq!(assigned(&mut world, "T"), [(RequestMode::Pull, 0), (RequestMode::Pull, 1)]);
     assert_eq!(update(&mut world, "defaultMessageRequestMode=POP\ndefaultQueryMaxNum=3").code, 0);
     assert_eq!(assigned(&mut world, "T"), [(RequestMode::Pop, -1)]);
