@@ -212,7 +212,7 @@ pub const KEYS: &[Key] = &[
     number("limits.pull_scan", Count, 8_192, 32, 1_048_576, "Index entries that one pull looks at for its tags before it answers."),
     number("limits.parked_pulls", Count, 100_000, 1, 10_000_000, "Pulls that wait for messages, per core. One more is refused with code 2."),
     number("limits.pop_unacked", Count, 10_000, 32, POP_UNACKED_MAX, "Messages of one queue that one group has popped and not acknowledged (popInflightMessageThreshold). Beyond it there are none for it."),
-    number("limits.query_messages", Count, 64, 1, 1_024, "Messages of one query by key at most."),
+    number("limits.query_messages", Count, 64, 1, 1_024, "Messages of one query at most (maxMsgsNumBatch)."),
     number("limits.unique_messages", Count, 32, 1, 1_024, "Messages of one query by unique id at most (defaultQueryMaxNum), if that is less."),
     number("limits.topics", Count, 100_000, 64, 10_000_000, "Topics of the broker. One more is refused with code 1."),
     number("limits.light_queues", Count, 20_000, 1, 1_000_000, "Light queues of the broker, which are topics too (maxLmqConsumeQueueNum). A message for one more is refused with code 2017."),

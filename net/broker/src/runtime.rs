@@ -164,7 +164,7 @@ pub fn properties(settings: &Settings, changes: &Changes) -> String {
         Flush::Sync => "SYNC_FLUSH",
         Flush::Async => "ASYNC_FLUSH",
     };
-    let rows: [(&str, String); 42] = [
+    let rows: [(&str, String); 41] = [
         ("autoCreateSubscriptionGroup", settings.auto_create_group.to_string()),
         ("autoCreateTopicEnable", settings.auto_create_topic.to_string()),
         ("brokerClusterName", settings.cluster.clone()),
@@ -187,7 +187,6 @@ pub fn properties(settings: &Settings, changes: &Changes) -> String {
         ("longPollingEnable", "true".to_owned()),
         ("mappedFileSizeCommitLog", settings.segment_bytes.to_string()),
         ("maxMessageSize", limits.message_bytes.to_string()),
-        ("maxMsgsNumBatch", limits.query_messages.to_string()),
         ("maxTransferBytesOnMessageInMemory", limits.pull_bytes.to_string()),
         ("maxTransferCountOnMessageInMemory", limits.pull_messages.to_string()),
         ("messageDelayLevel", settings.delay_levels_text.clone()),

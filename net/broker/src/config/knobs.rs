@@ -97,6 +97,8 @@ const KNOBS: &[(&str, Knob)] = &[
         |at| at.limits.light_queues as u64, |at, to| at.limits.light_queues = to as usize)),
     ("maxMessageSize", number(1 << 10, 4 << 20,
         |at| at.limits.message_bytes as u64, |at, to| at.limits.message_bytes = to as usize)),
+    ("maxMsgsNumBatch", number(1, 1_024,
+        |at| at.limits.query_messages as u64, |at, to| at.limits.query_messages = to as usize)),
     ("maxTransferBytesOnMessageInMemory", number(1 << 10, 16 << 20,
         |at| at.limits.pull_bytes.into(), |at, to| at.limits.pull_bytes = to as u32)),
     ("maxTransferCountOnMessageInMemory", number(1, 1_024,
@@ -128,7 +130,7 @@ const KNOBS: &[(&str, Knob)] = &[
 ];
 
 /// Stock names of what is settled at the start, and the key of the configuration file.
-const AT_START: [(&str, &str); 21] = [
+const AT_START: [(&str, &str); 20] = [
     ("brokerClusterName", "broker.cluster"),
     ("brokerIP1", "broker.ip1"),
     ("brokerName", "broker.name"),
@@ -141,7 +143,6 @@ const AT_START: [(&str, &str); 21] = [
     ("flushIntervalCommitLog", "log.flush_interval_ms"),
     ("listenPort", "broker.port"),
     ("mappedFileSizeCommitLog", "log.segment_bytes"),
-    ("maxMsgsNumBatch", "limits.query_messages"),
     ("messageDelayLevel", "broker.message_delay_level"),
     ("namesrvAddr", "broker.namesrv"),
     ("regionId", "broker.region"),

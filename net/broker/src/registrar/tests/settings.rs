@@ -143,7 +143,19 @@ fn what_is_asked_without_saying_how_is_answered_by_the_settings() {
         question => nothing(question),
     };
     let query = [("topic", "T"), ("key", "k"), ("maxNum", "9"), ("beginTimestamp", "0"), ("endTimestamp", "1")];
-    world.ask(0, 12, &[&query[..], &[("_UNIQUE_KEY_QUERY", "true")]].concat(), Vec::new());
+    let by_unique_id = [&query[..], &[("_UNIQUE_KEY_QUERY", "true")]].concat();
+    world.ask(0, 12, &by_unique_id, Vec::new());
+    assert_eq!(update(&mut world, "maxMsgsNumBatch=2").code, 0);
+    world.tell = |question| match question {
+        Question::Messages { count, .. } => {
+            assert_eq!(*count, 2, "of any query");
+            nothing(question)
+        }
+        question => nothing(question),
+    };
+    world.ask(0, 12, &query, Vec::new());
+    world.ask(0, 12, &by_unique_id, Vec::new());
+    assert_eq!(shown(&mut world)["maxMsgsNumBatch"], "2");
     let answer = update(&mut world, "rejectPullConsumerEnable=true");
     assert_eq!(answer.remark, "taken, not served here: rejectPullConsumerEnable (consumers that pull are served)");
 }
