@@ -372,6 +372,22 @@ mod tests {
     }
 
     #[test]
+    fn the_document_lists_what_is_in_force_at_once_and_what_is_not_served() {
+        let document = include_str!("../../../../docs/COMPATIBILITY.md");
+        let paragraph = |words: &str| {
+            let (_, behind) = document.split_once(&format!("\n{words}")).expect("the document has it");
+            behind.split("\n\n").next().unwrap_or_default()
+        };
+        let told = paragraph("In force at once: ").trim_end_matches('.').split(',').map(str::trim);
+        let knobs = KNOBS.iter().map(|(name, _)| *name);
+        assert_eq!(told.collect::<BTreeSet<_>>(), knobs.collect::<BTreeSet<_>>());
+        let told = paragraph("Taken, and not served");
+        for (name, _) in NOT_SERVED {
+            assert!(told.contains(name), "{name}");
+        }
+    }
+
+    #[test]
     fn what_is_not_served_is_told_as_that() {
         let mut changes = Changes::default();
         let remarks = changes.update("enableLmqStats=true\nrejectPullConsumerEnable=true\nbrokerId=0").unwrap();
