@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use tests::PATIENCE;
 use tests::client::Client;
 use tests::server::{Server, binary, refused};
-use tests::words::{asking, create_topic, edge, messages, number, pull, pull_all, send};
+use tests::words::{asking, create_topic, edge, messages, number, pull, pull_all, send, telling};
 
 /// A file system of its own, for one test.
 struct Mounted {
@@ -99,6 +99,40 @@ fn pull_what_is_kept(client: &mut Client, stored: i64, mut each: impl FnMut(&Sto
         }
     }
     assert_eq!(next, stored);
+}
+
+#[test]
+fn what_logs_may_have_of_a_disk_is_set_while_they_run_and_outlives_a_kill() {
+    let Some(disk) = Mounted::ext4(1_600) else {
+        return tests::skip("no loop device may be mounted here");
+    };
+    let server = Server::with_cores(&disk.at, "1", &[]);
+    let mut client = server.client();
+    client.expect(response::SUCCESS, create_topic("T", 1));
+    let send_64_mib = |client: &mut Client| {
+        for _ in 0..64 {
+            // A log that waits for its next segment is busy.
+            while client.ask(send("T", 0, &[7; 1 << 20])).header.code == response::SYSTEM_BUSY {}
+        }
+    };
+    let first_is_above = |client: &mut Client, offset: i64| {
+        let began = Instant::now();
+        while edge(client, request::GET_MIN_OFFSET, "T", 0) <= offset {
+            assert!(began.elapsed() < PATIENCE, "what is below {offset} stays");
+        }
+    };
+    send_64_mib(&mut client);
+    assert_eq!(edge(&mut client, request::GET_MIN_OFFSET, "T", 0), 0);
+    // A hundredth is a segment.
+    client.expect(response::SUCCESS, telling(request::UPDATE_BROKER_CONFIG, &[], "diskMaxUsedSpaceRatio=1"));
+    first_is_above(&mut client, 0);
+    server.kill();
+    let server = Server::with_cores(&disk.at, "1", &[]);
+    let mut client = server.client();
+    send_64_mib(&mut client);
+    first_is_above(&mut client, 64);
+    assert_eq!(edge(&mut client, request::GET_MAX_OFFSET, "T", 0), 128);
+    server.stop();
 }
 
 #[test]

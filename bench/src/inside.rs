@@ -60,8 +60,15 @@ pub fn core<I: Io>(
 }
 
 fn settings(port: u16) -> Arc<Settings> {
-    let found =
-        Found { broker_ip1: Ipv4Addr::LOCALHOST, port, cores: 1, partitions: 1, memory_bytes: 1 << 34, started_ms: 1 };
+    let found = Found {
+        broker_ip1: Ipv4Addr::LOCALHOST,
+        port,
+        cores: 1,
+        partitions: 1,
+        memory_bytes: 1 << 34,
+        disk_bytes: 1 << 40,
+        started_ms: 1,
+    };
     Arc::new(Config::default().settings(found))
 }
 

@@ -261,6 +261,14 @@ impl Partition {
         self.segments.last_fault().filter(|_| waits)
     }
 
+    /// What retention may take from the next turn on, whatever the partition was opened with.
+    ///
+    /// - `age_ms`: the age at which a sealed segment is retired, in ms.
+    /// - `bytes`: of log; beyond it the oldest segment is retired.
+    pub fn set_retention(&mut self, age_ms: u64, bytes: u64) {
+        (self.config.retention_ms, self.config.retention_bytes) = (age_ms, bytes);
+    }
+
     /// Forgets the messages of topics that are gone, also those that wait; their bytes go with their segments.
     pub fn retain_topics(&mut self, keep: &dyn Fn(u32) -> bool) {
         self.derived.index.retain_topics(keep);

@@ -125,9 +125,13 @@ impl World {
             cores: 1,
             partitions,
             memory_bytes: 1 << 30,
+            disk_bytes: u64::MAX,
             started_ms: sim.now_ms(),
         };
         let mut settings = config.settings(found);
+        // Age takes nothing: no run lasts a hundred years.
+        settings.retention_hours = 876_000;
+        settings.retention_bytes = plan.retain.map_or(u64::MAX, |bytes| bytes * u64::from(partitions));
         settings.limits.mailbox = [64, 256, 4096][random.below(3) as usize];
         settings.limits.connection_requests = [4, 32, 1024][random.below(3) as usize];
         settings.limits.pull_messages = [3, 32][random.below(2) as usize];
@@ -152,7 +156,7 @@ impl World {
             prepare_bytes: random.below(3) * MIB,
             prepare_rate: 64 * MIB,
             retention_ms: u64::MAX,
-            retention_bytes: plan.retain.unwrap_or(u64::MAX),
+            retention_bytes: u64::MAX,
             read_bytes_per_s: if plan.seed.is_multiple_of(4) { 8 * MIB } else { 0 },
             disk_free_min: MIB,
             describe,

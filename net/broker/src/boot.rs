@@ -334,6 +334,7 @@ impl Broker {
             cores,
             partitions: home.partitions(),
             memory_bytes: host::memory_bytes(),
+            disk_bytes: disk.total,
             started_ms: now_ms(),
         });
         limit_connections(&mut settings, files)?;
@@ -513,8 +514,6 @@ impl Builder<'_> {
 
     fn partitions(&self, core: usize, memory: &Arc<Region>) -> Result<Vec<Partition>, String> {
         let config = self.config;
-        let disk_bytes = self.disk.total / 100 * config.number("log.disk_clean_percent");
-        let kept_bytes = disk_bytes.min(config.number("log.retention_bytes"));
         let open = |partition: u16| {
             let log = LogConfig {
                 directory: self.home.partition_dir(partition),
@@ -530,8 +529,9 @@ impl Builder<'_> {
                 memory: memory.clone(),
                 prepare_bytes: config.number("log.prepare_bytes"),
                 prepare_rate: config.number("log.prepare_bytes_per_s"),
-                retention_ms: config.number("log.retention_hours") * 3_600_000,
-                retention_bytes: kept_bytes / u64::from(self.settings.partitions),
+                // A log keeps everything until the catalog is known: what was changed at run time outranks the file.
+                retention_ms: u64::MAX,
+                retention_bytes: u64::MAX,
                 read_bytes_per_s: config.number("log.read_bytes_per_s"),
                 disk_free_min: disk_free_min(config, self.disk),
                 describe: produce::describe,
@@ -654,6 +654,7 @@ mod tests {
             cores: 1,
             partitions: 1,
             memory_bytes: 1 << 30,
+            disk_bytes: 1 << 40,
             started_ms: 0,
         };
         let mut settings = Config::default().settings(found);

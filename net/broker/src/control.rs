@@ -363,6 +363,7 @@ mod tests {
             cores: 1,
             partitions: 1,
             memory_bytes: 1 << 30,
+            disk_bytes: 1 << 40,
             started_ms: 0,
         }))
     }

@@ -164,7 +164,7 @@ pub fn properties(settings: &Settings, changes: &Changes) -> String {
         Flush::Sync => "SYNC_FLUSH",
         Flush::Async => "ASYNC_FLUSH",
     };
-    let rows: [(&str, String); 41] = [
+    let rows: [(&str, String); 39] = [
         ("autoCreateSubscriptionGroup", settings.auto_create_group.to_string()),
         ("autoCreateTopicEnable", settings.auto_create_topic.to_string()),
         ("brokerClusterName", settings.cluster.clone()),
@@ -177,9 +177,7 @@ pub fn properties(settings: &Settings, changes: &Changes) -> String {
         ("channelExpiredTimeout", limits.client_timeout_ms.to_string()),
         ("clusterTopicEnable", settings.cluster_topic.to_string()),
         ("defaultTopicQueueNums", settings.topic_queues.to_string()),
-        ("diskMaxUsedSpaceRatio", settings.disk_clean_percent.to_string()),
         ("enablePropertyFilter", settings.property_filter.to_string()),
-        ("fileReservedTime", settings.retention_hours.to_string()),
         ("flushDiskType", flush.to_owned()),
         ("flushIntervalCommitLog", settings.flush_interval_ms.to_string()),
         ("listenPort", settings.port.to_string()),

@@ -58,6 +58,7 @@ impl Rig {
             cores,
             partitions: 3,
             memory_bytes: MEMORY_BYTES,
+            disk_bytes: 1 << 40,
             started_ms: now_ms(),
         }));
         let memory = Region::new(64, 1 << 20).unwrap();

@@ -84,12 +84,14 @@ const KNOBS: &[(&str, Knob)] = &[
     ("defaultPopShareQueueNum", Knob::Signed { min: -1, max: POP_SHARE_MAX as i32, at: |at| &mut at.pop_share_queues }),
     ("defaultQueryMaxNum", number(1, 1_024,
         |at| at.limits.unique_messages as u64, |at, to| at.limits.unique_messages = to as usize)),
+    ("diskMaxUsedSpaceRatio", number(1, 99, |at| at.disk_clean_percent, |at, to| at.disk_clean_percent = to)),
     ("enableLmq", Knob::Switch(|at| &mut at.lmq)),
     ("enableMultiDispatch", Knob::Switch(|at| &mut at.multi_dispatch)),
     ("enableMixedMessageType", Knob::Switch(|at| &mut at.mixed_message_type)),
     ("enablePropertyFilter", Knob::Switch(|at| &mut at.property_filter)),
     ("enablePopBufferMerge", Knob::Switch(|at| &mut at.pop_buffer_merge)),
     ("enableRetryTopicV2", Knob::Switch(|at| &mut at.pop_retry_v2)),
+    ("fileReservedTime", number(1, 876_000, |at| at.retention_hours, |at, to| at.retention_hours = to)),
     ("globalColdReadThreshold", number(0, 1 << 50, |at| at.cold_read_bytes, |at, to| at.cold_read_bytes = to)),
     ("litePullMessageEnable", Knob::Switch(|at| &mut at.lite_pull)),
     ("longPollingEnable", Knob::Switch(|at| &mut at.long_polling)),
@@ -130,15 +132,13 @@ const KNOBS: &[(&str, Knob)] = &[
 ];
 
 /// Stock names of what is settled at the start, and the key of the configuration file.
-const AT_START: [(&str, &str); 20] = [
+const AT_START: [(&str, &str); 18] = [
     ("brokerClusterName", "broker.cluster"),
     ("brokerIP1", "broker.ip1"),
     ("brokerName", "broker.name"),
     ("brokerTopicEnable", "broker.broker_topic"),
     ("clusterTopicEnable", "broker.cluster_topic"),
     ("defaultTopicQueueNums", "broker.topic_queues"),
-    ("diskMaxUsedSpaceRatio", "log.disk_clean_percent"),
-    ("fileReservedTime", "log.retention_hours"),
     ("flushDiskType", "log.flush"),
     ("flushIntervalCommitLog", "log.flush_interval_ms"),
     ("listenPort", "broker.port"),

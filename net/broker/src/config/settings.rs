@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use super::Config;
 use crate::keys;
 
+const HOUR_MS: u64 = 3_600_000;
+
 /// What is known only at start.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
@@ -19,6 +21,8 @@ pub struct Found {
     pub partitions: u16,
     /// The host's physical memory, in bytes.
     pub memory_bytes: u64,
+    /// The disk that the logs lie on, in bytes.
+    pub disk_bytes: u64,
     /// When the process started, in ms since 1970.
     pub started_ms: u64,
 }
@@ -33,6 +37,7 @@ impl Found {
             cores: 1,
             partitions: 1,
             memory_bytes: 1 << 30,
+            disk_bytes: 1 << 40,
             started_ms: 0,
         }
     }
@@ -156,6 +161,8 @@ pub struct Settings {
     pub flush_interval_ms: u64,
     /// `log.retention_hours`.
     pub retention_hours: u64,
+    /// `log.retention_bytes`.
+    pub retention_bytes: u64,
     /// `log.segment_bytes`.
     pub segment_bytes: u64,
     /// `log.disk_clean_percent`.
@@ -164,6 +171,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// The host's physical memory, in bytes.
     pub memory_bytes: u64,
+    /// The disk that the logs lie on, in bytes.
+    pub disk_bytes: u64,
     /// When the process started, in ms since 1970.
     pub started_ms: u64,
     /// Bounds that face the network.
@@ -179,6 +188,17 @@ impl Settings {
     /// Whether there are light queues (LMQ): as in a stock broker it takes both settings.
     pub fn has_light_queues(&self) -> bool {
         self.lmq && self.multi_dispatch
+    }
+
+    /// Age at which a segment of a log may go, in ms.
+    pub fn retention_ms(&self) -> u64 {
+        self.retention_hours.saturating_mul(HOUR_MS)
+    }
+
+    /// Bytes of one log beyond which its oldest segment may go: its part of what all may have together.
+    pub fn log_bytes(&self) -> u64 {
+        let disk_bytes = self.disk_bytes / 100 * self.disk_clean_percent;
+        disk_bytes.min(self.retention_bytes) / u64::from(self.partitions)
     }
 
     /// How long a delay level is, in ms. Levels above the last mean the last; 0 and below, none.
@@ -303,10 +323,12 @@ impl Config {
             },
             flush_interval_ms: self.number("log.flush_interval_ms"),
             retention_hours: self.number("log.retention_hours"),
+            retention_bytes: self.number("log.retention_bytes"),
             segment_bytes: self.number("log.segment_bytes"),
             disk_clean_percent: self.number("log.disk_clean_percent"),
             data_dir: self.data_dir(),
             memory_bytes: found.memory_bytes,
+            disk_bytes: found.disk_bytes,
             started_ms: found.started_ms,
             limits: self.limits(),
         }

@@ -228,6 +228,8 @@ impl Desk {
         if !Arc::ptr_eq(&old.changes, &self.catalog.changes) {
             self.settings = self.catalog.settings(&self.settings);
             self.sends.configure(&self.settings);
+            let (age_ms, bytes) = (self.settings.retention_ms(), self.settings.log_bytes());
+            self.partitions.iter_mut().for_each(|partition| partition.set_retention(age_ms, bytes));
         }
         if old.groups_version != self.catalog.groups_version {
             let gone = self.catalog.groups_gone_since(&old);
@@ -389,6 +391,30 @@ mod tests {
             self.sim.advance(10);
         }
 
+        /// Fills each log with so many bytes of a fact that changes.
+        fn fill(&mut self, bytes: usize) {
+            let value = vec![0; 1 << 19];
+            for _ in 0..bytes / value.len() {
+                let now_ms = self.sim.now_ms();
+                for partition in &mut self.desk.partitions {
+                    partition.put(&[(b"k", Some(&value))], None, now_ms).unwrap();
+                }
+                self.turn();
+            }
+        }
+
+        /// The log byte of the oldest message that may be left, by log.
+        fn floors(&self) -> Vec<u64> {
+            self.desk.partitions.iter().map(|partition| partition.stats().floor).collect()
+        }
+
+        /// Settings are changed at run time.
+        fn change(&mut self, text: &str) {
+            let mut catalog = Catalog::clone(&self.desk.catalog);
+            Arc::make_mut(&mut catalog.changes).update(text).unwrap();
+            self.desk.install(Arc::new(catalog), self.sim.now_ms());
+        }
+
         fn ask(&mut self, question: Question) {
             let now_ms = self.sim.now_ms();
             self.desk.on_mail(Mail::Ask { ticket: TICKET + self.asked, from: 0, question }, now_ms);
@@ -410,6 +436,23 @@ mod tests {
             for (queue, partition) in (0..).zip(&mut self.desk.partitions) {
                 assert!(partition.note(&offset_key(99, queue, "g"), &5u64.to_be_bytes()));
             }
+        }
+    }
+
+    #[test]
+    fn what_logs_keep_is_set_while_they_run() {
+        for (text, hours) in [("fileReservedTime=1", 2), ("diskMaxUsedSpaceRatio=1", 0)] {
+            let mut world = World::opened(Sim::new(6));
+            // A hundredth of it is 20 MiB for each of the two logs.
+            Arc::make_mut(&mut world.desk.settings).disk_bytes = 4000 << 20;
+            world.change("traceOn=false");
+            world.fill(40 << 20);
+            world.sim.advance(hours * 3_600_000);
+            world.drive();
+            assert_eq!(world.floors(), [0, 0], "{text}: that is neither old nor much");
+            world.change(text);
+            world.drive();
+            assert!(world.floors().iter().all(|floor| *floor > 0), "{text}: {:?}", world.floors());
         }
     }
 

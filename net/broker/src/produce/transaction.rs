@@ -22,7 +22,6 @@ use crate::parked::Cold;
 use crate::promise::Promise;
 
 const NOT_FOUND: &str = "Find prepared transaction message failed";
-const HOUR_MS: u64 = 3_600_000;
 /// Spreads numbers that lie close together: 2^64 by the golden ratio.
 const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Where a half message belongs.
@@ -184,8 +183,7 @@ impl Desk {
             return;
         };
         let age_ms = now_ms.saturating_sub(message.store_timestamp.cast_unsigned());
-        let is_over = half.checks >= self.settings.transaction_check_max
-            || age_ms > self.settings.retention_hours.saturating_mul(HOUR_MS);
+        let is_over = half.checks >= self.settings.transaction_check_max || age_ms > self.settings.retention_ms();
         if is_over {
             self.give_up(local, id, &message, now_ms)
         } else {

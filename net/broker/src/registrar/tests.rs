@@ -54,6 +54,7 @@ fn settings() -> Settings {
         cores: 2,
         partitions: 4,
         memory_bytes: 1 << 30,
+        disk_bytes: 1 << 40,
         started_ms: 0,
     };
     Config::default().settings(found)
