@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use protocol::bodies::{
-    self, CheckClient, ConsumeStats, ConsumerConnection, ConsumerIdList, GroupList, KvTable, LockAnswer, LockBatch,
-    MessageQueue, ProducerConnection, SubscriptionData, SubscriptionGroupConfig, SubscriptionGroupTable,
-    TopicConfigTable, TopicRouteData, TopicStatsTable,
+    self, CheckClient, ConsumeStats, ConsumeType, ConsumerConnection, ConsumerIdList, GroupList, HeartbeatData,
+    KvTable, LockAnswer, LockBatch, MessageQueue, ProducerConnection, SubscriptionData, SubscriptionGroupConfig,
+    SubscriptionGroupTable, TopicConfigTable, TopicRouteData, TopicStatsTable,
 };
 use protocol::codes::{request, response};
 use protocol::headers::PullMessage;
 use protocol::ids::OffsetId;
+use protocol::names::pull_flag;
 use protocol::{Command, Serialize};
 use tests::client::Client;
 use tests::server::Server;
@@ -229,6 +230,61 @@ fn a_group_that_nobody_knows_is_made_by_the_first_who_needs_it() {
         client.expect(response::SUCCESS, pull_of("puller", "T"));
         assert!(!known(&mut client, "nobody"));
         server.stop();
+    });
+}
+
+#[test]
+fn consumers_that_pull_are_rejected_if_that_is_set() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let [mut client, mut other] = [server.client(), server.client()];
+        client.expect(response::SUCCESS, create_topic("T", 2));
+        (0..2).for_each(|queue| drop(client.expect(response::SUCCESS, send("T", queue, b"x"))));
+        let beat = |group: &str, consume_type| {
+            let mut command = heartbeat("c", group, &["T"]);
+            let mut data: HeartbeatData = bodies::decode(&command.body).unwrap();
+            data.consumer_data_set[0].consume_type = consume_type;
+            command.body = bodies::encode(&data).into();
+            command
+        };
+        let pulled = |client: &mut Client, group: &str| {
+            let mut answers = Vec::new();
+            for (code, queue) in [(request::PULL_MESSAGE, 0), (request::LITE_PULL_MESSAGE, 1)] {
+                let header = PullMessage { consumer_group: group, ..pull_header("T", queue, 0) };
+                answers.push(client.ask(pull_with(code, header)).header);
+            }
+            assert_eq!(answers[0].code, answers[1].code, "{answers:?}");
+            (answers[0].code, answers[0].remark.clone())
+        };
+        let found = (response::SUCCESS, "FOUND".to_owned());
+        client.expect(response::SUCCESS, beat("before", ConsumeType::ConsumeActively));
+        assert_eq!(pulled(&mut client, "nobody"), found);
+        let waits = PullMessage {
+            consumer_group: "nobody",
+            sys_flag: pull_flag::SUBSCRIPTION | pull_flag::SUSPEND,
+            suspend_timeout_ms: 30_000,
+            ..pull_header("T", 0, 1)
+        };
+        let waiting = other.write(pull_with(request::PULL_MESSAGE, waits));
+        let set =
+            |value: &str| telling(request::UPDATE_BROKER_CONFIG, &[], format!("rejectPullConsumerEnable={value}"));
+        client.expect(response::SUCCESS, set("true"));
+        let remark = "the consumer's group info not exist, or the pull consumer is rejected by server.";
+        let rejected = (response::SUBSCRIPTION_NOT_EXIST, remark.to_owned());
+        client.expect(response::SUCCESS, beat("pulls", ConsumeType::ConsumeActively));
+        client
+            .expect(response::SYSTEM_ERROR, asking(request::GET_CONSUMER_LIST_BY_GROUP, &[("consumerGroup", "pulls")]));
+        assert_eq!(pulled(&mut client, "pulls"), rejected);
+        assert_eq!(pulled(&mut client, "nobody"), rejected);
+        client.expect(response::SUCCESS, send("T", 0, b"y"));
+        let answer = other.answer(waiting).header;
+        assert_eq!((answer.code, answer.remark), rejected, "one that waited");
+        assert_eq!(pulled(&mut client, "TOOLS_CONSUMER"), found);
+        assert_eq!(pulled(&mut client, "before"), found);
+        client.expect(response::SUCCESS, beat("pushed", ConsumeType::ConsumePassively));
+        assert_eq!((pulled(&mut client, "pushed"), pulled(&mut other, "pushed")), (found.clone(), found.clone()));
+        client.expect(response::SUCCESS, set("false"));
+        assert_eq!(pulled(&mut client, "pulls"), found);
     });
 }
 

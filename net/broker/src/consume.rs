@@ -38,6 +38,9 @@ pub const SHARE_BYTES_MIN: usize = 4096;
 /// (`accessMessageInMemoryMaxRatio`).
 const NEAR_PERCENT: u64 = 40;
 
+/// What consumers that pull are told where they are rejected (`broker.reject_pull_consumers`).
+const PULL_REJECTED: &str = "the consumer's group info not exist, or the pull consumer is rejected by server.";
+
 /// Why a pull is forbidden: field `forbiddenType` beside code 16.
 #[derive(Clone, Copy)]
 enum Forbidden {
@@ -93,6 +96,9 @@ impl Desk {
             }
         };
         let Some(filter) = self.filter(&call.reply, &asked) else { return };
+        if self.is_rejected(asked.consumer_group) {
+            return self.refuse(&call.reply, response::SUBSCRIPTION_NOT_EXIST, PULL_REJECTED);
+        }
         let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else {
             return self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
         };
@@ -150,6 +156,9 @@ impl Desk {
         if let (Filter::Group(_), Some(group)) = (&pull.filter, &pull.group) {
             let Some(now) = self.group_filter(&pull.reply, &group.name, &topic.name, i64::MIN) else { return };
             pull.filter = Filter::Group(now);
+        }
+        if pull.group.as_ref().is_some_and(|group| self.is_rejected(&group.name)) {
+            return self.refuse(&pull.reply, response::SUBSCRIPTION_NOT_EXIST, PULL_REJECTED);
         }
         pull.topic = topic;
         self.pull(pull, now_ms);
@@ -314,6 +323,15 @@ impl Desk {
         }
         let is_refused = is_lite && !self.settings.lite_pull;
         is_refused.then(|| (Forbidden::Broker, format!("the broker[{broker}] for lite pull consumer is forbidden")))
+    }
+
+    /// Whether a group's consumers are rejected because they pull. The registrar passes over their heartbeats then, so
+    /// that a group with members is one of clients that are served, or was there before.
+    #[inline]
+    fn is_rejected(&self, group: &str) -> bool {
+        self.settings.reject_pull_consumers
+            && self.catalog.subscriptions(group).is_none()
+            && !names::may_always_pull(group)
     }
 
     /// What a pull wants, from its header or from its group. `None`: the pull was refused.

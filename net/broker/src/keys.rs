@@ -138,6 +138,7 @@ pub const KEYS: &[Key] = &[
     switch("broker.property_filter", true, "Consumers may filter by SQL92 (enablePropertyFilter; off in RocketMQ). Off: code 1. It costs only those who do."),
     switch("broker.store_replies", true, "Replies of request-reply are stored too (storeReplyMessageEnable)."),
     switch("broker.server_side_reset", true, "Offsets are reset at the broker (useServerSideResetOffset). Off: by the group's clients, which must be online."),
+    switch("broker.reject_pull_consumers", false, "Serve no consumers whose applications pull (rejectPullConsumerEnable): their heartbeats count for nothing, and pulls of a group without members get code 24."),
     switch("broker.lite_pull", true, "Serve consumers that pull by code 361 (litePullMessageEnable). Off: code 16."),
     switch("broker.lmq", false, "Have light queues, `%LMQ%...` (enableLmq), if multi_dispatch is on too."),
     switch("broker.multi_dispatch", false, "A message goes also to the light queues that its INNER_MULTI_DISPATCH names (enableMultiDispatch), if lmq is on too."),

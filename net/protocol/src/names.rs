@@ -303,6 +303,14 @@ pub fn is_closed_topic(topic: &str) -> bool {
     TOPICS.contains(&topic)
 }
 
+/// Groups of RocketMQ's own tools and servers, besides its system groups, that pull without saying so before.
+const TOOL_GROUPS: [&str; 3] = ["DEFAULT_CONSUMER", "SCHEDULE_CONSUMER", "__MONITOR_CONSUMER"];
+
+/// Groups that pull also where consumers that pull are rejected (RocketMQ's `isSysConsumerGroupPullMessage`).
+pub fn may_always_pull(group: &str) -> bool {
+    is_system_group(group) || TOOL_GROUPS.contains(&group)
+}
+
 /// Groups of RocketMQ itself.
 pub fn is_system_group(group: &str) -> bool {
     group.starts_with(SYSTEM_GROUP_PREFIX) || BUILT_IN_GROUPS.contains(&group)
@@ -371,6 +379,8 @@ mod tests {
         assert!(!is_system_topic("T") && !is_system_topic("%RETRY%g"));
         assert!(is_closed_topic(SCHEDULE_TOPIC) && !is_closed_topic(DEFAULT_TOPIC));
         assert!(is_system_group("CID_RMQ_SYS_TRANS") && !is_system_group("g"));
+        assert!(["TOOLS_CONSUMER", "DEFAULT_CONSUMER", "CID_RMQ_SYS_x"].iter().all(|group| may_always_pull(group)));
+        assert!(!may_always_pull("g") && !may_always_pull("DEFAULT_PRODUCER"));
         assert!(perm::valid(6) && perm::valid(0) && !perm::valid(8) && !perm::valid(-1));
     }
 }

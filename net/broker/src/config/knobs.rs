@@ -113,6 +113,7 @@ const KNOBS: &[(&str, Knob)] = &[
     ("priorityOrderAsc", Knob::Switch(|at| &mut at.priority_order_asc)),
     ("recallMessageEnable", Knob::Switch(|at| &mut at.recall_message)),
     ("allowRecallWhenBrokerNotWriteable", Knob::Switch(|at| &mut at.recall_read_only)),
+    ("rejectPullConsumerEnable", Knob::Switch(|at| &mut at.reject_pull_consumers)),
     ("rejectTransactionMessage", Knob::Switch(|at| &mut at.reject_transaction)),
     ("shortPollingTimeMills", number(1, 60_000, |at| at.short_polling_ms, |at, to| at.short_polling_ms = to)),
     ("storeReplyMessageEnable", Knob::Switch(|at| &mut at.store_replies)),
@@ -154,10 +155,7 @@ const AT_START: [(&str, &str); 18] = [
 ];
 
 /// Stock names of what a broker might do and this one does not, and what it does.
-const NOT_SERVED: [(&str, &str); 2] = [
-    ("enablePopMessageThreshold", "popInflightMessageThreshold always counts"),
-    ("rejectPullConsumerEnable", "consumers that pull are served"),
-];
+const NOT_SERVED: [(&str, &str); 1] = [("enablePopMessageThreshold", "popInflightMessageThreshold always counts")];
 
 /// Why changes were not taken. Nothing has changed then.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -390,10 +388,10 @@ mod tests {
     #[test]
     fn what_is_not_served_is_told_as_that() {
         let mut changes = Changes::default();
-        let remarks = changes.update("enableLmqStats=true\nrejectPullConsumerEnable=true\nbrokerId=0").unwrap();
+        let remarks = changes.update("enableLmqStats=true\nenablePopMessageThreshold=true\nbrokerId=0").unwrap();
         let wanted = [
             "taken, without meaning here: enableLmqStats, brokerId",
-            "taken, not served here: rejectPullConsumerEnable (consumers that pull are served)",
+            "taken, not served here: enablePopMessageThreshold (popInflightMessageThreshold always counts)",
         ];
         assert_eq!(remarks, wanted);
         let known: Vec<&str> = STOCK_KEYS.lines().collect();

@@ -89,6 +89,8 @@ pub struct Settings {
     pub store_replies: bool,
     /// `broker.server_side_reset`.
     pub server_side_reset: bool,
+    /// `broker.reject_pull_consumers`.
+    pub reject_pull_consumers: bool,
     /// `broker.lite_pull`.
     pub lite_pull: bool,
     /// `broker.lmq`.
@@ -284,6 +286,7 @@ impl Config {
             property_filter: self.switch("broker.property_filter"),
             store_replies: self.switch("broker.store_replies"),
             server_side_reset: self.switch("broker.server_side_reset"),
+            reject_pull_consumers: self.switch("broker.reject_pull_consumers"),
             lite_pull: self.switch("broker.lite_pull"),
             lmq: self.switch("broker.lmq"),
             multi_dispatch: self.switch("broker.multi_dispatch"),

@@ -12,7 +12,7 @@ use super::configuration::retry_queues;
 use super::{Order, Outcome, Registrar, body_that_fits, system_error, wrong_body};
 use crate::answer::Answer;
 use crate::call::{ConnectionId, Request};
-use crate::catalog::{Group, Subscription, Topic, Wants};
+use crate::catalog::{ConsumeType, Group, Subscription, Topic, Wants};
 use crate::filter::no_filter;
 use crate::members::{Beat, CLIENT_ID_BYTES_MAX, Client};
 use crate::topics;
@@ -30,6 +30,9 @@ impl Registrar {
         // RocketMQ's answer to a classic heartbeat; its clients do not look.
         let mut is_sub_change = beat.fingerprint == 0;
         for consumer in data.consumer_data_set {
+            if self.settings.reject_pull_consumers && consumer.consume_type == ConsumeType::ConsumeActively {
+                continue;
+            }
             let Some(group) = self.group(&consumer.group_name).map_err(system_error)? else { continue };
             let mut topics = consumer.subscription_data_set.iter().map(|data| data.topic.as_str());
             let catalog = self.ledger.newest();

@@ -1,6 +1,6 @@
 //! Groups, their members, and the queues that they lock.
 
-use protocol::bodies::{Assignments, QueryAssignment, RequestMode, SetRequestMode};
+use protocol::bodies::{Assignments, ConsumeType, QueryAssignment, RequestMode, SetRequestMode};
 
 use super::*;
 use crate::routes::FRESH_MS;
@@ -97,6 +97,23 @@ fn members_are_told_of_one_another_unless_they_should_not() {
         assert_eq!(world.logged(), ["publish"]);
         assert!(world.registrar.catalog().subscriptions("g").is_none());
     }
+}
+
+#[test]
+fn members_that_pull_leave_when_they_are_no_longer_wanted() {
+    let mut world = World::new();
+    let of_type = |group: &str, consume_type| ConsumerData { consume_type, ..consumer(group, &[("T", 1)]) };
+    let pulls = || of_type("g", ConsumeType::ConsumeActively);
+    world.heartbeat(1, "c", vec![pulls()]);
+    assert!(world.registrar.catalog().subscriptions("g").is_some());
+    assert_eq!(world.ask(0, request::UPDATE_BROKER_CONFIG, &[], b"rejectPullConsumerEnable=true".to_vec()).code, 0);
+    world.tick(70_000);
+    // The others of a heartbeat count.
+    let others = [of_type("h", ConsumeType::ConsumePassively), of_type("p", ConsumeType::ConsumePop)];
+    assert_eq!(world.heartbeat(1, "c", [&[pulls()], &others[..]].concat()).code, 0);
+    world.tick(70_000);
+    let is_live = ["g", "h", "p"].map(|group| world.registrar.catalog().subscriptions(group).is_some());
+    assert_eq!(is_live, [false, true, true]);
 }
 
 #[test]

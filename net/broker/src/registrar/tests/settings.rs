@@ -156,6 +156,7 @@ fn what_is_asked_without_saying_how_is_answered_by_the_settings() {
     world.ask(0, 12, &query, Vec::new());
     world.ask(0, 12, &by_unique_id, Vec::new());
     assert_eq!(shown(&mut world)["maxMsgsNumBatch"], "2");
-    let answer = update(&mut world, "rejectPullConsumerEnable=true");
-    assert_eq!(answer.remark, "taken, not served here: rejectPullConsumerEnable (consumers that pull are served)");
+    let answer = update(&mut world, "enablePopMessageThreshold=true");
+    let wanted = "taken, not served here: enablePopMessageThreshold (popInflightMessageThreshold always counts)";
+    assert_eq!(answer.remark, wanted);
 }
