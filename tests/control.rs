@@ -456,11 +456,29 @@ fn what_a_group_may_not_read_is_refused_and_told() {
         let table: SubscriptionGroupTable = bodies::decode(&answer.body).expect("a table");
         assert_eq!(table.forbidden_table["g"]["T"], 4);
         assert!(ask(&mut client, &[("readable", "true")]));
-        let wrong = [("group", "nobody"), ("topic", "T"), ("readable", "false")];
-        let asked = asking(request::UPDATE_AND_GET_GROUP_FORBIDDEN, &wrong);
-        client.expect(response::SUBSCRIPTION_GROUP_NOT_EXIST, asked);
         let wrong = [("group", "g"), ("topic", "a b"), ("readable", "false")];
         client.expect(response::INVALID_PARAMETER, asking(request::UPDATE_AND_GET_GROUP_FORBIDDEN, &wrong));
+        // A group that nobody knows may read, until that is said otherwise.
+        let of_new = |readable: Option<&'static str>| {
+            let fields =
+                [("group", "new"), ("topic", "T")].into_iter().chain(readable.map(|value| ("readable", value)));
+            asking(request::UPDATE_AND_GET_GROUP_FORBIDDEN, &fields.collect::<Vec<_>>())
+        };
+        let config = || asking(request::GET_SUBSCRIPTIONGROUP_CONFIG, &[("group", "new")]);
+        for (readable, is_readable) in [(None, true), (Some("true"), true), (Some("false"), false)] {
+            client.expect(response::SUBSCRIPTION_GROUP_NOT_EXIST, config());
+            let answer = client.expect(response::SUCCESS, of_new(readable));
+            assert_eq!(bodies::decode::<Forbidden>(&answer.body).expect("what it may").readable, is_readable);
+        }
+        client.expect(response::SUCCESS, config());
+        client.expect(response::SUCCESS, heartbeat("c", "new", &["T"]));
+        let header = PullMessage { consumer_group: "new", sys_flag: 0, subscription: None, ..pull_header("T", 0, 0) };
+        client.expect(response::NO_PERMISSION, pull_with(request::PULL_MESSAGE, header));
+        server.stop();
+        let server = Server::with_cores(home, cores, &["--set", "broker.auto_create_group=false"]);
+        let wrong = [("group", "nobody"), ("topic", "T"), ("readable", "false")];
+        let asked = asking(request::UPDATE_AND_GET_GROUP_FORBIDDEN, &wrong);
+        server.client().expect(response::SUBSCRIPTION_GROUP_NOT_EXIST, asked);
         server.stop();
     });
 }

@@ -337,17 +337,23 @@ impl Registrar {
     }
 
     /// Code 353: a group may not read a topic any more, or may again. Pulls that bring their own subscription are served,
-    /// as in RocketMQ.
+    /// as in RocketMQ. A group that nobody knows may read everything; what it may not is kept with it, so that makes it.
     pub(super) fn group_forbidden(&mut self, header: &GroupForbidden<'_>) -> Result<Outcome, Answer> {
         self.check_room()?;
-        let Some(old) = self.ledger.newest().group(header.group).cloned() else {
-            let remark = format!("No group in this broker. group: {}", header.group);
-            return Err(Answer::refusal(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
-        };
-        let mut forbidden = old.forbidden.clone();
-        if let Some(readable) = header.readable {
+        if header.readable.is_some() {
             names::check_topic(header.topic)
                 .map_err(|error| Answer::refusal(response::INVALID_PARAMETER, error.to_string()))?;
+        }
+        let old = match header.readable {
+            Some(false) => self.group(header.group).map_err(system_error)?,
+            _ => self.ledger.newest().group(header.group).cloned(),
+        };
+        if old.is_none() && header.readable == Some(false) {
+            let remark = format!("No group in this broker. group: {}", header.group);
+            return Err(Answer::refusal(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+        }
+        let mut forbidden = old.as_ref().map(|old| old.forbidden.clone()).unwrap_or_default();
+        if let Some(readable) = header.readable {
             let bits = forbidden.get(header.topic).copied().unwrap_or(0);
             match if readable { bits & !FORBIDDEN_READ } else { bits | FORBIDDEN_READ } {
                 0 => drop(forbidden.remove(header.topic)),
@@ -355,7 +361,7 @@ impl Registrar {
             }
         }
         let is_forbidden = forbidden.get(header.topic).is_some_and(|bits| bits & FORBIDDEN_READ != 0);
-        if forbidden != old.forbidden {
+        if let Some(old) = old.filter(|old| old.forbidden != forbidden) {
             if forbidden.len() > FORBIDDEN_TOPICS_MAX {
                 let remark = format!("a group has at most {FORBIDDEN_TOPICS_MAX} topics that it may not read");
                 return Err(Answer::refusal(response::INVALID_PARAMETER, remark));
