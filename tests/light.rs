@@ -3,18 +3,18 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use protocol::bodies::{self, SubscriptionGroupTable, TopicConfigTable};
+use protocol::bodies::{self, SubscriptionGroupConfig, SubscriptionGroupTable, TopicConfigTable};
 use protocol::codes::{request, response};
-use protocol::headers::PullMessage;
+use protocol::headers::{PopMessage, PullMessage};
 use protocol::message::BatchEntry;
-use protocol::names::sys_flag;
+use protocol::names::{pull_flag, sys_flag};
 use protocol::{Command, StoredMessage};
 use tests::client::Client;
 use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
-    asking, commit, committed, create_topic, edge, messages, number, properties, pull, pull_all, pull_header,
-    pull_waiting, pull_with, send, send_as, telling, wait_until_durable,
+    asking, commit, committed, create_topic, edge, handles, heartbeat, messages, number, properties, pull, pull_all,
+    pull_header, pull_waiting, pull_with, send, send_as, telling, wait_until_durable,
 };
 
 const ON: [&str; 4] = ["--set", "broker.lmq=true", "--set", "broker.multi_dispatch=true"];
@@ -132,20 +132,89 @@ fn nothing_that_was_answered_is_missing_after_a_kill() {
 
 #[test]
 fn a_group_of_a_light_queue_has_no_configuration() {
+    const GROUP: &str = "%LMQ%reader";
+    let pop_of = |topic: &str, invisible_time: i64| {
+        let mut command = Command::request(request::POP_MESSAGE);
+        let asked =
+            PopMessage { consumer_group: GROUP, topic, max_msg_nums: 1, invisible_time, ..PopMessage::default() };
+        asked.push(&mut command.header.fields);
+        command
+    };
+    let pop = || pop_of("%LMQ%a", 600_000);
+    let revived = |client: &mut Client| edge(client, request::GET_MAX_OFFSET, "%RETRY%%LMQ%reader_T", 0);
+    let configs = |client: &mut Client| {
+        let all = client.expect(response::SUCCESS, asking(request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG, &[]));
+        bodies::decode::<SubscriptionGroupTable>(&all.body).unwrap().subscription_group_table
+    };
+    let config = |client: &mut Client| {
+        let answer =
+            client.expect(response::SUCCESS, asking(request::GET_SUBSCRIPTIONGROUP_CONFIG, &[("group", GROUP)]));
+        bodies::decode::<SubscriptionGroupConfig>(&answer.body).unwrap()
+    };
     with_cores(|home, cores| {
         for auto in ["true", "false"] {
             let auto = format!("broker.auto_create_group={auto}");
-            let server = Server::with_cores(home, cores, &[&ON[..], &["--set", &auto]].concat());
+            let more = [&ON[..], &["--set", &auto]].concat();
+            let server = Server::with_cores(home, cores, &more);
             let mut client = server.client();
             client.expect(response::SUCCESS, create_topic("T", 1));
             client.expect(response::SUCCESS, light("T", 0, "%LMQ%a", "one"));
-            let header = PullMessage { consumer_group: "%LMQ%reader", ..pull_header("%LMQ%a", 0, 0) };
-            client.expect(response::SUCCESS, pull_with(request::PULL_MESSAGE, header));
-            let all = client.expect(response::SUCCESS, asking(request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG, &[]));
-            let all: SubscriptionGroupTable = bodies::decode(&all.body).unwrap();
-            assert!(!all.subscription_group_table.contains_key("%LMQ%reader"), "{auto}");
+            let header = PullMessage {
+                consumer_group: GROUP,
+                sys_flag: pull_flag::SUBSCRIPTION | pull_flag::COMMIT_OFFSET,
+                ..pull_header("T", 0, 0)
+            };
+            let answer = client.expect(response::SUCCESS, pull_with(request::PULL_MESSAGE, header));
+            let place = messages(&answer)[0].physical_offset.to_string();
+            assert_eq!(committed(&mut client, GROUP, "T", 0), Some(0), "with a pull");
+            client.expect(response::SUCCESS, commit(GROUP, "T", 0, 1));
+            client.expect(response::SUCCESS, heartbeat("c", GROUP, &["%LMQ%a"]));
+            let back = [("offset", &*place), ("group", GROUP), ("delayLevel", "1")];
+            client.expect(response::SUCCESS, asking(request::CONSUMER_SEND_MSG_BACK, &back));
+            client.expect(response::SUCCESS, send("%RETRY%%LMQ%reader", 0, b"again"));
+            let popped = client.expect(response::SUCCESS, pop());
+            client.expect(response::SUCCESS, send("T", 0, b"two"));
+            client.expect(response::SUCCESS, pop_of("T", 1_000));
+            let before = revived(&mut client);
+            let offset = messages(&popped)[0].queue_offset;
+            assert_eq!(config(&mut client), SubscriptionGroupConfig::new(GROUP), "it has the defaults");
+            assert!(!configs(&mut client).contains_key(GROUP), "and they are not kept");
+            server.kill();
+            // What it has popped stays so, and comes again when its time is over.
+            let server = Server::with_cores(home, cores, &more);
+            let mut client = server.client();
+            while revived(&mut client) == before {}
+            client.expect(response::POLLING_TIMEOUT, pop());
+            let handle = &handles(&popped)[0];
+            let fields = [
+                ("consumerGroup", GROUP),
+                ("topic", "%LMQ%a"),
+                ("queueId", "0"),
+                ("extraInfo", handle),
+                ("offset", &offset.to_string()),
+            ];
+            client.expect(response::SUCCESS, asking(request::ACK_MESSAGE, &fields));
+            assert_eq!(committed(&mut client, GROUP, "%LMQ%a", 0), Some(offset + 1));
+            assert!(!configs(&mut client).contains_key(GROUP), "{auto}");
             server.stop();
         }
+        // What an admin says of it counts.
+        let server = Server::with_cores(home, cores, &ON);
+        let mut client = server.client();
+        let closed = SubscriptionGroupConfig { consume_enable: false, ..SubscriptionGroupConfig::new(GROUP) };
+        let made = telling(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], bodies::encode(&closed));
+        client.expect(response::SUCCESS, made);
+        assert_eq!((config(&mut client), configs(&mut client).contains_key(GROUP)), (closed, true));
+        client.expect(response::NO_PERMISSION, pop());
+        client.expect(response::SUCCESS, asking(request::DELETE_SUBSCRIPTIONGROUP, &[("groupName", GROUP)]));
+        assert_eq!(config(&mut client), SubscriptionGroupConfig::new(GROUP));
+        server.stop();
+        // Without light queues it is a group like others.
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, heartbeat("c", GROUP, &["T"]));
+        assert!(configs(&mut client).contains_key(GROUP));
+        server.stop();
     });
 }
 

@@ -65,6 +65,13 @@ impl Catalog {
         self.groups.get(name)
     }
 
+    /// The same, and of a group that needs none ([`Settings::is_light_group`]) the defaults.
+    #[inline]
+    pub fn group_or_light(&self, name: &str, settings: &Settings) -> Option<Arc<Group>> {
+        let light = || settings.is_light_group(name).then(|| Arc::new(Group::plain(name)));
+        self.group(name).cloned().or_else(light)
+    }
+
     /// What the live members of this group subscribe to; `None`: it has no member.
     #[inline]
     pub fn subscriptions(&self, group: &str) -> Option<&Arc<Subscriptions>> {
@@ -314,6 +321,11 @@ pub struct Group {
 }
 
 impl Group {
+    /// One with the defaults.
+    pub fn plain(name: &str) -> Group {
+        Group { name: name.into(), config: SubscriptionGroupConfig::new(name), forbidden: BTreeMap::new() }
+    }
+
     /// Whether its members may pull at all.
     pub fn may_consume(&self) -> bool {
         self.config.consume_enable

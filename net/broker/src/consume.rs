@@ -110,7 +110,7 @@ impl Desk {
         let commits = asked.sys_flag & pull_flag::COMMIT_OFFSET != 0;
         if let Ok(offset) = u64::try_from(asked.commit_offset)
             && commits
-            && group.is_some()
+            && (group.is_some() || self.settings.is_light_group(asked.consumer_group))
         {
             self.note_offset(local, &topic, queue, asked.consumer_group, offset);
         }
@@ -276,19 +276,15 @@ impl Desk {
             return None;
         }
         let group = self.catalog.group(asked.consumer_group).cloned();
-        let has_light = self.settings.has_light_queues();
-        let makes_queue = has_light && names::is_lmq(asked.topic) && !call.resumed;
-        if group.is_none() {
-            // There may be as many groups of light queues as of those: they have no configuration.
-            let is_light = has_light && names::is_lmq(asked.consumer_group);
+        let makes_queue = self.settings.has_light_queues() && names::is_lmq(asked.topic) && !call.resumed;
+        if group.is_none() && !self.settings.is_light_group(asked.consumer_group) {
             // A request waits for one thing to be made: a group whose light queue is new comes with its next pull.
-            let waits = is_light || makes_queue && self.catalog.topic(asked.topic).is_none();
+            let waits = makes_queue && self.catalog.topic(asked.topic).is_none();
             if !waits && self.makes_group(call, asked.consumer_group) {
                 return None;
             }
             // When there are too many groups, whoever has none still reads.
-            let may_read = is_light || self.settings.auto_create_group;
-            if !may_read || names::check_group(asked.consumer_group).is_err() {
+            if !self.settings.auto_create_group || names::check_group(asked.consumer_group).is_err() {
                 let remark = format!("subscription group [{}] does not exist", asked.consumer_group);
                 self.refuse(reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
                 return None;

@@ -487,7 +487,7 @@ impl Desk {
             let topics: BTreeMap<u32, &Arc<Topic>> = self.catalog.topics().map(|topic| (topic.id, topic)).collect();
             for (topic, queue, group, account) in found {
                 // What is left of topics and groups that are gone is nobody's.
-                if let (Some(topic), Some(group)) = (topics.get(&topic), self.catalog.group(&group)) {
+                if let (Some(topic), Some(group)) = (topics.get(&topic), self.group(&group)) {
                     self.pops.accounts.open(queue, topic, &group.name, local, account);
                 }
             }

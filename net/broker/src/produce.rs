@@ -2,6 +2,7 @@
 //! 3.7, 4.1, 4.9).
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use engine::format::QueueKey;
 use engine::limits::BATCH_RECORDS_MAX;
@@ -16,7 +17,7 @@ use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
 use crate::answer::{BUSY, PROPERTIES_TOO_LONG};
 use crate::call::{Call, ReplyTo};
-use crate::catalog::Destination;
+use crate::catalog::{Destination, Group};
 use crate::config::Settings;
 use crate::desk::Desk;
 use crate::mail::{Ensure, Mail, Make};
@@ -319,6 +320,12 @@ impl Desk {
         let mut request = call.to_request();
         request.resumed = true;
         self.ensure(topic, how, Mail::Request(request), &call.reply);
+    }
+
+    /// A group's configuration, if it has or needs none.
+    #[inline]
+    pub(crate) fn group(&self, name: &str) -> Option<Arc<Group>> {
+        self.catalog.group_or_light(name, &self.settings)
     }
 
     /// Whether a request that needs a group which nobody knows may ask the registrar for it: it does so once.

@@ -3,6 +3,8 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use protocol::names;
+
 use super::Config;
 use crate::keys;
 
@@ -190,6 +192,12 @@ impl Settings {
     /// Whether there are light queues (LMQ): as in a stock broker it takes both settings.
     pub fn has_light_queues(&self) -> bool {
         self.lmq && self.multi_dispatch
+    }
+
+    /// Whether a group is named like a light queue where there are some. As by a stock broker, no configuration is made for it:
+    /// without one it has the defaults. There may be as many as there are names.
+    pub fn is_light_group(&self, name: &str) -> bool {
+        self.has_light_queues() && names::is_lmq(name) && names::check_group(name).is_ok()
     }
 
     /// Age at which a segment of a log may go, in ms.

@@ -10,7 +10,6 @@ use protocol::codes::{request, response};
 use protocol::headers::{
     OffsetAnswer, QueryConsumerOffset, QueueOf, SearchOffset, TimestampAnswer, UpdateConsumerOffset,
 };
-use protocol::names;
 
 use crate::call::{Call, ReplyTo};
 use crate::catalog::{Topic, offset_key, offset_value};
@@ -114,11 +113,8 @@ impl Desk {
         let Some(topic) = self.catalog.topic(asked.topic).cloned() else {
             return self.refuse_topic(&call.reply, asked.topic);
         };
-        // A group that is named like a light queue needs no configuration.
-        let is_light = self.settings.has_light_queues()
-            && names::is_lmq(asked.consumer_group)
-            && names::check_group(asked.consumer_group).is_ok();
-        if !is_light && self.catalog.group(asked.consumer_group).is_none() {
+        let group = asked.consumer_group;
+        if self.catalog.group(group).is_none() && !self.settings.is_light_group(group) {
             let remark = format!("subscription group not exist, {}", asked.consumer_group);
             return self.refuse(&call.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
         }

@@ -203,7 +203,8 @@ impl Desk {
 
     /// The name of a group that may pop. `None`: it was refused, or is being made.
     fn group_to_pop(&mut self, call: &Call<'_>, name: &str) -> Option<Arc<str>> {
-        let Some(group) = self.catalog.group(name).map(|group| group.name.clone()) else {
+        let light = || self.settings.is_light_group(name).then(|| name.into());
+        let Some(group) = self.catalog.group(name).map(|group| group.name.clone()).or_else(light) else {
             // What a group has consumed lasts only if the group does.
             if !self.makes_group(call, name) {
                 let (code, remark) = no_group(name);
@@ -227,6 +228,7 @@ impl Desk {
     /// What forbids a group to pop.
     pub(super) fn group_forbids_pop(&self, name: &str) -> Option<Refusal> {
         match self.catalog.group(name) {
+            None if self.settings.is_light_group(name) => None,
             None => Some(no_group(name)),
             Some(group) if group.may_consume() => None,
             Some(_) => Some((response::NO_PERMISSION, format!("subscription group no permission, {name}"))),

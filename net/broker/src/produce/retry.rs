@@ -29,7 +29,7 @@ impl Desk {
             Ok(back) => back,
             Err(error) => return self.refuse_field(&call.reply, error),
         };
-        let Some(group) = self.catalog.group(back.group).cloned() else {
+        let Some(group) = self.group(back.group) else {
             if self.makes_group(call, back.group) {
                 return;
             }
@@ -147,7 +147,7 @@ impl Desk {
     /// goes by there first. True: nothing is left to do here now.
     pub(super) fn is_retry_over(&mut self, call: &Call<'_>, send: &SendMessage<'_>, now_ms: u64) -> bool {
         let name = names::group_of_retry_topic(send.topic).unwrap_or_default();
-        let Some(group) = self.catalog.group(name) else {
+        let Some(group) = self.group(name) else {
             if self.may_make_group(call, name) {
                 self.ensure_and_resume(call, send.topic.to_owned(), Make::Retry { group: name.to_owned() });
                 return true;

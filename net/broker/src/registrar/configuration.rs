@@ -94,7 +94,11 @@ impl Registrar {
     /// for each retry topic of the first form of these at every topic again.
     fn pop_retry_topics(&self, topic: &str) -> Vec<Arc<str>> {
         let catalog = self.ledger.newest();
-        let is_known = |group: &str| catalog.group(group).is_some() || catalog.subscriptions(group).is_some();
+        let is_known = |group: &str| {
+            catalog.group(group).is_some()
+                || catalog.subscriptions(group).is_some()
+                || self.settings.is_light_group(group)
+        };
         // `%RETRY%a_x_T` may be of group `a_x` and topic `T`, or of `a` and `x_T`.
         let is_of_another = |retry: &str| {
             catalog.topics().any(|other| {
@@ -329,7 +333,7 @@ impl Registrar {
 
     /// Code 352.
     pub(super) fn group_config(&self, name: &str) -> Result<Outcome, Answer> {
-        let Some(group) = self.ledger.published().group(name) else {
+        let Some(group) = self.ledger.published().group_or_light(name, &self.settings) else {
             let remark = format!("No group in this broker. group: {name}");
             return Err(Answer::refusal(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
         };
@@ -387,10 +391,11 @@ impl Registrar {
         Ok(())
     }
 
-    /// A group's configuration, made with defaults if it is missing and may be made. `Ok(None)`: it
+    /// A group's configuration, made with defaults if it is missing, needed and may be made. `Ok(None)`: it
     /// may not.
     pub(super) fn group(&mut self, name: &str) -> Result<Option<Arc<Group>>, String> {
-        if self.ledger.newest().group(name).is_none() {
+        let known = self.ledger.newest().group_or_light(name, &self.settings);
+        if known.is_none() {
             let may_be = self.settings.auto_create_group || names::is_system_group(name);
             if !may_be || names::check_group(name).is_err() {
                 return Ok(None);
@@ -398,7 +403,7 @@ impl Registrar {
             self.check_groups_room()?;
             self.add_group(SubscriptionGroupConfig::new(name));
         }
-        Ok(self.ledger.newest().group(name).cloned())
+        Ok(known.or_else(|| self.ledger.newest().group(name).cloned()))
     }
 }
 
