@@ -2,6 +2,7 @@
 //! also after `kill -9`. Method: raw frames to the real binary, with one core and with two.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Instant;
 
 use protocol::bodies::{self, SubscriptionGroupConfig, SubscriptionGroupTable, TopicConfigTable};
 use protocol::codes::{request, response};
@@ -9,6 +10,7 @@ use protocol::headers::{PopMessage, PullMessage};
 use protocol::message::BatchEntry;
 use protocol::names::{pull_flag, sys_flag};
 use protocol::{Command, StoredMessage};
+use tests::PATIENCE;
 use tests::client::Client;
 use tests::server::Server;
 use tests::with_cores;
@@ -133,6 +135,7 @@ fn nothing_that_was_answered_is_missing_after_a_kill() {
 #[test]
 fn a_group_of_a_light_queue_has_no_configuration() {
     const GROUP: &str = "%LMQ%reader";
+    const RETRIES: &str = "%RETRY%%LMQ%reader_T";
     let pop_of = |topic: &str, invisible_time: i64| {
         let mut command = Command::request(request::POP_MESSAGE);
         let asked =
@@ -141,7 +144,7 @@ fn a_group_of_a_light_queue_has_no_configuration() {
         command
     };
     let pop = || pop_of("%LMQ%a", 600_000);
-    let revived = |client: &mut Client| edge(client, request::GET_MAX_OFFSET, "%RETRY%%LMQ%reader_T", 0);
+    let revived = |client: &mut Client| edge(client, request::GET_MAX_OFFSET, RETRIES, 0);
     let configs = |client: &mut Client| {
         let all = client.expect(response::SUCCESS, asking(request::GET_ALL_SUBSCRIPTIONGROUP_CONFIG, &[]));
         bodies::decode::<SubscriptionGroupTable>(&all.body).unwrap().subscription_group_table
@@ -183,7 +186,10 @@ fn a_group_of_a_light_queue_has_no_configuration() {
             // What it has popped stays so, and comes again when its time is over.
             let server = Server::with_cores(home, cores, &more);
             let mut client = server.client();
-            while revived(&mut client) == before {}
+            let began = Instant::now();
+            while revived(&mut client) == before {
+                assert!(began.elapsed() < PATIENCE, "it does not come again");
+            }
             client.expect(response::POLLING_TIMEOUT, pop());
             let handle = &handles(&popped)[0];
             let fields = [
@@ -195,6 +201,8 @@ fn a_group_of_a_light_queue_has_no_configuration() {
             ];
             client.expect(response::SUCCESS, asking(request::ACK_MESSAGE, &fields));
             assert_eq!(committed(&mut client, GROUP, "%LMQ%a", 0), Some(offset + 1));
+            let reset = [("topic", "T"), ("group", GROUP), ("timestamp", "0"), ("isForce", "true")];
+            client.expect(response::SUCCESS, asking(request::INVOKE_BROKER_TO_RESET_OFFSET, &reset));
             assert!(!configs(&mut client).contains_key(GROUP), "{auto}");
             server.stop();
         }

@@ -545,7 +545,7 @@ fn a_message_sent_back_comes_again_and_then_is_dead() {
             assert_eq!((message.property("RETRY_TOPIC"), message.property("TAGS")), (Some("T"), Some("A")));
             assert_eq!(message.property("ORIGIN_MESSAGE_ID").map(str::len), Some(32));
             assert_eq!(message.property("REAL_TOPIC"), Some("%RETRY%g"));
-            assert_eq!(message.property("DELAY"), None);
+            assert_eq!(message.property("DELAY"), Some(&*(2 + times).to_string()));
         }
         let offset = messages(&answer)[0].physical_offset;
         let mut back = Command::request(request::CONSUMER_SEND_MSG_BACK);
@@ -595,7 +595,7 @@ fn a_retry_of_a_group_that_holds_locks_is_dead() {
         change_lock(&mut client, request::LOCK_BATCH_MQ);
         retry(&mut client, b"dead");
         let answer = client.pull("%DLQ%g", 0, 0);
-        assert_eq!((messages(&answer)[0].body, messages(&answer)[0].property("DELAY")), (&b"dead"[..], None));
+        assert_eq!((messages(&answer)[0].body, messages(&answer)[0].property("DELAY")), (&b"dead"[..], Some("-1")));
         change_lock(&mut client, request::UNLOCK_BATCH_MQ);
         retry(&mut client, b"unlocked");
         assert_eq!(messages(&client.ask(pull("%RETRY%g", 0, 0, 15_000)))[0].body, b"unlocked");
@@ -620,7 +620,7 @@ fn a_delayed_message_is_due_later() {
         assert!(started.elapsed() > Duration::from_millis(900));
         let message = messages(&answer)[0];
         assert_eq!((message.body, message.queue_offset, message.queue_id), (&b"later"[..], 0, 1));
-        assert_eq!(properties::get(message.properties, "DELAY"), None);
+        assert_eq!(properties::get(message.properties, "DELAY"), Some("2"));
         assert_eq!((message.property("REAL_TOPIC"), message.property("REAL_QID")), (Some("T"), Some("1")));
         assert_eq!(message.sys_flag & sys_flag::TRANSACTION_MASK, 0);
     });

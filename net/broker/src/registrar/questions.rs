@@ -110,7 +110,7 @@ impl Registrar {
         let Some(topic) = catalog.topic(header.topic) else {
             return Err(Answer::refusal(response::TOPIC_NOT_EXIST, format!("Topic {} does not exist", header.topic)));
         };
-        if catalog.group(header.group).is_none() {
+        if catalog.group_or_light(header.group, &self.settings).is_none() {
             let remark = format!("Group {} does not exist", header.group);
             return Err(Answer::refusal(response::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
         }
