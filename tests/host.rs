@@ -103,10 +103,11 @@ fn pull_what_is_kept(client: &mut Client, stored: i64, mut each: impl FnMut(&Sto
 
 #[test]
 fn what_logs_may_have_of_a_disk_is_set_while_they_run_and_outlives_a_kill() {
-    let Some(disk) = Mounted::ext4(1_600) else {
+    let Some(disk) = Mounted::ext4(480) else {
         return tests::skip("no loop device may be mounted here");
     };
-    let server = Server::with_cores(&disk.at, "1", &[]);
+    let more = ["--set", "log.disk_free_bytes_min=64MiB"];
+    let server = Server::with_cores(&disk.at, "1", &more);
     let mut client = server.client();
     client.expect(response::SUCCESS, create_topic("T", 1));
     let send_64_mib = |client: &mut Client| {
@@ -123,11 +124,11 @@ fn what_logs_may_have_of_a_disk_is_set_while_they_run_and_outlives_a_kill() {
     };
     send_64_mib(&mut client);
     assert_eq!(edge(&mut client, request::GET_MIN_OFFSET, "T", 0), 0);
-    // A hundredth is a segment.
-    client.expect(response::SUCCESS, telling(request::UPDATE_BROKER_CONFIG, &[], "diskMaxUsedSpaceRatio=1"));
+    // A tenth is three segments.
+    client.expect(response::SUCCESS, telling(request::UPDATE_BROKER_CONFIG, &[], "diskMaxUsedSpaceRatio=10"));
     first_is_above(&mut client, 0);
     server.kill();
-    let server = Server::with_cores(&disk.at, "1", &[]);
+    let server = Server::with_cores(&disk.at, "1", &more);
     let mut client = server.client();
     send_64_mib(&mut client);
     first_is_above(&mut client, 64);

@@ -4,7 +4,10 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
-use protocol::bodies::{self, SubscriptionGroupConfig, SubscriptionGroupTable, TopicConfigTable};
+use protocol::bodies::{
+    self, ConsumerData, HeartbeatData, SubscriptionData, SubscriptionGroupConfig, SubscriptionGroupTable,
+    TopicConfigTable,
+};
 use protocol::codes::{request, response};
 use protocol::headers::{PopMessage, PullMessage};
 use protocol::message::BatchEntry;
@@ -204,6 +207,9 @@ fn a_group_of_a_light_queue_has_no_configuration() {
             let reset = [("topic", "T"), ("group", GROUP), ("timestamp", "0"), ("isForce", "true")];
             client.expect(response::SUCCESS, asking(request::INVOKE_BROKER_TO_RESET_OFFSET, &reset));
             assert!(!configs(&mut client).contains_key(GROUP), "{auto}");
+            // A topic takes with it what of it comes again to this group.
+            client.expect(response::SUCCESS, asking(request::DELETE_TOPIC_IN_BROKER, &[("topic", "T")]));
+            client.expect(response::TOPIC_NOT_EXIST, pull(RETRIES, 0, 0));
             server.stop();
         }
         // What an admin says of it counts.
@@ -406,6 +412,73 @@ fn copies_that_do_not_fit_one_batch_take_several() {
                 assert_eq!((message.body.len(), offsets.split(',').nth(index)), (bytes, Some(&*offset.to_string())));
             }
         }
+        server.stop();
+    });
+}
+
+#[test]
+fn light_groups_take_no_room_that_others_need() {
+    with_cores(|home, cores| {
+        let more = [&ON[..], &["--set", "limits.topics=64", "--set", "limits.groups=64"]].concat();
+        let server = Server::with_cores(home, cores, &more);
+        let mut client = server.client();
+        let forbidden = |number: u32| {
+            let group = format!("%LMQ%{number}");
+            asking(request::UPDATE_AND_GET_GROUP_FORBIDDEN, &[("group", &group), ("topic", "T"), ("readable", "false")])
+        };
+        for number in 0..100 {
+            client.expect(response::SUCCESS, heartbeat("c", &format!("%LMQ%{number}"), &["%LMQ%a"]));
+        }
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        // What a group may not read is kept with its configuration, and of those there is a bound.
+        let codes: BTreeSet<i32> = (0..100).map(|number| client.ask(forbidden(number)).header.code).collect();
+        assert_eq!(codes, BTreeSet::from([response::SUCCESS, response::SYSTEM_ERROR]));
+        server.stop();
+    });
+}
+
+#[test]
+fn a_light_groups_pull_that_waits_goes_by_what_it_wants_now() {
+    const GROUP: &str = "%LMQ%reader";
+    let subscribed = |tags: &str, version: i64| {
+        let mut subscription = SubscriptionData::from_expression("T", tags).expect("tags");
+        subscription.sub_version = version;
+        let consumer = ConsumerData {
+            group_name: GROUP.to_owned(),
+            subscription_data_set: vec![subscription],
+            ..ConsumerData::default()
+        };
+        let data =
+            HeartbeatData { client_id: "c".to_owned(), consumer_data_set: vec![consumer], ..HeartbeatData::default() };
+        telling(request::HEART_BEAT, &[], bodies::encode(&data))
+    };
+    let tagged = |tag: &str| send_as(request::SEND_MESSAGE_V2, "T", 0, &properties(&[("TAGS", tag)]), tag.as_bytes());
+    let held = |offset: i64| {
+        let header = PullMessage {
+            consumer_group: GROUP,
+            sys_flag: pull_flag::SUSPEND,
+            suspend_timeout_ms: 60_000,
+            ..pull_header("T", 0, offset)
+        };
+        pull_with(request::PULL_MESSAGE, header)
+    };
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &ON);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        client.expect(response::SUCCESS, subscribed("a", 1));
+        let pull = client.write(held(0));
+        client.expect(response::SUCCESS, subscribed("b", 2));
+        client.expect(response::SUCCESS, tagged("a"));
+        client.expect(response::SUCCESS, tagged("b"));
+        assert_eq!(messages(&client.answer(pull))[0].body, b"b");
+        // An admin says that it may not consume.
+        let pull = client.write(held(2));
+        let closed = SubscriptionGroupConfig { consume_enable: false, ..SubscriptionGroupConfig::new(GROUP) };
+        let made = telling(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], bodies::encode(&closed));
+        client.expect(response::SUCCESS, made);
+        client.expect(response::SUCCESS, tagged("b"));
+        assert_eq!(client.answer(pull).header.code, response::NO_PERMISSION);
         server.stop();
     });
 }

@@ -268,10 +268,10 @@ impl Partition {
         let is_ours = position.partition() == self.config.partition && self.is_readable();
         let half = self.derived.halves.get(position.byte()).map(|half| half.timer);
         let timer = half.or_else(|| self.derived.timers.get(position.byte()));
-        match timer.filter(|_| is_ours) {
-            Some(timer) => self.place_of(timer).map_or(Ok(None), |place| self.payload(place.byte, place.length)),
-            None => self.get(position),
-        }
+        let Some(timer) = timer.filter(|_| is_ours) else { return self.get(position) };
+        // It waits from when it is accepted; it is shown once it is kept.
+        let place = self.place_of(timer).filter(|place| place.byte < self.log.written());
+        place.map_or(Ok(None), |place| self.payload(place.byte, place.length))
     }
 
     /// A record's payload. Nothing, if it is damaged or gone. `Err`: it is being read, ask again.

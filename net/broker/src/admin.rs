@@ -420,7 +420,10 @@ pub enum Goal {
         topic: String,
     },
     /// Code 207.
-    Forget,
+    Forget {
+        /// The group.
+        group: String,
+    },
     /// Code 12.
     Messages {
         /// At most so many.
@@ -481,14 +484,14 @@ impl Gatherings {
         Gatherings { cores, next: 0, open: BTreeMap::new() }
     }
 
-    /// Begins one. Returns its ticket; `None`: there are too many.
-    pub fn start(&mut self, reply: Option<ReplyTo>, goal: Goal) -> Option<u64> {
+    /// Begins one. Returns its ticket; `Err`: there are too many.
+    pub fn start(&mut self, reply: Option<ReplyTo>, goal: Goal) -> Result<u64, Goal> {
         if self.open.len() >= GATHERINGS_MAX {
-            return None;
+            return Err(goal);
         }
         self.next += 1;
         self.open.insert(self.next, Gathering { reply, goal, missing: self.cores, part: None });
-        Some(self.next)
+        Ok(self.next)
     }
 
     /// Takes one core's part. Returns the whole once it is there.

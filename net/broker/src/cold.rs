@@ -291,7 +291,7 @@ impl Desk {
 
     /// Whether a pull is of a group that is over its share, and for an old message.
     pub(crate) fn is_over_share(&mut self, pull: &Pull, local: usize, now_ms: u64) -> bool {
-        let Some(group) = &pull.group else { return false };
+        let Some(group) = pull.group.known() else { return false };
         let Ok(offset) = u64::try_from(pull.offset) else { return false };
         self.cold_gate.is_shut_for(&group.name, now_ms)
             && !names::is_system_group(&group.name)
@@ -301,7 +301,7 @@ impl Desk {
     /// What becomes of such a pull: a client that calls its application comes again in some seconds if it is refused;
     /// an application that pulls would not know why, so its pull waits.
     pub(crate) fn hold_cold(&mut self, pull: Pull, now_ms: u64) {
-        let live = pull.group.as_ref().and_then(|group| self.catalog.subscriptions(&group.name));
+        let live = self.catalog.subscriptions(pull.group.name());
         match live.map(|live| live.consume_type) {
             Some(ConsumeType::ConsumePassively) => {
                 let remark = "This consumer group is reading cold data. It has been flow control";

@@ -21,7 +21,7 @@ use crate::catalog::{Group, Subscription, Topic, Wants};
 use crate::desk::{Desk, illegal_queue};
 use crate::filter::{Compiled, MATCHED_MAX, matcher, no_filter};
 use crate::mail::{Mail, Make};
-use crate::parked::{Cold, Filter, Parked, Pull};
+use crate::parked::{Cold, Filter, Parked, Pull, Puller};
 
 mod entries;
 mod offsets;
@@ -121,7 +121,7 @@ impl Desk {
         let bytes_wanted = asked.max_msg_bytes.and_then(|bytes| u32::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
         let pull = Pull {
             reply: call.reply,
-            group,
+            group: group.map_or_else(|| Puller::Unknown(asked.consumer_group.into()), Puller::Known),
             queue,
             offset: asked.queue_offset,
             messages: u32::try_from(asked.max_msg_nums).unwrap_or(0).clamp(1, limits.pull_messages),
@@ -140,24 +140,25 @@ impl Desk {
     pub(crate) fn pull_again(&mut self, mut pull: Pull, now_ms: u64) {
         let topic = self.catalog.topic(&pull.topic.name).filter(|topic| topic.id == pull.topic.id).cloned();
         let Some(topic) = topic else { return self.refuse_topic(&pull.reply, &pull.topic.name.clone()) };
-        let is_lite = pull.reply.code == request::LITE_PULL_MESSAGE;
-        let mut forbids = self.broker_forbids(is_lite);
-        if let Some(before) = pull.group.take() {
-            let Some(group) = self.catalog.group(&before.name).cloned() else {
-                let remark = format!("subscription group [{}] does not exist", before.name);
+        let name = pull.group.name().clone();
+        pull.group = match (self.catalog.group(&name).cloned(), &pull.group) {
+            (Some(group), _) => Puller::Known(group),
+            (None, Puller::Unknown(_)) => Puller::Unknown(name.clone()),
+            (None, Puller::Known(_)) => {
+                let remark = format!("subscription group [{name}] does not exist");
                 return self.refuse(&pull.reply, response::SUBSCRIPTION_GROUP_NOT_EXIST, &remark);
-            };
-            forbids = forbids.or_else(|| group_forbids(&group));
-            pull.group = Some(group);
-        }
-        if let Some(why) = forbids.or_else(|| topic_forbids(&topic)) {
+            }
+        };
+        let forbids = self.broker_forbids(pull.reply.code == request::LITE_PULL_MESSAGE);
+        let forbids = forbids.or_else(|| group_forbids(pull.group.known()?)).or_else(|| topic_forbids(&topic));
+        if let Some(why) = forbids {
             return self.forbid(&pull.reply, why);
         }
-        if let (Filter::Group(_), Some(group)) = (&pull.filter, &pull.group) {
-            let Some(now) = self.group_filter(&pull.reply, &group.name, &topic.name, i64::MIN) else { return };
+        if let Filter::Group(_) = pull.filter {
+            let Some(now) = self.group_filter(&pull.reply, &name, &topic.name, i64::MIN) else { return };
             pull.filter = Filter::Group(now);
         }
-        if pull.group.as_ref().is_some_and(|group| self.is_rejected(&group.name)) {
+        if self.is_rejected(&name) {
             return self.refuse(&pull.reply, response::SUBSCRIPTION_NOT_EXIST, PULL_REJECTED);
         }
         pull.topic = topic;
@@ -192,7 +193,7 @@ impl Desk {
         };
         match found {
             Pulled::Found { messages, next } => {
-                if let Some(group) = &pull.group {
+                if let Some(group) = pull.group.known() {
                     let bytes = messages.iter().map(|message| message.len() as u64).sum();
                     let offsets = next - pull.offset.cast_unsigned();
                     let count = if pull.topic.keeps_batches() { offsets } else { messages.len() as u64 };

@@ -294,7 +294,7 @@ impl Desk {
         let mut expired = std::mem::take(&mut self.pulls.woken);
         self.pulls.parked.expire(now_ms, &mut expired);
         for pull in expired.drain(..) {
-            self.pull(Pull { until_ms: 0, ..pull }, now_ms);
+            self.pull_again(Pull { until_ms: 0, ..pull }, now_ms);
         }
         self.pulls.woken = expired;
         self.held_on_time(now_ms);
@@ -501,7 +501,7 @@ impl Desk {
             self.pulls.parked.wake(key, &mut waiting);
         }
         for pull in waiting {
-            self.pull(Pull { until_ms: 0, ..pull }, now_ms);
+            self.pull_again(Pull { until_ms: 0, ..pull }, now_ms);
         }
         outcome
     }

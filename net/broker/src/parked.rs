@@ -22,8 +22,8 @@ pub struct Pull {
     pub reply: ReplyTo,
     /// The topic as it was when the pull came.
     pub topic: Arc<Topic>,
-    /// Who consumes; `None`: a group that is not known.
-    pub group: Option<Arc<Group>>,
+    /// Who consumes.
+    pub group: Puller,
     /// Which of its queues.
     pub queue: u32,
     /// The queue offset asked for; negative ones are always out of range.
@@ -42,6 +42,33 @@ impl Pull {
     /// The queue inside the engine.
     pub fn key(&self) -> QueueKey {
         QueueKey { topic: self.topic.id, queue: self.queue }
+    }
+}
+
+/// The group that a pull is of.
+#[derive(Clone, Debug)]
+pub enum Puller {
+    /// One that has a configuration.
+    Known(Arc<Group>),
+    /// One that has none: it needs none, or there was no room for it.
+    Unknown(Arc<str>),
+}
+
+impl Puller {
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            Puller::Known(group) => &group.name,
+            Puller::Unknown(name) => name,
+        }
+    }
+
+    /// Its configuration, if it has one.
+    pub fn known(&self) -> Option<&Arc<Group>> {
+        match self {
+            Puller::Known(group) => Some(group),
+            Puller::Unknown(_) => None,
+        }
     }
 }
 
@@ -253,7 +280,17 @@ mod tests {
         };
         let topic = Topic { id: topic, name: "T".into(), first_partition: 0, config: TopicConfig::default() };
         let filter = Filter::Own(Wants::All);
-        Pull { reply, topic: Arc::new(topic), group: None, queue, offset: 0, messages: 32, bytes: 1, filter, until_ms }
+        Pull {
+            reply,
+            topic: Arc::new(topic),
+            group: Puller::Unknown("g".into()),
+            queue,
+            offset: 0,
+            messages: 32,
+            bytes: 1,
+            filter,
+            until_ms,
+        }
     }
 
     fn slots(pulls: &mut Vec<Pull>) -> Vec<u32> {

@@ -107,6 +107,8 @@ pub struct Registrar {
     members: Members,
     locks: Locks,
     gatherings: Gatherings,
+    /// Groups whose offsets are being deleted: nobody makes those again meanwhile.
+    forgetting: BTreeSet<String>,
     rates: Rates,
     errands: Errands,
     /// Questions to all clients of a group, by number.
@@ -150,6 +152,7 @@ impl Registrar {
             members: Members::default(),
             locks: Locks::new(settings.limits.lock_timeout_ms, settings.limits.group_locks),
             gatherings: Gatherings::new(settings.cores),
+            forgetting: BTreeSet::new(),
             rates: Rates::default(),
             errands: Errands::default(),
             surveys: BTreeMap::new(),
@@ -395,9 +398,10 @@ impl Registrar {
         match then {
             Then::Answer(reply, answer) if ok => wanted.push(Order::Answer(reply, answer)),
             Then::Gather(reply, goal, question) if ok => self.gather(Some(reply), goal, question, wanted),
-            Then::Answer(reply, _) | Then::Gather(reply, ..) => {
-                let remark = "the change could not be written to the disk, it is dropped";
-                wanted.push(Order::Answer(reply, Answer::refusal(response::SERVICE_NOT_AVAILABLE, remark)));
+            Then::Answer(reply, _) => wanted.push(Order::Answer(reply, not_written())),
+            Then::Gather(reply, goal, _) => {
+                self.over(&goal);
+                wanted.push(Order::Answer(reply, not_written()));
             }
             Then::Send(core, mail) => wanted.push(Order::Resume { core, mail }),
         }
@@ -420,6 +424,11 @@ fn body_that_fits(body: Vec<u8>) -> Result<Outcome, Answer> {
         return Err(too_large());
     }
     Ok(Outcome::Now(Answer::with_body(body)))
+}
+
+fn not_written() -> Answer {
+    let remark = "the change could not be written to the disk, it is dropped";
+    Answer::refusal(response::SERVICE_NOT_AVAILABLE, remark)
 }
 
 fn too_large() -> Answer {

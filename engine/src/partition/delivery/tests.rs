@@ -622,6 +622,21 @@ fn a_log_of_which_most_waits_is_not_written_again_and_again() {
 }
 
 #[test]
+fn what_waits_is_shown_once_the_log_has_it() {
+    let mut world = World::new(Sim::new(1), u64::MAX);
+    world.open();
+    world.try_append(WAITING, 2, LENGTHS[2], Some(DUE_MS)).unwrap();
+    let byte = world.partition.stats().accepted - (LENGTHS[2] as u64).next_multiple_of(8);
+    let shown = |world: &mut World| {
+        let bytes = (byte - 64..byte + 64).map(|byte| Position::pack(5, byte));
+        bytes.filter(|at| world.partition.get_waiting(*at).is_ok_and(|found| found.is_some())).count()
+    };
+    assert_eq!(shown(&mut world), 0);
+    world.rest();
+    assert_eq!(shown(&mut world), 1);
+}
+
+#[test]
 fn what_waits_is_told_by_its_position_and_by_no_other() {
     let told = |world: &mut World, partition: u16, byte: u64| loop {
         match world.partition.get_waiting(Position::pack(partition, byte)) {

@@ -84,7 +84,7 @@ const KNOBS: &[(&str, Knob)] = &[
     ("defaultPopShareQueueNum", Knob::Signed { min: -1, max: POP_SHARE_MAX as i32, at: |at| &mut at.pop_share_queues }),
     ("defaultQueryMaxNum", number(1, 1_024,
         |at| at.limits.unique_messages as u64, |at, to| at.limits.unique_messages = to as usize)),
-    ("diskMaxUsedSpaceRatio", number(1, 99, |at| at.disk_clean_percent, |at, to| at.disk_clean_percent = to)),
+    ("diskMaxUsedSpaceRatio", number(10, 95, |at| at.disk_clean_percent, |at, to| at.disk_clean_percent = to)),
     ("enableLmq", Knob::Switch(|at| &mut at.lmq)),
     ("enableMultiDispatch", Knob::Switch(|at| &mut at.multi_dispatch)),
     ("enableMixedMessageType", Knob::Switch(|at| &mut at.mixed_message_type)),

@@ -441,10 +441,10 @@ mod tests {
 
     #[test]
     fn what_logs_keep_is_set_while_they_run() {
-        for (text, hours) in [("fileReservedTime=1", 2), ("diskMaxUsedSpaceRatio=1", 0)] {
+        for (text, hours) in [("fileReservedTime=1", 2), ("diskMaxUsedSpaceRatio=10", 0)] {
             let mut world = World::opened(Sim::new(6));
-            // A hundredth of it is 20 MiB for each of the two logs.
-            Arc::make_mut(&mut world.desk.settings).disk_bytes = 4000 << 20;
+            // A tenth of it is 20 MiB for each of the two logs.
+            Arc::make_mut(&mut world.desk.settings).disk_bytes = 400 << 20;
             world.change("traceOn=false");
             world.fill(40 << 20);
             world.sim.advance(hours * 3_600_000);

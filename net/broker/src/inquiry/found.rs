@@ -28,6 +28,7 @@ pub struct Sought {
 
 /// A search in one partition, as far as it came. The log has messages in the order of time: where those end that are too
 /// new is found by halving, each time with a look at one message; from there on they are read until they are too old.
+/// Where a clock went back, messages may be left out; that is said if one was looked at that is not in order.
 #[derive(Debug)]
 pub struct Found {
     /// Messages from `high` on are too new; of those below `low` the last one is not. Equal: that is where time ends.
@@ -38,6 +39,8 @@ pub struct Found {
     /// What is under way; a key's places are read from the first one on.
     search: KeySearch,
     looked: usize,
+    /// The store times of the messages next to `low` and `high`, as far as they were looked at, in ms.
+    times_ms: (u64, u64),
     /// Nothing is left to be looked at.
     is_over: bool,
     /// Store times in ms, and the stored records.
@@ -55,6 +58,7 @@ impl Found {
             middle: u64::MAX,
             search: last(sought, 0..u64::MAX),
             looked: 0,
+            times_ms: (0, u64::MAX),
             is_over: sought.count == 0,
             messages: Vec::new(),
             is_partial: false,
@@ -104,7 +108,17 @@ impl Found {
         let stored_ms = message.as_deref().and_then(stored_ms);
         let place = self.search.found.first().copied();
         self.is_partial |= self.search.is_partial;
-        if self.low < self.high {
+        let is_halving = self.low < self.high;
+        if let Some(stored_ms) = stored_ms {
+            let (least_ms, most_ms) = if is_halving { self.times_ms } else { (0, self.times_ms.1) };
+            // If the clock went back, what is in time may lie where nobody looks.
+            self.is_partial |= !(least_ms..=most_ms).contains(&stored_ms);
+            match is_halving && stored_ms <= sought.end_ms {
+                true => self.times_ms.0 = stored_ms,
+                false => self.times_ms.1 = stored_ms,
+            }
+        }
+        if is_halving {
             match place.filter(|_| stored_ms.is_some_and(|stored_ms| stored_ms > sought.end_ms)) {
                 Some(newer) => self.high = newer,
                 None => self.low = self.middle,

@@ -386,6 +386,20 @@ fn a_search_that_a_clock_led_astray_ends_and_says_so() {
 }
 
 #[test]
+fn a_clock_that_is_seen_to_have_gone_back_may_hide_messages_and_that_is_said() {
+    let mut world = World::new(Sim::new(6));
+    let start_ms = world.sim.now_ms();
+    let times = [100, 200, 150, 160];
+    (0..).zip(times).for_each(|(number, ms)| world.append("T", 0, "k", &[number], start_ms + ms));
+    world.drive();
+    // Halving finds 160 too new, then 200: nobody looks at 150.
+    let part = world.ask(messages_of(start_ms + 90, start_ms + 155, 32));
+    assert_eq!(bodies(part, true), [0]);
+    let part = world.ask(messages_of(start_ms + 155, start_ms + 170, 32));
+    assert_eq!(bodies(part, false), [3], "in order as far as it was looked");
+}
+
+#[test]
 fn offsets_that_find_no_room_or_no_log_are_not_said_to_be_cloned() {
     let mut world = World::new(Sim::new(3));
     for (queue, offset) in [(0, 7), (1, 8)] {

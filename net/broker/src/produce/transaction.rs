@@ -262,9 +262,10 @@ fn immunity_ms(seconds: Option<&str>, timeout_ms: u64) -> Option<u64> {
     Some(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000).max(timeout_ms))
 }
 
-/// Whether a text is the message id that the answer to the send of a half message gave.
-fn is_id_of(half: &StoredMessage<'_>, text: &str) -> bool {
-    OffsetId::parse(text).is_some_and(|id| (id.host, id.offset) == (half.store_host, half.physical_offset))
+/// Whether a half message is named only by the message id that the answer to its send gave, which is its place.
+fn is_named_by_place(end: &EndTransaction<'_>, half: &StoredMessage<'_>) -> bool {
+    let is_half = |id: OffsetId| (id.host, id.offset) == (half.store_host, half.physical_offset);
+    end.transaction_id.is_none_or(str::is_empty) && OffsetId::parse(end.msg_id).is_some_and(is_half)
 }
 
 /// Whether a half message is the one that its producer means. `Err`: code, remark.
@@ -287,7 +288,7 @@ fn check_end(
         "The transaction state table offset wrong"
     } else if half.physical_offset != end.commit_log_offset {
         "The commit log offset wrong"
-    } else if end.msg_id != unique && end.transaction_id != Some(unique) && !is_id_of(half, end.msg_id) {
+    } else if end.msg_id != unique && end.transaction_id != Some(unique) && !is_named_by_place(end, half) {
         // A log that lost its end has another message there.
         "The message id wrong"
     } else {

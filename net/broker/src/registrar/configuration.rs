@@ -26,6 +26,8 @@ pub const CONFIG_BYTES_MAX: usize = 64 << 10;
 const FORBIDDEN_READ: i32 = perm::READ;
 /// Topics that one group may not read. 256: its fact stays as small as a configuration.
 const FORBIDDEN_TOPICS_MAX: usize = 256;
+/// What is said to who needs a group whose offsets are still being deleted (207).
+const FORGETTING: &str = "the group is deleted, and its offsets are not gone yet: try again";
 
 /// What the broker allows as a whole is told to the NameServers with each topic.
 const BROKER_PERMISSION: &str = "brokerPermission";
@@ -94,11 +96,7 @@ impl Registrar {
     /// for each retry topic of the first form of these at every topic again.
     fn pop_retry_topics(&self, topic: &str) -> Vec<Arc<str>> {
         let catalog = self.ledger.newest();
-        let is_known = |group: &str| {
-            catalog.group(group).is_some()
-                || catalog.subscriptions(group).is_some()
-                || self.settings.is_light_group(group)
-        };
+        let is_known = |group: &str| catalog.group(group).is_some() || catalog.subscriptions(group).is_some();
         // `%RETRY%a_x_T` may be of group `a_x` and topic `T`, or of `a` and `x_T`.
         let is_of_another = |retry: &str| {
             catalog.topics().any(|other| {
@@ -110,7 +108,7 @@ impl Registrar {
         let is_of_topic = |retry: &&Arc<Topic>| match names::group_of_pop_retry_topic(&retry.name, topic) {
             Some((_, true)) => true,
             Some((group, false)) => {
-                is_known(group)
+                (is_known(group) || self.settings.is_light_group(group))
                     && !names::group_of_retry_topic(&retry.name).is_some_and(is_known)
                     && !is_of_another(&retry.name)
             }
@@ -295,6 +293,7 @@ impl Registrar {
         match self.ledger.newest().group(&config.group_name) {
             Some(old) if old.config == config => return Ok(()),
             Some(_) => {}
+            None if self.forgetting.contains(&config.group_name) => return Err(FORGETTING.to_owned()),
             None => self.check_groups_room()?,
         }
         self.add_group(config);
@@ -303,13 +302,17 @@ impl Registrar {
 
     pub(super) fn delete_group(&mut self, header: &DeleteGroup<'_>) -> Result<Outcome, Answer> {
         self.check_room()?;
+        let group = header.group.to_owned();
+        if header.clean_offset && !self.forgetting.insert(group.clone()) {
+            return Err(Answer::refusal(response::SYSTEM_BUSY, FORGETTING));
+        }
         if self.ledger.newest().group(header.group).is_some() {
             self.ledger.remove_group(header.group);
         }
         if header.clean_offset {
-            let group = header.group.to_owned();
             // Not before every core knows that it is gone: a consumer that goes on would leave new ones.
-            return Ok(Outcome::GatherSettled(Goal::Forget, Question::Forget { group }));
+            let goal = Goal::Forget { group: group.clone() };
+            return Ok(Outcome::GatherSettled(goal, Question::Forget { group }));
         }
         Ok(Outcome::Settled(Answer::ok()))
     }
@@ -370,6 +373,9 @@ impl Registrar {
                 let remark = format!("a group has at most {FORBIDDEN_TOPICS_MAX} topics that it may not read");
                 return Err(Answer::refusal(response::INVALID_PARAMETER, remark));
             }
+            if self.ledger.newest().group(header.group).is_none() {
+                self.check_groups_room().map_err(system_error)?;
+            }
             self.ledger.set_group(Group { forbidden, ..Group::clone(&old) });
         }
         let (group, topic) = (header.group.to_owned(), header.topic.to_owned());
@@ -397,7 +403,8 @@ impl Registrar {
         let known = self.ledger.newest().group_or_light(name, &self.settings);
         if known.is_none() {
             let may_be = self.settings.auto_create_group || names::is_system_group(name);
-            if !may_be || names::check_group(name).is_err() {
+            // What it did before all of its offsets are deleted would be lost with them.
+            if !may_be || names::check_group(name).is_err() || self.forgetting.contains(name) {
                 return Ok(None);
             }
             self.check_groups_room()?;

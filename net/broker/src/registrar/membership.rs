@@ -37,7 +37,10 @@ impl Registrar {
             let mut topics = consumer.subscription_data_set.iter().map(|data| data.topic.as_str());
             let catalog = self.ledger.newest();
             let is_ordered = topics.any(|topic| catalog.topic(topic).is_some_and(|topic| topic.is_ordered()));
-            self.ensure_retry_topic(&group, is_ordered, consumer.unit_mode).map_err(system_error)?;
+            // Of groups without configuration there may be as many as names: theirs is made with its first message.
+            if self.ledger.newest().group(&group.name).is_some() {
+                self.ensure_retry_topic(&group, is_ordered, consumer.unit_mode).map_err(system_error)?;
+            }
             let limits = &self.settings.limits;
             let change = self.members.join_consumer(&client, consumer, beat, limits).map_err(system_error)?;
             is_sub_change |= change.wants_full;

@@ -241,11 +241,19 @@ impl Registrar {
 
     pub(super) fn gather(&mut self, reply: Option<ReplyTo>, goal: Goal, question: Question, wanted: &mut Vec<Order>) {
         match self.gatherings.start(reply, goal) {
-            Some(ticket) => wanted.push(Order::Ask { ticket, question }),
-            None => {
+            Ok(ticket) => wanted.push(Order::Ask { ticket, question }),
+            Err(goal) => {
+                self.over(&goal);
                 let busy = Answer::refusal(response::SYSTEM_BUSY, BUSY);
                 wanted.extend(reply.map(|reply| Order::Answer(reply, busy)));
             }
+        }
+    }
+
+    /// Nobody is asked for this any more.
+    pub(super) fn over(&mut self, goal: &Goal) {
+        if let Goal::Forget { group } = goal {
+            self.forgetting.remove(group);
         }
     }
 
@@ -258,6 +266,7 @@ impl Registrar {
         now_ms: u64,
         wanted: &mut Vec<Order>,
     ) {
+        self.over(&goal);
         let answer = match (goal, part) {
             (Goal::Sample, Part::Tally(tally)) => return self.rates.sample(&tally, now_ms),
             (Goal::Runtime, Part::Tally(tally)) => {
@@ -325,7 +334,7 @@ impl Registrar {
             (Goal::Messages { count }, Part::Messages { found, is_partial }) => {
                 admin::messages(count, BODY_BYTES_MAX, found, is_partial)
             }
-            (Goal::Forget, Part::Forgotten(outcome)) => match outcome {
+            (Goal::Forget { .. }, Part::Forgotten(outcome)) => match outcome {
                 Ok(()) => Answer::ok(),
                 Err((code, remark)) => {
                     let remark = format!("the group is deleted, but not all of its offsets: {remark}");

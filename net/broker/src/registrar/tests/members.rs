@@ -244,6 +244,20 @@ fn groups_are_configured() {
         assert_eq!(world.ask(0, 207, &[("groupName", "g"), ("cleanOffset", clean)], Vec::new()).code, 0);
     }
     assert!(world.registrar.catalog().group("g").is_none());
+    // Nobody makes it again before its offsets are gone: what it does until then would go with them.
+    assert_eq!(world.ask(0, 200, &[], br#"{"groupName":"g"}"#.to_vec()).code, 0);
+    let delete = |world: &mut World| world.send(0, 207, &[("groupName", "g"), ("cleanOffset", "true")], Vec::new());
+    world.logged();
+    let [first, second] = [delete(&mut world), delete(&mut world)];
+    let again = world.send(0, 200, &[], br#"{"groupName":"g"}"#.to_vec());
+    assert_eq!(world.heartbeat(1, "c", vec![consumer("g", &[("T", 1)])]).code, 0);
+    assert!(world.registrar.catalog().group("g").is_none());
+    let log = world.logged();
+    for (opaque, code) in [(first, 0), (second, response::SYSTEM_BUSY), (again, response::SYSTEM_ERROR)] {
+        assert!(log.contains(&format!("answer {opaque}: {code}")), "{log:?}");
+    }
+    assert_eq!(world.heartbeat(1, "c", vec![consumer("g", &[("T", 1)])]).code, 0);
+    assert!(world.registrar.catalog().group("g").is_some(), "then it is a new one");
     // Its offsets go once no core knows it any more, and not at all if it is not gone.
     for disk_ok in [true, false] {
         assert_eq!(world.ask(0, 200, &[], br#"{"groupName":"g"}"#.to_vec()).code, 0);
