@@ -1175,3 +1175,90 @@ fn an_account_hears_that_offsets_were_cloned_to_it() {
         server.stop();
     });
 }
+
+/// A message that was popped in vain is in its retry topic, which has so many by then.
+fn give_back(client: &mut Client, got: &Got, topic: &str, count: i64) {
+    client.expect(response::SUCCESS, change(got, 0));
+    let until_ms = now_ms() + 60_000;
+    while edge(client, request::GET_MAX_OFFSET, &format!("%RETRY%{GROUP}_{topic}"), 0) < count {
+        assert!(now_ms() < until_ms, "it comes again");
+    }
+}
+
+#[test]
+fn what_comes_again_does_not_wait_behind_a_backlog_on_another_core() {
+    let home = tempfile::tempdir().expect("a directory for temporary files");
+    let server = Server::with_cores(home.path(), "2", &[]);
+    let mut client = server.client();
+    set(&mut client, "popFromRetryProbability=100");
+    let partition =
+        |client: &mut Client, topic: &str| messages(&client.ask(pull(topic, 0, 0)))[0].physical_offset >> 48;
+    // Topics are dealt to the partitions; of this one the retry topic lies in the other one.
+    let is_apart = |topic: &String| {
+        client.expect(response::SUCCESS, create_topic(topic, 1));
+        client.expect(response::SUCCESS, send(topic, 0, b"again"));
+        let lent = got(&client.ask(pop(topic, 0)));
+        give_back(&mut client, &lent[0], topic, 1);
+        partition(&mut client, topic) != partition(&mut client, &format!("%RETRY%{GROUP}_{topic}"))
+    };
+    let topic = (0..8).map(|number| format!("T{number}")).find(is_apart).expect("some lie apart");
+    for index in 0..200 {
+        client.expect(response::SUCCESS, send(&topic, 0, index.to_string().as_bytes()));
+    }
+    for (times, queue) in [(1, -1), (2, 0), (3, -1)] {
+        let one = || pop_with(PopMessage { max_msg_nums: 1, ..header(&topic, queue) });
+        let seen: Vec<Got> = (0..10).map(|_| got(&client.ask(one())).remove(0)).collect();
+        let again = seen.iter().find(|got| got.body == "again").expect("it is among the first");
+        assert_eq!(again.times, times);
+        give_back(&mut client, again, &topic, i64::from(times) + 1);
+    }
+    server.stop();
+}
+
+#[test]
+fn a_pop_with_room_left_takes_what_comes_again_too() {
+    let home = tempfile::tempdir().expect("a directory for temporary files");
+    let server = Server::with_cores(home.path(), "1", &[]);
+    let mut client = server.client();
+    set(&mut client, "popFromRetryProbability=0");
+    client.expect(response::SUCCESS, create_topic("T", 1));
+    client.expect(response::SUCCESS, send("T", 0, b"again"));
+    let mut lent = got(&client.ask(pop("T", 0)));
+    for (times, queue) in [(1, 0), (2, -1)] {
+        give_back(&mut client, &lent[0], "T", times);
+        client.expect(response::SUCCESS, send("T", 0, b"new"));
+        lent = got(&client.ask(pop("T", queue)));
+        lent.sort_by_key(|got| got.body.clone());
+        assert_eq!(bodies_of(&lent), ["again", "new"]);
+        client.expect(response::SUCCESS, ack(&lent[1]));
+    }
+    server.stop();
+}
+
+#[test]
+fn no_queue_of_a_retry_topic_starves_another() {
+    let home = tempfile::tempdir().expect("a directory for temporary files");
+    let server = Server::with_cores(home.path(), "1", &[]);
+    let mut client = server.client();
+    set(&mut client, "useSeparateRetryQueue=true\npopFromRetryProbability=100");
+    client.expect(response::SUCCESS, create_topic("T", 2));
+    for index in 0..25 {
+        client.expect(response::SUCCESS, send("T", 0, index.to_string().as_bytes()));
+    }
+    client.expect(response::SUCCESS, send("T", 1, b"other"));
+    for queue in [1, 0] {
+        for lent in got(&client.ask(pop("T", queue))) {
+            client.expect(response::SUCCESS, change(&lent, 0));
+        }
+    }
+    let (retry, until_ms) = (format!("%RETRY%{GROUP}_T"), now_ms() + 60_000);
+    for (queue, count) in [(0, 25), (1, 1)] {
+        while edge(&mut client, request::GET_MAX_OFFSET, &retry, queue) < count {
+            assert!(now_ms() < until_ms, "they come again");
+        }
+    }
+    let one = || pop_with(PopMessage { max_msg_nums: 1, ..header("T", -1) });
+    let seen: Vec<Got> = (0..20).map(|_| got(&client.ask(one())).remove(0)).collect();
+    assert!(seen.iter().any(|got| got.body == "other"), "a pop begins at any of them");
+    server.stop();
+}

@@ -110,7 +110,7 @@ pub enum Wish {
 #[derive(Debug, Default)]
 struct Way {
     retries: [Option<Arc<Topic>>; 2],
-    /// The queue to begin with, modulo their number.
+    /// The queue to begin with, of the topic and of all retry topics, modulo their number.
     start: u32,
     /// In order of priority: the queue that is next, see [`Way::queue_at`].
     step: Option<u32>,
@@ -193,6 +193,22 @@ impl Way {
         }
         None
     }
+
+    /// The queues of the retry topics, each once, from the one on that the pop begins with.
+    fn retry_at(&self, step: u32) -> Option<(&Arc<Topic>, u32)> {
+        let queues = self.retries.iter().flatten().map(|topic| topic.read_queues()).sum::<u32>();
+        if step >= queues {
+            return None;
+        }
+        let mut index = (self.start % queues + step) % queues;
+        self.retries.iter().flatten().find_map(|topic| match index.checked_sub(topic.read_queues()) {
+            Some(behind) => {
+                index = behind;
+                None
+            }
+            None => Some((topic, index)),
+        })
+    }
 }
 
 impl Pop {
@@ -233,7 +249,19 @@ impl Desk {
     /// Sends a pop on its way, for the first time or again.
     pub(crate) fn pop_again(&mut self, mut pop: Box<Pop>, now_ms: u64) {
         self.begin(&mut pop);
-        self.pop(pop, now_ms);
+        match self.first_core(&pop) {
+            // It visits this one, too, if there is nothing: it is still of the rest.
+            Some(core) if core != self.index => self.send_pop(core, pop),
+            _ => self.pop(pop, now_ms),
+        }
+    }
+
+    /// Where a pop begins that looks for what comes again first: a core that finds something ends its way, so behind a
+    /// backlog in the queues of this one it would never get there. `None`: wherever it is, or in its order of priority.
+    fn first_core(&self, pop: &Pop) -> Option<usize> {
+        let is_free = pop.way.step.is_none() && !matches!(pop.wish, Wish::Notice { .. });
+        let (topic, queue) = pop.way.retry_at(0).filter(|_| is_free && pop.way.is_retry_first)?;
+        Some(self.core_of(topic, queue))
     }
 
     /// Chooses a pop's way: all cores that have queues of its topic or of its retry topics, from this one on.
@@ -294,9 +322,15 @@ impl Desk {
             Wish::Notice { .. } if self.is_ready(&pop.topics(), &pop.line(), pop.order(), now_ms) => Visit::Found,
             Wish::Notice { .. } => Visit::Nothing,
         };
+        let others = pop.way.rest & !(1 << self.index);
         match visit {
             Visit::Found => self.give_popped(&pop, now_ms),
             Visit::Loading(local, load) => self.wait_for(local, load, Cold::Pop(pop)),
+            // It began here for what comes again. What others have now is for it all the same.
+            Visit::Opening if others != 0 && pop.way.is_retry_first && pop.way.step.is_none() => {
+                pop.way.is_retry_first = false;
+                self.send_pop(others.trailing_zeros() as usize, pop);
+            }
             Visit::Opening => {
                 self.leave_line(&pop, false);
                 self.refuse_append(&pop.reply, AppendError::Opening);
@@ -304,10 +338,10 @@ impl Desk {
             Visit::Unfinished => self.end_in_vain(&pop, response::POLLING_TIMEOUT, now_ms),
             Visit::Hop(core) => self.send_pop(core, pop),
             Visit::Nothing => {
-                pop.way.rest &= !(1 << self.index);
-                match pop.way.rest {
+                pop.way.rest = others;
+                match others {
                     0 => self.wait_or_end(pop, now_ms),
-                    rest => self.send_pop(rest.trailing_zeros() as usize, pop),
+                    others => self.send_pop(others.trailing_zeros() as usize, pop),
                 }
             }
         }
@@ -622,9 +656,11 @@ fn empty_answer(pop: &Pop, invisible_ms: u64, now_ms: u64, rest: u64) -> PopAnsw
 
 #[cfg(test)]
 mod tests {
+    use super::held::tests::offices;
     use super::*;
     use crate::call::ConnectionId;
     use crate::catalog::TopicConfig;
+    use crate::mail::Mailboxes;
     use protocol::Serialize;
 
     #[test]
@@ -647,6 +683,60 @@ mod tests {
                 .map(|(topic, queue)| format!("{}:{queue}", topic.id))
                 .collect();
             assert_eq!(seen.join(" "), wanted);
+        }
+    }
+
+    #[test]
+    fn each_queue_that_something_comes_again_in_may_be_the_first() {
+        let topic = |id: u32, queues: i32| {
+            let config = TopicConfig { read_queue_nums: queues, ..TopicConfig::default() };
+            Some(Arc::new(Topic { id, name: "T".into(), first_partition: 0, config }))
+        };
+        for (retries, start, wanted) in [
+            ([topic(2, 2), topic(3, 1)], 0, "2:0 2:1 3:0"),
+            ([topic(2, 2), topic(3, 1)], 4, "2:1 3:0 2:0"),
+            ([topic(2, 2), topic(3, 1)], u32::MAX - 1, "3:0 2:0 2:1"),
+            ([None, topic(3, 2)], 1, "3:1 3:0"),
+            ([topic(2, 0), None], 1, ""),
+        ] {
+            let way = Way { retries, start, ..Way::default() };
+            let seen: Vec<String> = (0..)
+                .map_while(|step| way.retry_at(step))
+                .map(|(topic, queue)| format!("{}:{queue}", topic.id))
+                .collect();
+            assert_eq!(seen.join(" "), wanted);
+        }
+    }
+
+    #[test]
+    fn a_pop_begins_where_something_comes_again_but_takes_what_there_is_elsewhere_if_that_is_not_open() {
+        let mailboxes = Mailboxes::new(3, 16);
+        let mut offices = offices(&mailboxes);
+        let config = TopicConfig::new("%RETRY%g_T", 1, 6);
+        let retry = Arc::new(Topic { id: 2, name: "%RETRY%g_T".into(), first_partition: 1, config });
+        for office in &mut offices {
+            Arc::make_mut(&mut office.desk.settings).pop_retry_percent = 100;
+            Arc::make_mut(&mut office.desk.catalog).set_topic(retry.clone());
+        }
+        offices[0].store(b"one");
+        // Its log fails, and cannot be opened again.
+        let office = &mut offices[1];
+        office.sim.faults.write = 1_000;
+        office.desk.partitions[0].put(&[(b"x", Some(b"y"))], None, office.sim.now_ms()).expect("there is room");
+        office.drive();
+        assert!(!office.desk.partitions[0].is_open());
+        for (visited, core, code) in
+            [(vec![1, 0], 0, response::SUCCESS), (vec![1, 0, 1], 1, response::SERVICE_NOT_AVAILABLE)]
+        {
+            offices[0].pop();
+            for core in visited {
+                let mail = mailboxes.pop(core).expect("it goes there");
+                assert!(matches!(mail, Mail::Pop(_)), "{mail:?}");
+                let now_ms = offices[core].sim.now_ms();
+                offices[core].desk.on_mail(mail, now_ms);
+                offices[core].drive();
+            }
+            assert_eq!(offices[core].seen_codes(), [code]);
         }
     }
 

@@ -256,7 +256,7 @@ pub(super) mod tests {
     /// A desk and its disk.
     pub(in super::super) struct Office {
         pub(in super::super) desk: Desk,
-        sim: Sim,
+        pub(in super::super) sim: Sim,
     }
 
     /// A topic `T` with a queue in each.
@@ -321,7 +321,7 @@ pub(super) mod tests {
         }
 
         /// The codes of the answers so far.
-        fn seen_codes(&mut self) -> Vec<i32> {
+        pub(in super::super) fn seen_codes(&mut self) -> Vec<i32> {
             let desk = &mut self.desk;
             let list = desk.replies.take();
             let code = |head: &[u8]| {
@@ -338,7 +338,7 @@ pub(super) mod tests {
             self.desk.partitions[0].fact(&key).and_then(Account::read).expect("it is there")
         }
 
-        fn store(&mut self, body: &[u8]) {
+        pub(in super::super) fn store(&mut self, body: &[u8]) {
             let host = "127.0.0.1:1".parse().expect("an address");
             let message = StoredMessage {
                 queue_id: 0,
@@ -373,7 +373,7 @@ pub(super) mod tests {
             self.drive();
         }
 
-        fn pop(&mut self) {
+        pub(in super::super) fn pop(&mut self) {
             let topic = self.desk.catalog.topic("T").cloned().expect("it is there");
             let now_ms = self.sim.now_ms();
             self.desk.pop_again(Box::new(Pop { wish: wish(), topic, ..pop(5, "g", Some(0), 0) }), now_ms);

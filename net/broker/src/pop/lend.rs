@@ -46,14 +46,11 @@ impl Desk {
             return self.visit_in_order(pop, step, now_ms);
         }
         let mut visit = Visit::Nothing;
-        if pop.way.is_retry_first {
-            visit = self.visit_retries(pop, now_ms);
-        }
-        if matches!(visit, Visit::Nothing | Visit::Found) {
-            visit = self.visit_topic(pop, now_ms);
-        }
-        if !pop.way.is_retry_first && matches!(visit, Visit::Nothing) {
-            visit = self.visit_retries(pop, now_ms);
+        for is_of_retries in [pop.way.is_retry_first, !pop.way.is_retry_first] {
+            // An answer that is not full takes what there is of the others, too.
+            if matches!(visit, Visit::Nothing | Visit::Found) {
+                visit = if is_of_retries { self.visit_retries(pop, now_ms) } else { self.visit_topic(pop, now_ms) };
+            }
         }
         if self.pops.popped.messages.is_empty() { visit } else { Visit::Found }
     }
@@ -93,12 +90,11 @@ impl Desk {
     }
 
     fn visit_retries(&mut self, pop: &Pop, now_ms: u64) -> Visit {
-        for topic in pop.way.retries.clone().into_iter().flatten() {
-            for queue in 0..topic.read_queues() {
-                match self.visit_queue(pop, &topic, queue, now_ms) {
-                    Visit::Nothing | Visit::Found => {}
-                    other => return other,
-                }
+        // A full queue would starve all behind it if it always came first.
+        for (topic, queue) in (0..).map_while(|step| pop.way.retry_at(step)) {
+            match self.visit_queue(pop, topic, queue, now_ms) {
+                Visit::Nothing | Visit::Found => {}
+                other => return other,
             }
         }
         Visit::Nothing
