@@ -1262,3 +1262,45 @@ fn no_queue_of_a_retry_topic_starves_another() {
     assert!(seen.iter().any(|got| got.body == "other"), "a pop begins at any of them");
     server.stop();
 }
+
+#[test]
+fn what_is_left_of_an_orderly_loan_is_for_plain_pops_too() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let [mut client, mut other] = [server.client(), server.client()];
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        let sent = |client: &mut Client, body: &str| {
+            client.expect(response::SUCCESS, send("T", 0, body.as_bytes()));
+        };
+        let orderly = || pop_with(PopMessage { order: true, invisible_time: 50, ..header("T", 0) });
+        let mut notice = Command::request(request::NOTIFICATION);
+        let asked =
+            Notification { consumer_group: GROUP, topic: "T", queue_id: 0, poll_time: 30_000, ..Default::default() };
+        asked.push(&mut notice.header.fields);
+        ["a", "b"].iter().for_each(|body| sent(&mut client, body));
+        assert_eq!(bodies_of(&got(&client.ask(orderly()))), ["a", "b"]);
+        assert!(is_told(&client.ask(notice)), "who waits hears of its end");
+        sent(&mut client, "c");
+        assert_eq!(messages(&client.expect(response::SUCCESS, peek(GROUP, "T", 0, 1)))[0].body, b"a");
+        let lent = got(&client.ask(pop("T", 0)));
+        assert_eq!(bodies_of(&lent), ["a", "b", "c"]);
+        client.expect(response::SUCCESS, ack_batch(&lent, |_| true));
+        // Who waits for messages gets them; and so it is after a crash.
+        ["d", "e"].iter().for_each(|body| sent(&mut client, body));
+        assert_eq!(bodies_of(&got(&client.ask(orderly()))), ["d", "e"]);
+        let waiting = other.write(pop_with(PopMessage { poll_time: 30_000, ..header("T", -1) }));
+        let lent = got(&other.answer(waiting));
+        assert_eq!(bodies_of(&lent), ["d", "e"]);
+        client.expect(response::SUCCESS, ack_batch(&lent, |_| true));
+        ["f", "g"].iter().for_each(|body| sent(&mut client, body));
+        assert_eq!(bodies_of(&got(&client.ask(orderly()))), ["f", "g"]);
+        server.kill();
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        let lent = pop_all(&mut client, "T", 2);
+        assert_eq!(bodies_of(&lent), ["f", "g"]);
+        client.expect(response::SUCCESS, ack_batch(&lent, |_| true));
+        none(&mut client, orderly());
+        assert_eq!(committed(&mut client, GROUP, "T", 0), Some(7));
+    });
+}

@@ -404,8 +404,13 @@ impl World {
     }
 
     /// The group takes everything there is and is done with it: of what was `found` in the topics nothing is missing.
-    pub fn drain(&mut self, manner: Manner, found: &BTreeSet<usize>) {
+    pub fn drain(&mut self, mut manner: Manner, found: &BTreeSet<usize>) {
         self.calm = true;
+        if manner == Manner::Orderly && self.random.chance(500) {
+            // From now on it keeps no order: what it had in order comes to it all the same.
+            manner = Manner::Plain;
+            self.manner = Some(manner);
+        }
         self.clients.iter_mut().for_each(|client| client.held.clear());
         // Much of it comes in vain once more, without a restart that makes everything new.
         self.drain_once(manner, true);

@@ -76,6 +76,8 @@ pub struct Account {
     /// the broker lent and still knows of; what lies between the messages of an orderly loan that is lent again.
     ahead: VecDeque<Range<u64>>,
     loans: BTreeMap<LoanId, Loan>,
+    /// How many of them are orderly.
+    orderly: usize,
     /// Messages on loan.
     out: usize,
     /// Orderly: whose loan it is, and how often messages were lent before.
@@ -234,7 +236,7 @@ impl Account {
             each_until_ms: None,
         };
         self.out += offsets.len();
-        assert!(self.loans.insert(id, loan).is_none(), "a message is on one loan at a time");
+        assert!(self.insert(id, loan).is_none(), "a message is on one loan at a time");
         self.touch(id, kind);
         id
     }
@@ -251,7 +253,7 @@ impl Account {
             if loan.kind == Kind::Orderly {
                 self.times.retain(|(lent, _)| *lent > last);
             }
-            self.loans.remove(&id);
+            self.remove(id);
         } else if loan.kind == Kind::Orderly {
             // What is left may be over sooner than this one would have been.
             loan.until_ms = loan.free_ms();
@@ -259,6 +261,19 @@ impl Account {
         self.out -= 1;
         self.touch(id, kind);
         Done::Now
+    }
+
+    fn insert(&mut self, id: LoanId, loan: Loan) -> Option<Loan> {
+        self.orderly += usize::from(loan.kind == Kind::Orderly);
+        let old = self.loans.insert(id, loan);
+        self.orderly -= usize::from(old.as_ref().is_some_and(|old| old.kind == Kind::Orderly));
+        old
+    }
+
+    fn remove(&mut self, id: LoanId) -> Option<Loan> {
+        let old = self.loans.remove(&id)?;
+        self.orderly -= usize::from(old.kind == Kind::Orderly);
+        Some(old)
     }
 
     /// A loan changed. An orderly one is written with all that goes with it.
@@ -351,13 +366,13 @@ impl Account {
 
     /// Whether something is on an orderly loan, over or not.
     pub fn has_orderly(&self) -> bool {
-        self.loans.values().any(|loan| loan.kind == Kind::Orderly)
+        self.orderly > 0
     }
 
     /// Until when an orderly loan keeps the queue from others; 0: not at all. `attempt`: who asks again for what it
     /// asked before gets it again.
     pub fn blocked_until_ms(&self, attempt: Option<&str>, now_ms: u64) -> u64 {
-        if attempt.is_some() && attempt == self.attempt.as_deref() {
+        if !self.has_orderly() || attempt.is_some() && attempt == self.attempt.as_deref() {
             return 0;
         }
         let orderly = self.loans.values().filter(|loan| loan.kind == Kind::Orderly);
@@ -372,6 +387,21 @@ impl Account {
         self.take_back_as(attempt, is_further);
     }
 
+    /// The same, for somebody who keeps no order: through the retry topic it comes again from then on, and that counts.
+    pub fn give_up_order(&mut self) {
+        self.take_back_as(None, false);
+        self.times.clear();
+    }
+
+    /// The offset that is lent next: of orderly loans that are over the first one that is left.
+    pub fn next_at(&self, now_ms: u64) -> u64 {
+        if !self.has_orderly() || self.blocked_until_ms(None, now_ms) > 0 {
+            return self.next;
+        }
+        let orderly = self.loans.iter().filter(|(_, loan)| loan.kind == Kind::Orderly);
+        orderly.filter_map(|(id, loan)| loan.unacked(*id).next()).fold(self.next, u64::min)
+    }
+
     fn take_back_as(&mut self, attempt: Option<&str>, is_further: bool) {
         self.written = None;
         self.attempt = attempt.map(Box::from);
@@ -379,7 +409,7 @@ impl Account {
         let ids: Vec<LoanId> = self.loans.keys().copied().filter(is_orderly).collect();
         let mut back = Vec::new();
         for id in ids {
-            let loan = self.loans.remove(&id).expect("it was there just now");
+            let loan = self.remove(id).expect("it was there just now");
             self.out -= loan.left.count_ones() as usize;
             // Not what a log has lost with its end.
             back.extend(loan.rest(id).filter(|offset| *offset < self.next));

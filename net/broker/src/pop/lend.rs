@@ -104,7 +104,7 @@ impl Desk {
     fn visit_queue(&mut self, pop: &Pop, topic: &Arc<Topic>, queue: u32, now_ms: u64) -> Visit {
         let (count, invisible_ms, filter) = match &pop.wish {
             Wish::Messages { count, invisible_ms, filter, .. } => (count, invisible_ms, filter),
-            Wish::Look { count } => return self.look_at_queue(pop, topic, queue, *count),
+            Wish::Look { count } => return self.look_at_queue(pop, topic, queue, *count, now_ms),
             Wish::Notice { .. } => return Visit::Nothing,
         };
         let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else {
@@ -131,21 +131,27 @@ impl Desk {
         let unacked_max = self.settings.limits.pop_unacked;
         let has_room = self.pops.accounts.has_room();
         let account = &self.pops.accounts.get(id).expect("it was found or opened just now").account;
-        let is_held = pop.is_orderly && account.blocked_until_ms(pop.attempt.as_deref(), now_ms) > 0;
-        let is_over = account.next() >= max && !(pop.is_orderly && account.has_orderly()) && account.next() <= max;
+        let attempt = pop.attempt.as_deref().filter(|_| pop.is_orderly);
+        let is_closed = account.blocked_until_ms(attempt, now_ms) > 0;
+        let is_held = pop.is_orderly && is_closed;
+        let has_left = account.has_orderly() && !is_closed;
+        let is_over = account.next() == max && !has_left;
         if is_held || is_over {
             return Visit::Nothing;
         }
         let wanted = (*count as usize).saturating_sub(self.pops.popped.messages.len());
         let is_full = wanted == 0 || self.pops.popped.bytes >= bytes_max && !self.pops.popped.messages.is_empty();
-        if pop.is_orderly && !is_full {
+        if (pop.is_orderly || has_left) && !is_full {
             // What is lent once more takes no new room. Who has it keeps it as long as nobody else gets it.
-            self.pops.accounts.change(id, now_ms, |account| account.take_back(pop.attempt.as_deref()));
+            self.pops.accounts.change(id, now_ms, |account| match pop.is_orderly {
+                true => account.take_back(attempt),
+                false => account.give_up_order(),
+            });
         }
         let account = &self.pops.accounts.get(id).expect("it was found or opened just now").account;
         let room = unacked_max.saturating_sub(account.out()).min(wanted);
         if is_full || room == 0 || !has_room {
-            self.pops.popped.rest += max.saturating_sub(account.next());
+            self.pops.popped.rest += max.saturating_sub(account.next_at(now_ms));
             return Visit::Nothing;
         }
         self.pops.accounts.change(id, now_ms, |account| {
@@ -240,12 +246,12 @@ impl Desk {
     }
 
     /// Shows what a queue has next for a group.
-    fn look_at_queue(&mut self, pop: &Pop, topic: &Topic, queue: u32, count: u32) -> Visit {
+    fn look_at_queue(&mut self, pop: &Pop, topic: &Topic, queue: u32, count: u32, now_ms: u64) -> Visit {
         let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else {
             return Visit::Nothing;
         };
         let key = QueueKey { topic: topic.id, queue };
-        let from = self.next_of(local, key, &pop.group);
+        let from = self.next_of(local, key, &pop.group, now_ms);
         let Span { max, .. } = self.partitions[local].span(key);
         self.pops.popped.rest += max.saturating_sub(from);
         let bytes = (self.settings.limits.pull_bytes as usize).saturating_sub(self.pops.popped.bytes);
@@ -291,13 +297,7 @@ impl Desk {
         let known = fact.and_then(Account::read);
         let is_new = known.is_none();
         let account = match known {
-            Some(mut account) => {
-                // Who does not ask for an order gets what is left of one, too.
-                if !pop.is_orderly && account.blocked_until_ms(None, now_ms) == 0 {
-                    account.take_back(None);
-                }
-                account
-            }
+            Some(account) => account,
             None => Account::new(self.first_offset(pop, topic, key, local)?),
         };
         let Some(id) = self.pops.accounts.open(queue, topic, &pop.group, local, account) else {

@@ -27,14 +27,14 @@ impl Desk {
             let wants = wants.as_ref().filter(|_| index == 0);
             queues.into_iter().any(|queue| {
                 self.has_some(topic, queue, &line.group, order, now_ms)
-                    && wants.is_none_or(|wants| self.has_wanted(topic, queue, &line.group, wants))
+                    && wants.is_none_or(|wants| self.has_wanted(topic, queue, &line.group, wants, now_ms))
             })
         })
     }
 
     /// Whether a message that comes next in a queue has a tag that is wanted. When many wait, they are not looked at,
     /// as in RocketMQ (`maxMessageFilterNumForNotification`): whoever is told in vain comes again.
-    pub(super) fn has_wanted(&mut self, topic: &Topic, queue: u32, group: &str, wants: &Wants) -> bool {
+    pub(super) fn has_wanted(&mut self, topic: &Topic, queue: u32, group: &str, wants: &Wants, now_ms: u64) -> bool {
         let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else { return false };
         let key = QueueKey { topic: topic.id, queue };
         let account = self.pops.accounts.find(key, group).and_then(|id| self.pops.accounts.get(id));
@@ -42,7 +42,7 @@ impl Desk {
             // What is lent and comes again lies before the next one, and was wanted.
             return true;
         }
-        let next = self.next_of(local, key, group);
+        let next = self.next_of(local, key, group, now_ms);
         if self.partitions[local].span(key).max.saturating_sub(next) >= NOTICE_MESSAGES_MAX {
             return true;
         }
@@ -53,17 +53,14 @@ impl Desk {
     }
 
     /// The offset in a queue that a group is lent next.
-    pub(super) fn next_of(&mut self, local: usize, key: QueueKey, group: &str) -> u64 {
+    pub(super) fn next_of(&mut self, local: usize, key: QueueKey, group: &str, now_ms: u64) -> u64 {
         let min = self.partitions[local].span(key).min;
         let next = match self.pops.accounts.find(key, group) {
-            Some(id) => self.pops.accounts.get(id).map(|holder| holder.account.next()),
+            Some(id) => self.pops.accounts.get(id).map(|holder| holder.account.next_at(now_ms)),
             None => {
                 let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, group));
                 // Nobody has opened it: if something is on loan, it is in order, and over.
-                fact.and_then(Account::read).map(|mut account| {
-                    account.take_back(None);
-                    account.next()
-                })
+                fact.and_then(Account::read).map(|account| account.next_at(now_ms))
             }
         };
         next.unwrap_or(min).max(min)
@@ -73,11 +70,15 @@ impl Desk {
         let Some(local) = self.local(topic.partition_of(queue, self.settings.partitions)) else { return false };
         let key = QueueKey { topic: topic.id, queue };
         let max = self.partitions[local].span(key).max;
-        let Some(id) = self.pops.accounts.find(key, group) else { return self.next_of(local, key, group) < max };
+        let Some(id) = self.pops.accounts.find(key, group) else {
+            return self.next_of(local, key, group, now_ms) < max;
+        };
         let has_room = self.pops.accounts.has_room();
         let account = &self.pops.accounts.get(id).expect("it was found just now").account;
-        if let Some(attempt) = order {
-            return account.blocked_until_ms(attempt, now_ms) == 0 && (account.next() < max || account.has_orderly());
+        // What is left of an order takes no new room.
+        let is_open = account.blocked_until_ms(order.flatten(), now_ms) == 0;
+        if order.is_some() || is_open && account.has_orderly() {
+            return is_open && (account.next() < max || account.has_orderly());
         }
         has_room && account.out() < self.settings.limits.pop_unacked && account.next() < max
     }

@@ -290,6 +290,36 @@ fn an_orderly_queue_waits_and_goes_on_from_the_first_that_is_left() {
 }
 
 #[test]
+fn what_is_left_of_an_order_is_for_those_who_keep_none() {
+    let mut account = Account::new(5);
+    account.advance(8);
+    let orderly = account.lend(&[5, 6, 7], 1_000, 2_000, Kind::Orderly);
+    account.take_back(Some("a"));
+    account.advance(8);
+    let orderly = LoanId { pop_ms: 1_100, ..orderly };
+    assert_eq!(account.lend(&[5, 6, 7], 1_100, 2_000, Kind::Orderly), orderly);
+    assert_eq!((account.ack(orderly, 5), account.times(6)), (Done::Now, 1));
+    account.advance(9);
+    let plain = account.lend(&[8], 1_500, 9_000, Kind::Plain);
+    assert_eq!((account.next_at(1_999), account.next_at(2_000), account.next()), (9, 6, 9));
+    account.give_up_order();
+    assert_eq!((account.next(), account.stretch(), account.out()), (6, 2, 1));
+    assert_eq!((account.has_orderly(), account.times(6)), (false, 0), "what comes again does so by the retry topic");
+    account.advance(8);
+    let again = account.lend(&[6, 7], 2_000, 3_000, Kind::Plain);
+    let mut value = Vec::new();
+    account.write(&mut value);
+    let read = Account::read(&value).unwrap();
+    assert_eq!((read.floor(), read.next(), read.out(), read.has_orderly()), (6, 9, 3, false));
+    for (loan, offset) in [(again, 6), (plain, 8), (again, 7)] {
+        assert_eq!(account.ack(loan, offset), Done::Now);
+    }
+    value.clear();
+    account.write(&mut value);
+    assert_eq!(value, 9_u64.to_be_bytes(), "it is an offset as any");
+}
+
+#[test]
 fn how_often_messages_were_lent_in_vain_is_known_of_a_few() {
     let mut account = Account::new(0);
     for round in 0..100 {

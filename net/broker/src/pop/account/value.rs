@@ -226,7 +226,7 @@ impl Account {
             }
             let (id, loan) = Loan::read(first, &mut rest)?;
             self.out += loan.left.count_ones() as usize;
-            if self.loans.insert(id, loan).is_some() {
+            if self.insert(id, loan).is_some() {
                 return None;
             }
         }
@@ -259,8 +259,8 @@ impl Account {
         let left = |loan: &Loan| loan.left.count_ones() as usize;
         self.out += loan.as_ref().map_or(0, left);
         let old = match loan {
-            Some(loan) => self.loans.insert(id, loan),
-            None => self.loans.remove(&id),
+            Some(loan) => self.insert(id, loan),
+            None => self.remove(id),
         };
         self.out -= old.as_ref().map_or(0, left);
     }
