@@ -1304,3 +1304,32 @@ fn what_is_left_of_an_orderly_loan_is_for_plain_pops_too() {
         assert_eq!(committed(&mut client, GROUP, "T", 0), Some(7));
     });
 }
+
+#[test]
+fn an_orderly_message_with_another_time_is_acknowledged_in_a_batch() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        for body in ["a", "b", "c", "d"] {
+            client.expect(response::SUCCESS, send("T", 0, body.as_bytes()));
+        }
+        let orderly = || pop_with(PopMessage { order: true, max_msg_nums: 3, ..header("T", 0) });
+        let mut lent = got(&client.ask(orderly()));
+        assert_eq!(bodies_of(&lent), ["a", "b", "c"]);
+        // The Java client makes the handle from the answer, and from the message's own offset.
+        let answer = client.expect(response::SUCCESS, change(&lent[1], LONG_MS));
+        let words = ["popTime", "invisibleTime", "reviveQid"].map(|name| field(&answer, name));
+        lent[1].handle = format!("1 {} 0 broker-a 0 1", words.join(" "));
+        // Of another time it means nothing.
+        let stale = Got { handle: lent[1].handle.replace(words[0], "1"), ..lent[1].clone() };
+        client.expect(response::SUCCESS, ack_batch(&[stale], |_| true));
+        client.expect(response::SUCCESS, ack_batch(&lent, |got| got.body != "b"));
+        assert_eq!(committed(&mut client, GROUP, "T", 0), Some(1));
+        none(&mut client, orderly());
+        client.expect(response::SUCCESS, ack_batch(&lent, |got| got.body == "b"));
+        assert_eq!(committed(&mut client, GROUP, "T", 0), Some(3));
+        assert_eq!(bodies_of(&got(&client.ask(orderly()))), ["d"]);
+        server.stop();
+    });
+}

@@ -318,6 +318,15 @@ impl Account {
         self.loans.iter().find(holds).map(|(id, _)| *id)
     }
 
+    /// The orderly loan that was lent at this time, ms since 1970.
+    pub fn orderly_at(&self, pop_ms: u64) -> Option<LoanId> {
+        if !self.has_orderly() {
+            return None;
+        }
+        let is_it = |(id, loan): &(&LoanId, &Loan)| loan.kind == Kind::Orderly && id.pop_ms == pop_ms;
+        self.loans.iter().find(is_it).map(|(id, _)| *id)
+    }
+
     /// The loan of this name.
     pub fn loan(&self, id: LoanId) -> Option<&Loan> {
         self.loans.get(&id)

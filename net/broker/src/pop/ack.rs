@@ -129,19 +129,29 @@ impl Desk {
             let (Ok(start), Ok(pop_ms)) = (u64::try_from(ack.start_offset), u64::try_from(ack.pop_time)) else {
                 continue;
             };
-            let loan = LoanId { start, pop_ms };
             let Some(account) = self.pops.accounts.find(key, &ack.consumer_group) else {
                 if !self.partitions[local].is_open() {
                     return None;
                 }
                 continue;
             };
-            let before = self.pops.accounts.get(account).map_or(0, |holder| holder.account.out());
+            let Some(holder) = self.pops.accounts.get(account) else { continue };
+            let before = holder.account.out();
             if !locals.contains(&local) {
                 locals.push(local);
             }
-            self.pops.accounts.ack_some(LoanOf { account, loan }, now_ms, |bit| ack.bits.get(bit));
-            self.after_ack(key, &ack.consumer_group, before, ack.revive_queue_id == REVIVE_ORDERLY, now_ms);
+            let is_orderly = ack.revive_queue_id == REVIVE_ORDERLY;
+            // The handle of an orderly message whose time was changed begins with its own offset.
+            let loan = match is_orderly {
+                true => holder.account.orderly_at(pop_ms),
+                false => Some(LoanId { start, pop_ms }),
+            };
+            if let Some(loan) = loan {
+                let bit = |distance: u64| (loan.start + distance).checked_sub(start);
+                let is_acked = |distance| bit(distance).is_some_and(|bit| ack.bits.get(bit));
+                self.pops.accounts.ack_some(LoanOf { account, loan }, now_ms, is_acked);
+            }
+            self.after_ack(key, &ack.consumer_group, before, is_orderly, now_ms);
         }
         Some(locals)
     }
