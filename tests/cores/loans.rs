@@ -189,20 +189,25 @@ impl Loans {
         given.is_acked |= is_known && now_ms < given.until_ms && !given.is_changing;
     }
 
-    /// It is said that it shall come again at `until_ms` at the earliest.
-    pub fn ask_change(&mut self, number: usize, until_ms: u64) {
+    /// It is said that it shall come again at `until_ms` at the earliest. The handle of an orderly one stays good.
+    pub fn ask_change(&mut self, number: usize, until_ms: u64, is_orderly: bool) {
         let given = &mut self.given[number];
         given.until_ms = given.until_ms.min(until_ms);
-        given.is_changing = true;
+        given.is_changing |= !is_orderly;
     }
 
-    /// So it is, under a handle of this time. Returns the number of this gift.
-    pub fn changed(&mut self, number: usize, times: (u64, u64), is_orderly: bool) -> usize {
+    /// That was answered by now: so it is, under a handle of this time. Returns the number of this gift.
+    pub fn changed(&mut self, number: usize, times: (u64, u64), is_orderly: bool, now_ms: u64) -> usize {
         let given = &mut self.given[number];
         if is_orderly {
-            // The handle stays. Who asked once more meanwhile may have got it for another time.
+            // Who asked once more meanwhile may have got it for another time. And whose time is over is told the same,
+            // and has changed nothing.
             let is_once = given.attempt.as_ref().is_none_or(|attempt| !self.repeated.contains(attempt));
-            given.until_ms = if is_once { times.1 } else { given.pop_ms };
+            match is_once {
+                true if now_ms < given.until_ms => given.until_ms = times.1,
+                true => {}
+                false => given.until_ms = given.pop_ms,
+            }
             return number;
         }
         given.until_ms = given.pop_ms;

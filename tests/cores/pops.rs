@@ -210,7 +210,8 @@ impl World {
         let invisible_ms = self.random.below(4_000);
         let suspend = self.random.chance(300);
         let until_ms = self.now_ms() + invisible_ms;
-        self.loans.ask_change(held.number, until_ms);
+        let is_orderly = manner == Manner::Orderly;
+        self.loans.ask_change(held.number, until_ms, is_orderly);
         let mut command = Command::request(request::CHANGE_MESSAGE_INVISIBLETIME);
         ChangeInvisibleTime {
             consumer_group: POPPERS,
@@ -222,7 +223,7 @@ impl World {
             suspend,
         }
         .push(&mut command.header.fields);
-        self.write(index, command, Asked::Change { held, until_ms, is_orderly: manner == Manner::Orderly });
+        self.write(index, command, Asked::Change { held, until_ms, is_orderly });
     }
 
     /// A handle that no broker gave to anybody, for what was lent in this life: it means nothing.
@@ -317,9 +318,11 @@ impl World {
             return;
         }
         let pop_ms = words::number(answer, "popTime");
-        let number = self.loans.changed(held.number, (pop_ms.cast_unsigned(), until_ms), is_orderly);
+        let times = (pop_ms.cast_unsigned(), until_ms);
+        let number = self.loans.changed(held.number, times, is_orderly, self.now_ms());
+        // As the Java client makes it. The one that an orderly message had is good, too.
         let mut handle = held.handle.clone();
-        if !is_orderly {
+        if !is_orderly || self.random.chance(500) {
             let (offset, invisible) = (held.source.offset, words::number(answer, "invisibleTime"));
             let rest: Vec<&str> = held.handle.split(' ').skip(3).collect();
             handle = format!("{offset} {pop_ms} {invisible} {}", rest.join(" "));
