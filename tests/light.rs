@@ -11,7 +11,7 @@ use protocol::bodies::{
 use protocol::codes::{request, response};
 use protocol::headers::{PopMessage, PullMessage};
 use protocol::message::BatchEntry;
-use protocol::names::{pull_flag, sys_flag};
+use protocol::names::{self, pull_flag, sys_flag};
 use protocol::{Command, StoredMessage};
 use tests::PATIENCE;
 use tests::client::Client;
@@ -479,6 +479,37 @@ fn a_light_groups_pull_that_waits_goes_by_what_it_wants_now() {
         client.expect(response::SUCCESS, made);
         client.expect(response::SUCCESS, tagged("b"));
         assert_eq!(client.answer(pull).header.code, response::NO_PERMISSION);
+        server.stop();
+    });
+}
+
+#[test]
+fn what_is_popped_from_a_lite_topics_queue_comes_again() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &ON);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        let name = names::lite_queue("T", "lite");
+        client.expect(response::SUCCESS, light("T", 0, &name, "m"));
+        let pop = |invisible_time: i64| {
+            let mut command = Command::request(request::POP_MESSAGE);
+            let asked = PopMessage {
+                consumer_group: "poppers",
+                topic: &name,
+                queue_id: -1,
+                max_msg_nums: 1,
+                invisible_time,
+                poll_time: LONG_MS,
+                ..PopMessage::default()
+            };
+            asked.push(&mut command.header.fields);
+            command
+        };
+        for times in 0..3 {
+            let answer = client.expect(response::SUCCESS, pop(50));
+            let seen = messages(&answer);
+            assert_eq!((seen[0].body, seen[0].reconsume_times), (&b"m"[..], times));
+        }
         server.stop();
     });
 }

@@ -1333,3 +1333,26 @@ fn an_orderly_message_with_another_time_is_acknowledged_in_a_batch() {
         server.stop();
     });
 }
+
+#[test]
+fn it_is_told_that_a_message_cannot_come_again() {
+    let home = tempfile::tempdir().expect("a directory for temporary files");
+    let server = Server::with_cores(home.path(), "1", &["--set", "limits.topics=64"]);
+    let mut client = server.client();
+    client.expect(response::SUCCESS, create_topic("T", 1));
+    let is_made = |number: &u32| client.ask(create_topic(&number.to_string(), 1)).header.code == response::SUCCESS;
+    let made = (0..64).take_while(is_made).count();
+    assert!((1..64).contains(&made), "there is no room for a retry topic");
+    client.expect(response::SUCCESS, send("T", 0, b"a"));
+    assert_eq!(bodies_of(&got(&client.ask(pop_with(PopMessage { invisible_time: 50, ..header("T", 0) })))), ["a"]);
+    let told = || server.log().matches("a popped message cannot come again").count();
+    let until_ms = now_ms() + 60_000;
+    while told() == 0 {
+        assert!(now_ms() < until_ms, "it is in the log");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    client.expect(response::SUCCESS, asking(request::DELETE_TOPIC_IN_BROKER, &[("topic", "0")]));
+    assert_eq!(bodies_of(&pop_all(&mut client, "T", 1)), ["a"]);
+    assert_eq!(told(), 1);
+    server.stop();
+}

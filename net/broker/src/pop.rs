@@ -152,6 +152,8 @@ pub struct Pops {
     pub stirred: VecDeque<Box<Pop>>,
     /// Messages on their way to retry topics.
     pub revivals: usize,
+    /// When it was told last that one has none, ms since 1970.
+    told_ms: u64,
     /// What a pop finds.
     popped: Popped,
 }
@@ -165,6 +167,7 @@ impl Pops {
             waiting: Waiting::new(waiting_max, seed),
             stirred: VecDeque::new(),
             revivals: 0,
+            told_ms: 0,
             popped: Popped::default(),
         }
     }

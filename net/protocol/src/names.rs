@@ -209,6 +209,12 @@ pub fn pop_retry_topic(out: &mut String, group: &str, topic: &str, is_v2: bool) 
     }
 }
 
+/// Whether messages of a topic that exists may come again in a topic of this name: what is of pop's second form has a plus
+/// sign between two names, and what is of a lite topic has its dollars.
+pub fn check_pop_retry(name: &str) -> Result<(), NameError> {
+    check(&name.replacen('+', "_", 1).replace('$', "_"), RETRY_TOPIC_BYTES_MAX)
+}
+
 /// Whose messages of `topic` come again in the topic `name` after they were popped in vain, by its name, and whether
 /// that is of pop's second form. `None`: of no group. What is of the first form may be the retry topic of a group, too:
 /// `%RETRY%a_T` is also where failed messages of group `a_T` come again.

@@ -33,6 +33,8 @@ const READ_BYTES_MAX: u32 = 1 << 20;
 const READ_SCAN_MAX: u32 = 64;
 /// A message that could not be written is tried again after so long. Milliseconds.
 const RETRY_MS: u64 = 1_000;
+/// That there is no topic for some is told at most once in so long. Milliseconds.
+const TOLD_MS: u64 = 60_000;
 /// One that the disk does not give, after so long. Milliseconds.
 const UNREADABLE_MS: u64 = 10_000;
 
@@ -193,6 +195,11 @@ impl Desk {
         let Some(topic) = found.filter(|topic| queue == 0 || queue < topic.read_queues().min(topic.write_queues()))
         else {
             if revival.is_fresh {
+                if self.pops.told_ms + TOLD_MS <= now_ms {
+                    self.pops.told_ms = now_ms;
+                    let topic = &*revival.topic;
+                    tracing::warn!(topic, "a popped message cannot come again now: there is no such topic");
+                }
                 return self.tell_revived(revival.receipt, false);
             }
             revival.is_fresh = true;

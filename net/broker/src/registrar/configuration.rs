@@ -188,8 +188,7 @@ impl Registrar {
             }
         };
         let checked = match how {
-            // Version 2 of pop's retry topics has a plus between two names.
-            Make::PopRetry { .. } => names::check_topic(&name.replacen('+', "_", 1)),
+            Make::PopRetry { .. } => names::check_pop_retry(name),
             Make::Light => names::check_lmq(name),
             _ => names::check_topic(name),
         };
