@@ -3,9 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How often a message of this group comes again before it is dead.
-pub const RETRIES_MAX: i32 = 2;
-
 /// Where a message was given from: in its topic, or in a retry topic where it was written again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Source {
@@ -68,17 +65,14 @@ impl Loans {
         &self.given[number]
     }
 
-    /// A member was given a message that had come in vain `times` times, until a moment. Returns the number of this
-    /// gift.
+    /// A member was given a message until a moment. Returns the number of this gift.
     pub fn give(
         &mut self,
         id: usize,
         source: Source,
         (pop_ms, until_ms): (u64, u64),
         attempt: Option<String>,
-        times: i32,
     ) -> usize {
-        assert!(times <= RETRIES_MAX, "message {id} comes for the {times}th time again: {source:?}");
         // Who asks once more may get it once more, for another time.
         let is_once = attempt.as_ref().is_none_or(|attempt| !self.repeated.contains(attempt));
         let until_ms = if is_once { until_ms } else { pop_ms };
@@ -212,7 +206,7 @@ impl Loans {
         }
         given.until_ms = given.pop_ms;
         let Given { id, source, attempt, .. } = given.clone();
-        self.give(id, source, times, attempt, 0)
+        self.give(id, source, times, attempt)
     }
 
     /// The process ended.
@@ -239,8 +233,8 @@ impl Loans {
     }
 
     /// The group has taken what there was and acknowledged it: of what was `found` in the topics nothing is missing.
-    pub fn check(&self, found: &BTreeSet<usize>, dead: &BTreeSet<usize>) {
-        for id in found.difference(dead) {
+    pub fn check(&self, found: &BTreeSet<usize>) {
+        for id in found {
             let mine = self.by_id.get(id).into_iter().flatten().map(|number| &self.given[*number]);
             let Some(last) = mine.max_by_key(|given| (given.life, given.pop_ms, given.is_asked)) else {
                 panic!("message {id} was given to nobody");

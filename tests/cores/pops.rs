@@ -10,7 +10,7 @@ use protocol::{Command, names};
 use tests::words;
 
 use crate::clients::Asked;
-use crate::loans::{RETRIES_MAX, Source};
+use crate::loans::Source;
 use crate::model::{Glimpse, QUEUES, TAGS};
 use crate::world::{TOPICS, World};
 
@@ -287,7 +287,7 @@ impl World {
                 self.in_order(topic, std::mem::take(&mut numbers), then);
             }
             last = Some(source.clone());
-            let number = self.loans.give(id, source.clone(), times, attempt.clone(), message.reconsume_times);
+            let number = self.loans.give(id, source.clone(), times, attempt.clone());
             numbers.push(number);
             let held = &mut self.clients[index].held;
             if held.len() < HELD_MAX {
@@ -400,9 +400,9 @@ impl World {
 
 /// The end.
 impl World {
-    /// The group of this run is there, and gives up early.
+    /// The group of this run is there, and would give up at once, if that were for the broker to do.
     pub fn make_group(&mut self) {
-        let body = format!(r#"{{"groupName":"{POPPERS}","retryMaxTimes":{RETRIES_MAX}}}"#);
+        let body = format!(r#"{{"groupName":"{POPPERS}","retryMaxTimes":0}}"#);
         self.expect(&words::telling(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], body));
     }
 
@@ -431,13 +431,14 @@ impl World {
             }
         }
         assert_eq!(quiet, 2, "messages come again and again although all of them are acknowledged");
+        let letters = self.ask(&words::pull(&names::dlq_topic(POPPERS), 0, 0));
+        assert_eq!(letters.header.code, response::TOPIC_NOT_EXIST, "nobody gave a message up: {letters:?}");
         // What retention took, and what was written again for a group and lost, nobody was given.
         if self.plan.retain.is_some() || self.plan.space.is_some() || self.was_lossy {
             return;
         }
         let found: BTreeSet<usize> = found.iter().copied().filter(|id| manner.wants(*id)).collect();
-        let dead = self.dead();
-        self.loans.check(&found, &dead);
+        self.loans.check(&found);
     }
 
     /// Whether there was something. `forgets`: for a short time, and half of it is not acknowledged.
@@ -463,27 +464,6 @@ impl World {
             }
         }
         any
-    }
-
-    /// The dead letters of the group.
-    fn dead(&mut self) -> BTreeSet<usize> {
-        let mut dead = BTreeSet::new();
-        let name = names::dlq_topic(POPPERS);
-        let mut offset = 0;
-        loop {
-            let answer = self.ask(&words::pull(&name, 0, offset));
-            if answer.header.code != response::SUCCESS {
-                let is_end = matches!(answer.header.code, response::PULL_NOT_FOUND | response::TOPIC_NOT_EXIST);
-                assert!(is_end, "{answer:?}");
-                return dead;
-            }
-            for message in words::messages(&answer) {
-                let id = self.model.recognize(&message);
-                assert_eq!(message.reconsume_times, RETRIES_MAX + 1, "message {id} was tried, and is dead");
-                dead.insert(id);
-                offset += 1;
-            }
-        }
     }
 
     /// Messages go to pops that wait, one to each, and that takes no longer than it must.

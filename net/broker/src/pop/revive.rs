@@ -1,5 +1,5 @@
-//! Loans that are over: what nobody acknowledged is written to the group's retry topic, or is dead after too many
-//! tries, and only then done with here (PROTOCOL 4.12.4).
+//! Loans that are over: what nobody acknowledged is written to the group's retry topic, and only then done with here,
+//! however often that was tried: when it is dead is for the consumer to say (PROTOCOL 4.12.4).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use engine::LoadId;
 use engine::format::{Position, QueueKey};
 use engine::partition::{Pull as Pulled, PullLimits};
 use protocol::StoredMessage;
-use protocol::ids::OffsetId;
 use protocol::names::{self, RETRY_PREFIX};
 use protocol::properties::{self, PROPERTIES_BYTES_MAX, name};
 
@@ -38,7 +37,7 @@ const TOLD_MS: u64 = 60_000;
 /// One that the disk does not give, after so long. Milliseconds.
 const UNREADABLE_MS: u64 = 10_000;
 
-/// A message on its way to a retry topic, or to the dead letters.
+/// A message on its way to a retry topic.
 #[derive(Debug)]
 pub struct Revival {
     /// Whom to tell.
@@ -175,10 +174,9 @@ impl Desk {
         self.pops.accounts.remind(of, until_ms);
     }
 
-    /// Sends a message to the retry topic, or to the dead letters.
+    /// Sends a message to the retry topic.
     fn revive(&mut self, of: LoanOf, lent: &Lent, record: &Bytes, offset: u64, now_ms: u64) {
-        let retries_max = self.catalog.group(&lent.group).map_or(RETRIES_MAX, |group| group.retries_max());
-        let Some((topic, queue, how, record)) = lent.revived(record, of.loan, retries_max, &self.settings) else {
+        let Some((topic, queue, how, record)) = lent.revived(record, of.loan, &self.settings) else {
             let (topic, group) = (&*lent.topic.name, &*lent.group);
             tracing::error!(topic, group, offset, "a popped message cannot be read; it is tried again");
             return self.move_again(of, offset, now_ms + UNREADABLE_MS, now_ms);
@@ -282,9 +280,6 @@ enum Again {
     Later(Option<LoadId>),
 }
 
-/// Of a group that was deleted meanwhile: RocketMQ's default.
-const RETRIES_MAX: i32 = 16;
-
 /// What was lent.
 struct Lent {
     topic: Arc<Topic>,
@@ -296,39 +291,18 @@ struct Lent {
 impl Lent {
     /// A message that nobody acknowledged, as it comes again: the topic, its queue, how that is made, and the record.
     /// `None`: it cannot be read.
-    fn revived(
-        &self,
-        record: &[u8],
-        loan: LoanId,
-        retries_max: i32,
-        settings: &Settings,
-    ) -> Option<(String, u32, Make, Vec<u8>)> {
+    fn revived(&self, record: &[u8], loan: LoanId, settings: &Settings) -> Option<(String, u32, Make, Vec<u8>)> {
         let original = StoredMessage::decode(record).ok()?;
         let is_try = self.kind != Kind::Suspended;
-        let (retry, asked) = self.retry_topic(settings.pop_retry_v2);
-        let group = self.group.to_string();
-        let is_dead = is_try && original.reconsume_times >= retries_max;
+        let (topic, asked) = self.retry_topic(settings.pop_retry_v2);
         let has_queue = settings.separate_retry_queue && self.queue < self.topic.write_queues();
-        let queues = if has_queue { self.topic.config.write_queue_nums } else { 1 };
-        let (topic, queue, how) = match is_dead {
-            true => (names::dlq_topic(&group), 0, Make::Dead { group }),
-            false => {
-                let queue = if has_queue { self.queue } else { 0 };
-                (retry, queue, Make::PopRetry { group, topic: asked.to_owned(), queues })
-            }
-        };
+        let (queue, queues) = if has_queue { (self.queue, self.topic.config.write_queue_nums) } else { (0, 1) };
+        let how = Make::PopRetry { group: self.group.to_string(), topic: asked.to_owned(), queues };
         let mut text = original.properties.to_owned();
         if original.reconsume_times == 0 || original.property(name::FIRST_POP_TIME).is_none() {
             properties::set(&mut text, name::FIRST_POP_TIME, &loan.pop_ms.to_string());
         }
         properties::set(&mut text, name::ORIGIN_GROUP, &self.group);
-        if is_dead && original.property(name::RETRY_TOPIC).is_none() {
-            properties::append(&mut text, name::RETRY_TOPIC, asked);
-        }
-        if is_dead && original.property(name::ORIGIN_MESSAGE_ID).is_none() {
-            let id = OffsetId { host: original.store_host, offset: original.physical_offset };
-            properties::append(&mut text, name::ORIGIN_MESSAGE_ID, &id.to_string());
-        }
         // Rather without them than not at all.
         let properties = if text.len() <= PROPERTIES_BYTES_MAX { text.as_str() } else { original.properties };
         let host = SocketAddr::new(settings.broker_ip1.into(), settings.port);
