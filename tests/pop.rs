@@ -462,7 +462,7 @@ fn an_orderly_loan_outlives_kill_9_with_how_often_it_was_lent() {
         };
         assert_eq!(bodies_of(&got(&client.ask(orderly(50, Some("one"), 0)))), ["a", "b"]);
         let answer = client.ask(orderly(LONG_MS, Some("two"), 30_000));
-        assert_eq!(field(&answer, "orderCountInfo"), "0 qo0%0 1;0 qo0%1 1");
+        assert_eq!(field(&answer, "orderCountInfo"), "0 qo0%0 1;0 qo0%1 1;0 0 1");
         let first = got(&answer);
         client.expect(response::SUCCESS, ack(&first[0]));
         server.kill();
@@ -474,13 +474,16 @@ fn an_orderly_loan_outlives_kill_9_with_how_often_it_was_lent() {
         // In its own attempt it is given once more, which is no further try.
         let answer = client.ask(orderly(LONG_MS, Some("two"), 0));
         let second = got(&answer);
-        assert_eq!((bodies_of(&second), field(&answer, "orderCountInfo")), (vec!["b", "c"], "0 qo0%1 1"));
+        assert_eq!((bodies_of(&second), field(&answer, "orderCountInfo")), (vec!["b", "c"], "0 qo0%1 1;0 0 0"));
         let waiting = client.write(orderly(LONG_MS, Some("four"), 60_000));
         client.expect(response::SUCCESS, change(&second[1], 50));
         client.expect(response::SUCCESS, change(&second[0], 50));
         let answer = client.answer(waiting);
         let third = got(&answer);
-        assert_eq!((bodies_of(&third), field(&answer, "orderCountInfo")), (vec!["b", "c"], "0 qo0%1 2;0 qo0%2 1"));
+        assert_eq!(
+            (bodies_of(&third), field(&answer, "orderCountInfo")),
+            (vec!["b", "c"], "0 qo0%1 2;0 qo0%2 1;0 0 1")
+        );
         server.kill();
 
         let server = Server::with_cores(home, cores, &[]);
@@ -623,14 +626,14 @@ fn an_orderly_queue_gives_nothing_before_it_has_its_answers() {
             pop_with(PopMessage { order: true, max_msg_nums: count, invisible_time, attempt_id: attempt, ..asked })
         };
         let answer = client.ask(orderly(2, LONG_MS, Some("one")));
-        assert_eq!((number(&answer, "reviveQid"), field(&answer, "orderCountInfo")), (999, ""));
+        assert_eq!((number(&answer, "reviveQid"), field(&answer, "orderCountInfo")), (999, "0 1 0"));
         assert_eq!(bodies_of(&got(&answer)), ["a", "b"]);
         none(&mut other, orderly(2, LONG_MS, None));
         none(&mut other, orderly(2, LONG_MS, Some("two")));
         // Who asks again with the same words gets the same.
         let answer = client.ask(orderly(2, LONG_MS, Some("one")));
         assert_eq!(bodies_of(&got(&answer)), ["a", "b"]);
-        assert_eq!(field(&answer, "orderCountInfo"), "", "which is no further try");
+        assert_eq!(field(&answer, "orderCountInfo"), "0 1 0", "which is no further try");
         let popped = got(&answer);
         let told = ["one", "two"].map(|attempt| is_told(&client.ask(notice(attempt, 0))));
         assert_eq!(told, [true, false], "to whom the loan is closed");
@@ -672,7 +675,10 @@ fn an_orderly_queue_gives_nothing_before_it_has_its_answers() {
         other.expect(response::SUCCESS, ack(&popped[2]));
         let answer = client.answer(waiting);
         let again = got(&answer);
-        assert_eq!((bodies_of(&again), field(&answer, "orderCountInfo")), (vec!["f", "g"], "0 qo1%5 1;0 qo1%6 1"));
+        assert_eq!(
+            (bodies_of(&again), field(&answer, "orderCountInfo")),
+            (vec!["f", "g"], "0 qo1%5 1;0 qo1%6 1;0 1 1")
+        );
         client.expect(response::SUCCESS, ack(&again[0]));
         client.expect(response::SUCCESS, ack(&again[1]));
         none(&mut client, orderly(2, LONG_MS, None));

@@ -106,10 +106,20 @@ impl Infos {
         }
     }
 
-    /// An orderly message was lent in vain so often.
-    pub fn add_times(&mut self, origin: Origin, queue: u32, offset: u64, times: u32) {
+    /// Orderly messages of one queue were lent in vain so often. Behind those that were comes the least of all, which older
+    /// clients look for by the queue alone.
+    pub fn add_times(&mut self, origin: Origin, queue: u32, times: impl Iterator<Item = (u64, u32)>) {
+        const MEMORY: &str = "writing into memory cannot fail";
+        let mut least = u32::MAX;
+        for (offset, times) in times {
+            least = least.min(times);
+            if times > 0 {
+                begin(&mut self.times, origin);
+                write!(self.times, "qo{queue}%{offset} {times}").expect(MEMORY);
+            }
+        }
         begin(&mut self.times, origin);
-        write!(self.times, "qo{queue}%{offset} {times}").expect("writing into memory cannot fail");
+        write!(self.times, "{queue} {least}").expect(MEMORY);
     }
 }
 
@@ -153,9 +163,10 @@ mod tests {
         let mut infos = Infos::default();
         infos.add(Origin::Normal, 3, &[120, 121, 124]);
         infos.add(Origin::of("%RETRY%g_T"), 0, &[5]);
-        infos.add_times(Origin::Normal, 3, 120, 2);
+        infos.add_times(Origin::Normal, 3, [(120, 2), (121, 0), (124, 1)].into_iter());
+        infos.add_times(Origin::Retry, 0, [(5, 3)].into_iter());
         assert_eq!((infos.start.as_str(), infos.offsets.as_str()), ("0 3 120;1 0 5", "0 3 120,121,124;1 0 5"));
-        assert_eq!(infos.times, "0 qo3%120 2");
+        assert_eq!(infos.times, "0 qo3%120 2;0 qo3%124 1;0 3 0;1 qo0%5 3;1 0 3");
         assert_eq!((Origin::of("T+x"), Origin::of("%RETRY%g+T")), (Origin::Normal, Origin::RetryV2));
         infos.clear();
         assert!(infos.start.is_empty());

@@ -334,12 +334,7 @@ impl Desk {
         infos.add(origin, queue, offsets);
         if pop.is_orderly {
             let account = &self.pops.accounts.get(id).expect("it lent just now").account;
-            for offset in &*offsets {
-                let times = account.times(*offset);
-                if times > 0 {
-                    infos.add_times(origin, queue, *offset, times);
-                }
-            }
+            infos.add_times(origin, queue, offsets.iter().map(|offset| (*offset, account.times(*offset))));
         }
         if topic.id != pop.topic.id {
             // Clients see the topic that they asked for, with the handle beside it.
