@@ -767,8 +767,6 @@ fn bad_requests_have_rocketmqs_codes_and_change_nothing() {
             (response::TOPIC_NOT_EXIST, PopMessage { topic: "none", ..asked }),
             (response::INVALID_PARAMETER, PopMessage { queue_id: 2, ..asked }),
             (response::INVALID_PARAMETER, PopMessage { max_msg_nums: 33, ..asked }),
-            (response::INVALID_PARAMETER, PopMessage { invisible_time: 0, ..asked }),
-            (response::INVALID_PARAMETER, PopMessage { invisible_time: i64::MIN, ..asked }),
             (response::SUBSCRIPTION_GROUP_NOT_EXIST, PopMessage { consumer_group: "a b", ..asked }),
             (response::POLLING_TIMEOUT, PopMessage { born_time: Some(now_ms() - 60_000), ..asked }),
         ] {
@@ -802,7 +800,6 @@ fn bad_requests_have_rocketmqs_codes_and_change_nothing() {
             let code = if code == response::SUCCESS { response::NO_MESSAGE } else { code };
             client.expect(code, change(&bad, 1_000));
         }
-        client.expect(response::INVALID_PARAMETER, change(&real, -1));
         client.expect(response::NO_MESSAGE, asking(request::BATCH_ACK_MESSAGE, &[]));
         client.expect(response::SYSTEM_ERROR, telling(request::BATCH_ACK_MESSAGE, &[], &b"{"[..]));
         let strange = BatchAck { retry: "7".to_owned(), topic: "T".to_owned(), ..BatchAck::default() };
@@ -1355,4 +1352,69 @@ fn it_is_told_that_a_message_cannot_come_again() {
     assert_eq!(bodies_of(&pop_all(&mut client, "T", 1)), ["a"]);
     assert_eq!(told(), 1);
     server.stop();
+}
+
+#[test]
+fn a_time_that_is_over_already_is_now() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        client.expect(response::SUCCESS, send("T", 0, b"a"));
+        let asked = |invisible_time| PopMessage { invisible_time, poll_time: 30_000, ..header("T", 0) };
+        let answer = client.ask(pop_with(asked(i64::MIN)));
+        assert_eq!((bodies_of(&got(&answer)), number(&answer, "invisibleTime")), (vec!["a"], 1));
+        assert_eq!(got(&client.ask(pop_with(asked(0))))[0].times, 1);
+        let lent = got(&client.ask(pop_with(asked(LONG_MS))));
+        assert_eq!((bodies_of(&lent), lent[0].times), (vec!["a"], 2));
+        let answer = client.expect(response::SUCCESS, change(&lent[0], -5_000));
+        assert_eq!(number(&answer, "invisibleTime"), 0);
+        let lent = got(&client.ask(pop_with(asked(LONG_MS))));
+        assert_eq!((bodies_of(&lent), lent[0].times), (vec!["a"], 3));
+        client.expect(response::SUCCESS, send("T", 0, b"b"));
+        for invisible_time in [-1, 0, LONG_MS] {
+            let lent = got(&client.ask(pop_with(PopMessage { order: true, ..asked(invisible_time) })));
+            assert_eq!(bodies_of(&lent), ["b"]);
+        }
+        none(&mut client, pop_with(PopMessage { order: true, poll_time: 0, ..asked(1) }));
+        server.stop();
+    });
+}
+
+#[test]
+fn an_orderly_handle_that_means_nothing_is_answered_as_by_rocketmq() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        client.expect(response::SUCCESS, create_topic("U", 1));
+        for body in ["a", "b", "c"] {
+            client.expect(response::SUCCESS, send("T", 0, body.as_bytes()));
+        }
+        let orderly = |count, invisible_time, poll_time| {
+            let asked = PopMessage { order: true, max_msg_nums: count, ..header("T", 0) };
+            pop_with(PopMessage { invisible_time, poll_time, ..asked })
+        };
+        let old = got(&client.ask(orderly(3, 50, 0)));
+        assert_eq!(bodies_of(&old), ["a", "b", "c"]);
+        let new = got(&client.ask(orderly(1, LONG_MS, 30_000)));
+        assert_eq!(bodies_of(&new), ["a"]);
+        // Lent again, or not yet.
+        let pop_ms = old[0].handle.split(' ').nth(1).unwrap();
+        for got in &old {
+            client.expect(response::SUCCESS, ack(got));
+            let answer = client.expect(response::SUCCESS, change(got, 0));
+            assert_eq!((field(&answer, "popTime"), field(&answer, "reviveQid")), (pop_ms, "999"));
+        }
+        client.expect(response::SUCCESS, ack(&Got { topic: "U".to_owned(), offset: 0, ..old[0].clone() }));
+        client.expect(response::MESSAGE_ILLEGAL, ack(&Got { offset: 1, ..new[0].clone() }));
+        none(&mut client, orderly(3, LONG_MS, 0));
+        // Done with.
+        client.expect(response::SUCCESS, ack(&new[0]));
+        client.expect(response::SUCCESS, change(&new[0], 0));
+        client.expect(response::SUCCESS, ack(&new[0]));
+        assert_eq!(committed(&mut client, GROUP, "T", 0), Some(1));
+        assert_eq!(bodies_of(&got(&client.ask(orderly(3, LONG_MS, 0)))), ["b", "c"]);
+        server.stop();
+    });
 }

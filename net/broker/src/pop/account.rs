@@ -311,20 +311,19 @@ impl Account {
         Some(self.lend(&[offset], now_ms.max(id.pop_ms + 1), until_ms, kind))
     }
 
-    /// The loan that an orderly message is of, also if it is acknowledged already. Handles of such messages say when,
-    /// not where it began once times were changed.
-    pub fn orderly(&self, offset: u64) -> Option<LoanId> {
-        let holds = |(id, loan): &(&LoanId, &Loan)| loan.kind == Kind::Orderly && loan.place(**id, offset).is_some();
-        self.loans.iter().find(holds).map(|(id, _)| *id)
-    }
-
-    /// The orderly loan that was lent at this time, ms since 1970.
+    /// The orderly loan that was lent at this time, ms since 1970. Handles of orderly messages say when, not where it began
+    /// once times were changed.
     pub fn orderly_at(&self, pop_ms: u64) -> Option<LoanId> {
         if !self.has_orderly() {
             return None;
         }
         let is_it = |(id, loan): &(&LoanId, &Loan)| loan.kind == Kind::Orderly && id.pop_ms == pop_ms;
         self.loans.iter().find(is_it).map(|(id, _)| *id)
+    }
+
+    /// Whether a message is of a loan, acknowledged or not.
+    pub fn has(&self, id: LoanId, offset: u64) -> bool {
+        self.loans.get(&id).is_some_and(|loan| loan.place(id, offset).is_some())
     }
 
     /// The loan of this name.

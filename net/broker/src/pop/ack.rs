@@ -169,10 +169,6 @@ impl Desk {
             let remark = illegal_offset(asked.topic, asked.queue_id, asked.offset, min, max);
             return self.refuse(&call.reply, response::NO_MESSAGE, &remark);
         };
-        let Ok(invisible_ms) = u64::try_from(asked.invisible_time) else {
-            let remark = format!("invisibleTime[{}] is illegal", asked.invisible_time);
-            return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
-        };
         let handle = match Handle::parse(asked.extra_info) {
             Ok(handle) => handle,
             Err(remark) => return self.refuse(&call.reply, response::SYSTEM_ERROR, &remark),
@@ -181,16 +177,22 @@ impl Desk {
         if !handle.is_orderly() && !self.pops.accounts.has_room() {
             return self.refuse(&call.reply, response::SYSTEM_BUSY, BUSY);
         }
-        let invisible_ms = invisible_ms.min(INVISIBLE_MS_MAX);
+        // A time that is over already is now.
+        let invisible_ms = u64::try_from(asked.invisible_time).unwrap_or(0).min(INVISIBLE_MS_MAX);
         let until_ms = now_ms + invisible_ms;
         let kind = if asked.suspend { Kind::Suspended } else { Kind::Plain };
         let is_known = self.partitions[local].is_open() || self.pops.accounts.find(key, asked.consumer_group).is_some();
         if !is_known {
             return self.refuse_append(&call.reply, AppendError::Opening);
         }
-        let Some(loan) = self.extend(key, asked.consumer_group, &handle, offset, now_ms, until_ms, kind) else {
-            let remark = format!("the message is not on loan under this handle any more, offset: {offset}");
-            return self.refuse(&call.reply, response::NO_MESSAGE, &remark);
+        let loan = match self.extend(key, asked.consumer_group, &handle, offset, now_ms, until_ms, kind) {
+            Some(loan) => loan,
+            // As a stock broker says, which changes nothing either.
+            None if handle.is_orderly() => handle.loan,
+            None => {
+                let remark = format!("the message is not on loan under this handle any more, offset: {offset}");
+                return self.refuse(&call.reply, response::NO_MESSAGE, &remark);
+            }
         };
         let header = self.replies.header(&call.reply, response::SUCCESS);
         let answer = ChangeInvisibleTimeAnswer {
@@ -206,7 +208,7 @@ impl Desk {
         self.answer_kept(&[local], &call.reply, Pieces::new(), Vec::new());
     }
 
-    /// Acknowledges a message. False: an orderly one was never lent. `None`: nobody knows yet.
+    /// Acknowledges a message. False: an orderly one is not of the loan that its handle names. `None`: nobody knows yet.
     fn ack(
         &mut self,
         local: usize,
@@ -217,7 +219,7 @@ impl Desk {
         now_ms: u64,
     ) -> Option<bool> {
         let Some(account) = self.pops.accounts.find(key, group) else {
-            return self.partitions[local].is_open().then_some(!handle.is_orderly());
+            return self.partitions[local].is_open().then_some(true);
         };
         if handle.broker != self.settings.broker_name {
             return Some(true);
@@ -226,12 +228,12 @@ impl Desk {
         let before = holder.account.out();
         let mut loan = handle.loan;
         if handle.is_orderly() {
-            match holder.account.orderly(offset) {
-                // Lent again meanwhile: the old handle means nothing.
-                Some(found) if found.pop_ms != loan.pop_ms => return Some(true),
-                Some(found) => loan = found,
-                None => return Some(offset < holder.account.floor()),
+            // Over, and perhaps lent again: the old handle means nothing.
+            let Some(found) = holder.account.orderly_at(loan.pop_ms) else { return Some(true) };
+            if !holder.account.has(found, offset) {
+                return Some(offset < holder.account.floor());
             }
+            loan = found;
         }
         if self.pops.accounts.ack(LoanOf { account, loan }, offset, now_ms) == Done::Now {
             self.after_ack(key, group, before, handle.is_orderly(), now_ms);
@@ -270,8 +272,7 @@ impl Desk {
         let account = self.pops.accounts.find(key, group)?;
         let mut loan = handle.loan;
         if handle.is_orderly() {
-            let found = self.pops.accounts.get(account)?.account.orderly(offset)?;
-            loan = Some(found).filter(|found| found.pop_ms == loan.pop_ms)?;
+            loan = self.pops.accounts.get(account)?.account.orderly_at(loan.pop_ms)?;
         }
         let extend = |account: &mut Account| account.extend(loan, offset, now_ms, until_ms, kind);
         let loan = self.pops.accounts.change(account, now_ms, extend)??;

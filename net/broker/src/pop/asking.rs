@@ -61,10 +61,6 @@ impl Desk {
             );
             return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
         }
-        let Some(invisible_ms) = u64::try_from(asked.invisible_time).ok().filter(|time_ms| *time_ms > 0) else {
-            let remark = format!("invisibleTime[{}] is illegal", asked.invisible_time);
-            return self.refuse(&call.reply, response::INVALID_PARAMETER, &remark);
-        };
         let common = Asked {
             group: asked.consumer_group,
             topic: asked.topic,
@@ -81,7 +77,8 @@ impl Desk {
         let Some(wants) = self.own_filter(&call.reply, asked.topic, kind, text) else { return };
         pop.wish = Wish::Messages {
             count: u32::try_from(asked.max_msg_nums).unwrap_or(0).max(1),
-            invisible_ms: invisible_ms.min(INVISIBLE_MS_MAX),
+            // No time at all is a stock broker's, too. Two loans at once would have one name.
+            invisible_ms: u64::try_from(asked.invisible_time).unwrap_or(0).clamp(1, INVISIBLE_MS_MAX),
             from_last: asked.init_mode != 0,
             filter: Filter::Own(wants),
         };

@@ -258,7 +258,8 @@ fn an_orderly_queue_waits_and_goes_on_from_the_first_that_is_left() {
     assert_eq!(account.blocked_until_ms(Some("b"), 1_999), 2_000);
     assert_eq!((account.blocked_until_ms(Some("a"), 1_500), account.blocked_until_ms(None, 2_000)), (0, 0));
     assert_eq!((account.ack(id, 10), account.ack(id, 12)), (Done::Now, Done::Now));
-    assert_eq!([11, 12, 15].map(|offset| account.orderly(offset)), [Some(id), Some(id), None]);
+    assert_eq!([1_000, 1_001].map(|pop_ms| account.orderly_at(pop_ms)), [None, Some(id)]);
+    assert_eq!([11, 12, 15].map(|offset| account.has(id, offset)), [true, true, false]);
     assert_eq!(account.ack(id, 12), Done::Stale, "a second time");
     // Given back early, one by one: the last one decides.
     for (offset, until_ms, free_ms) in [(11, 1_600, 2_000), (13, 1_700, 2_000), (14, 1_650, 1_700)] {
@@ -455,7 +456,7 @@ fn an_orderly_loan_outlives_a_restart_with_its_attempt_and_how_often_it_was_lent
     let mut again = Account::read(&value).unwrap();
     assert_eq!(written(&again), value);
     assert_eq!([100, 101, 102, 103].map(|offset| again.times(offset)), [2, 2, 2, 0]);
-    assert_eq!((again.orderly(101), again.next(), again.floor()), (Some(id), 103, 100));
+    assert_eq!((again.orderly_at(3_000), again.next(), again.floor()), (Some(id), 103, 100));
     assert_eq!((again.blocked_until_ms(Some("c"), 3_200), again.blocked_until_ms(None, 3_200)), (0, 9_000));
     assert_eq!((again.ack(id, 101), again.ack(id, 102)), (Done::Stale, Done::Now));
     assert_eq!(again.blocked_until_ms(None, 3_200), 3_500);
