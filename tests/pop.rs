@@ -990,6 +990,30 @@ fn what_comes_again_keeps_its_priority_if_it_is_to() {
     });
 }
 
+#[test]
+fn one_level_of_priority_has_the_same_share_of_what_comes_again() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &[]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_priority_topic("T", 4));
+        for (ordinary, priority, wanted) in [(0, 100, "again"), (100, 0, "new")] {
+            let line = format!("popFromRetryProbability={ordinary}\npopFromRetryProbabilityForPriority={priority}");
+            set(&mut client, &line);
+            client.expect(response::SUCCESS, send("T", 1, b"again"));
+            let lent = got(&client.ask(pop("T", 1)));
+            let retry = format!("%RETRY%{GROUP}_T");
+            let before = edge(&mut client, request::GET_MAX_OFFSET, &retry, 0);
+            give_back(&mut client, &lent[0], "T", before + 1);
+            client.expect(response::SUCCESS, send("T", 1, b"new"));
+            let one = || pop_with(PopMessage { max_msg_nums: 1, ..header("T", 1) });
+            let both = [0, 1].map(|_| got(&client.ask(one())).remove(0));
+            assert_eq!(both[0].body, wanted);
+            both.iter().for_each(|got| _ = client.expect(response::SUCCESS, ack(got)));
+        }
+        server.stop();
+    });
+}
+
 fn peek(group: &str, topic: &str, queue: i32, count: i32) -> Command {
     let mut command = Command::request(request::PEEK_MESSAGE);
     PeekMessage { consumer_group: group, topic, queue_id: queue, max_msg_nums: count }.push(&mut command.header.fields);

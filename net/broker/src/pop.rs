@@ -180,17 +180,19 @@ impl Pops {
 
 impl Way {
     /// The queue of this number in order of priority, and its topic. All of its retry topics come before the topic or
-    /// behind it. `None`: there are no more.
-    fn queue_at(&self, topic: &Arc<Topic>, mut step: u32) -> Option<(Arc<Topic>, u32)> {
+    /// behind it. `named`: of the topic only this one. `None`: there are no more.
+    fn queue_at(&self, topic: &Arc<Topic>, named: Option<u32>, mut step: u32) -> Option<(Arc<Topic>, u32)> {
         let [one, two] = &self.retries;
         let topics = match self.is_retry_first {
             true => [one.as_ref(), two.as_ref(), Some(topic)],
             false => [Some(topic), one.as_ref(), two.as_ref()],
         };
-        for topic in topics.into_iter().flatten() {
-            let queues = topic.read_queues();
+        for found in topics.into_iter().flatten() {
+            let named = named.filter(|_| found.id == topic.id);
+            let queues = if named.is_some() { 1 } else { found.read_queues() };
             if step < queues {
-                return Some((topic.clone(), if self.is_high_first { queues - 1 - step } else { step }));
+                let queue = if self.is_high_first { queues - 1 - step } else { step };
+                return Some((found.clone(), named.unwrap_or(queue)));
             }
             step -= queues;
         }
@@ -281,7 +283,7 @@ impl Desk {
             names::pop_retry_topic(name, &pop.group, &pop.topic.name, is_v2);
             self.catalog.topic(name).cloned()
         });
-        let is_priority = !pop.is_orderly && pop.queue.is_none() && self.is_priority(pop, draw);
+        let is_priority = !pop.is_orderly && self.is_priority(pop, draw);
         let settings = &self.settings;
         let percent = if is_priority { settings.pop_retry_percent_priority } else { settings.pop_retry_percent };
         pop.way = Way {
@@ -674,15 +676,17 @@ mod tests {
         };
         let asked = topic(1, 3);
         let rows = [
-            (true, false, "1:2 1:1 1:0 2:1 2:0"),
-            (true, true, "2:1 2:0 1:2 1:1 1:0"),
-            (false, false, "1:0 1:1 1:2 2:0 2:1"),
-            (false, true, "2:0 2:1 1:0 1:1 1:2"),
+            (true, false, None, "1:2 1:1 1:0 2:1 2:0"),
+            (true, true, None, "2:1 2:0 1:2 1:1 1:0"),
+            (false, false, None, "1:0 1:1 1:2 2:0 2:1"),
+            (false, true, None, "2:0 2:1 1:0 1:1 1:2"),
+            (true, false, Some(1), "1:1 2:1 2:0"),
+            (false, true, Some(2), "2:0 2:1 1:2"),
         ];
-        for (is_high_first, is_retry_first, wanted) in rows {
+        for (is_high_first, is_retry_first, named, wanted) in rows {
             let way = Way { retries: [None, Some(topic(2, 2))], is_high_first, is_retry_first, ..Way::default() };
             let seen: Vec<String> = (0..)
-                .map_while(|step| way.queue_at(&asked, step))
+                .map_while(|step| way.queue_at(&asked, named, step))
                 .map(|(topic, queue)| format!("{}:{queue}", topic.id))
                 .collect();
             assert_eq!(seen.join(" "), wanted);

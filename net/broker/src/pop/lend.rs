@@ -72,7 +72,7 @@ impl Desk {
 
     /// Looks through all queues in order of priority, from this one on, wherever they are.
     fn visit_in_order(&mut self, pop: &mut Pop, mut step: u32, now_ms: u64) -> Visit {
-        while let Some((topic, queue)) = pop.way.queue_at(&pop.topic, step) {
+        while let Some((topic, queue)) = pop.way.queue_at(&pop.topic, pop.queue, step) {
             let core = self.core_of(&topic, queue);
             if core != self.index {
                 return if self.pops.popped.messages.is_empty() { Visit::Hop(core) } else { Visit::Found };
