@@ -6,8 +6,8 @@ use std::io::Write;
 
 use protocol::Command;
 use protocol::bodies::{
-    self, BrokerStatsData, ConsumeStats, ConsumerData, Forbidden, HeartbeatData, MessageQueue, ResetOffsets,
-    SubscriptionData, SubscriptionGroupTable, TimeSpan, TimeSpans, TopicStatsTable,
+    self, BrokerStatsData, ConsumeStats, Forbidden, MessageQueue, ResetOffsets, SubscriptionGroupTable, TimeSpan,
+    TimeSpans, TopicStatsTable,
 };
 use protocol::codes::{request, response};
 use protocol::headers::{PopMessage, PullMessage};
@@ -18,7 +18,7 @@ use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
     asking, commit, committed, create_topic, edge, field, heartbeat, message_queue, messages, now_ms, number,
-    properties, pull, pull_header, pull_with, send, send_as, telling,
+    properties, pull, pull_header, pull_with, send, send_as, subscribing, tagged, telling,
 };
 
 const REPLIES: &str = "DefaultCluster_REPLY_TOPIC";
@@ -600,21 +600,7 @@ fn who_waits_sees_what_there_is_now() {
         client.expect(response::SUCCESS, send("T", 3, b"new"));
         assert_eq!(messages(&client.answer(pop))[0].queue_id, 3);
         // Another subscription.
-        let subscribed = |tags: &str, version: i64| {
-            let mut subscription = SubscriptionData::from_expression("T", tags).expect("tags");
-            subscription.sub_version = version;
-            let consumer = ConsumerData {
-                group_name: "g".to_owned(),
-                subscription_data_set: vec![subscription],
-                ..ConsumerData::default()
-            };
-            let data = HeartbeatData {
-                client_id: "one".to_owned(),
-                consumer_data_set: vec![consumer],
-                ..HeartbeatData::default()
-            };
-            telling(request::HEART_BEAT, &[], bodies::encode(&data))
-        };
+        let subscribed = |tags: &str, version: i64| subscribing("g", tagged("T", tags, version));
         client.expect(response::SUCCESS, subscribed("a", 1));
         let pull = client.write(pull_of_group(0, 0, 60_000));
         client.expect(response::SUCCESS, subscribed("b", 2));

@@ -2,14 +2,14 @@
 //! wire.rs.
 
 use protocol::Command;
-use protocol::bodies::{self, CheckClient, ConsumerData, HeartbeatData, SubscriptionData, TYPE_SQL92};
+use protocol::bodies::{self, CheckClient, SubscriptionData, TYPE_SQL92};
 use protocol::codes::{request, response};
 use protocol::headers::PullMessage;
 use protocol::names::pull_flag;
 use tests::client::Client;
 use tests::server::Server;
 use tests::with_cores;
-use tests::words::{create_topic, messages, number, properties, pull_header, pull_with, send_as, telling};
+use tests::words::{create_topic, messages, number, properties, pull_header, pull_with, send_as, subscribing, telling};
 
 fn subscription(topic: &str, kind: &str, expression: &str, version: i64) -> SubscriptionData {
     SubscriptionData {
@@ -19,17 +19,6 @@ fn subscription(topic: &str, kind: &str, expression: &str, version: i64) -> Subs
         sub_version: version,
         ..SubscriptionData::default()
     }
-}
-
-fn heartbeat(group: &str, subscription: SubscriptionData) -> Command {
-    let consumer = ConsumerData {
-        group_name: group.to_owned(),
-        subscription_data_set: vec![subscription],
-        ..ConsumerData::default()
-    };
-    let data =
-        HeartbeatData { client_id: "client".to_owned(), consumer_data_set: vec![consumer], ..HeartbeatData::default() };
-    telling(request::HEART_BEAT, &[], bodies::encode(&data))
 }
 
 fn check(kind: &str, expression: &str) -> Command {
@@ -78,7 +67,7 @@ fn a_group_gets_what_its_expression_matches() {
         client.expect(response::SUCCESS, check(TYPE_SQL92, "age > 15"));
         client.expect(
             response::SUCCESS,
-            heartbeat("g", subscription("T", TYPE_SQL92, "age BETWEEN 3 AND 4 OR age > 17", 7)),
+            subscribing("g", subscription("T", TYPE_SQL92, "age BETWEEN 3 AND 4 OR age > 17", 7)),
         );
         let answer = client.expect(response::SUCCESS, pull_of("g", 7, 0));
         assert_eq!((offsets(&answer), number(&answer, "nextBeginOffset")), (vec![3, 4, 18, 19], 22));
@@ -87,7 +76,7 @@ fn a_group_gets_what_its_expression_matches() {
         client.expect(response::PULL_NOT_FOUND, pull_of("g", 7, 22));
         client.expect(response::SUBSCRIPTION_NOT_LATEST, pull_of("g", 8, 0));
         // Another expression takes the place of the first.
-        client.expect(response::SUCCESS, heartbeat("g", subscription("T", TYPE_SQL92, "age IS NULL", 8)));
+        client.expect(response::SUCCESS, subscribing("g", subscription("T", TYPE_SQL92, "age IS NULL", 8)));
         let answer = client.expect(response::SUCCESS, pull_of("g", 8, 0));
         assert_eq!(offsets(&answer), [21]);
     });
@@ -115,12 +104,12 @@ fn wrong_expressions_are_refused_and_say_where() {
             let answer = client.expect(response::SUBSCRIPTION_PARSE_FAILED, pull);
             assert!(answer.header.remark.contains(reason), "{answer:?}");
             // A heartbeat is one for many topics: it is taken, and pulls say what is wrong.
-            client.expect(response::SUCCESS, heartbeat(kind, subscription("T", kind, expression, 1)));
+            client.expect(response::SUCCESS, subscribing(kind, subscription("T", kind, expression, 1)));
             let answer = client.expect(response::FILTER_DATA_NOT_EXIST, pull_of(kind, 1, 0));
             assert!(answer.header.remark.contains(reason), "{answer:?}");
-            client.expect(response::SUCCESS, heartbeat(kind, subscription("T", "TAG", "*", 2)));
+            client.expect(response::SUCCESS, subscribing(kind, subscription("T", "TAG", "*", 2)));
             client.expect(response::SUCCESS, pull_of(kind, 2, 0));
-            client.expect(response::SUCCESS, heartbeat(kind, subscription("U", "TAG", "*", 2)));
+            client.expect(response::SUCCESS, subscribing(kind, subscription("U", "TAG", "*", 2)));
         }
         client.expect(response::SUCCESS, check("TAG", "a || b"));
         client.expect(response::SUCCESS, telling(request::CHECK_CLIENT_CONFIG, &[], ""));
@@ -197,7 +186,7 @@ fn who_does_not_want_filters_switches_them_off() {
         let mut client = server.client();
         client.expect(response::SUCCESS, create_topic("T", 1));
         put(&mut client, &[], b"x");
-        client.expect(response::SUCCESS, heartbeat("g", subscription("T", TYPE_SQL92, "TRUE", 1)));
+        client.expect(response::SUCCESS, subscribing("g", subscription("T", TYPE_SQL92, "TRUE", 1)));
         for command in [check(TYPE_SQL92, "TRUE"), pull_by("TRUE", 0, 0), pull_of("g", 1, 0)] {
             let answer = client.expect(response::SYSTEM_ERROR, command);
             assert_eq!(answer.header.remark, "The broker does not support consumer to filter message by SQL92");

@@ -4,10 +4,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
-use protocol::bodies::{
-    self, ConsumerData, HeartbeatData, SubscriptionData, SubscriptionGroupConfig, SubscriptionGroupTable,
-    TopicConfigTable,
-};
+use protocol::bodies::{self, SubscriptionGroupConfig, SubscriptionGroupTable, TopicConfigTable};
 use protocol::codes::{request, response};
 use protocol::headers::{PopMessage, PullMessage};
 use protocol::message::BatchEntry;
@@ -19,7 +16,7 @@ use tests::server::Server;
 use tests::with_cores;
 use tests::words::{
     asking, commit, committed, create_topic, edge, handles, heartbeat, messages, number, properties, pull, pull_all,
-    pull_header, pull_waiting, pull_with, send, send_as, telling, wait_until_durable,
+    pull_header, pull_waiting, pull_with, send, send_as, subscribing, tagged, telling, wait_until_durable,
 };
 
 const ON: [&str; 4] = ["--set", "broker.lmq=true", "--set", "broker.multi_dispatch=true"];
@@ -440,19 +437,9 @@ fn light_groups_take_no_room_that_others_need() {
 #[test]
 fn a_light_groups_pull_that_waits_goes_by_what_it_wants_now() {
     const GROUP: &str = "%LMQ%reader";
-    let subscribed = |tags: &str, version: i64| {
-        let mut subscription = SubscriptionData::from_expression("T", tags).expect("tags");
-        subscription.sub_version = version;
-        let consumer = ConsumerData {
-            group_name: GROUP.to_owned(),
-            subscription_data_set: vec![subscription],
-            ..ConsumerData::default()
-        };
-        let data =
-            HeartbeatData { client_id: "c".to_owned(), consumer_data_set: vec![consumer], ..HeartbeatData::default() };
-        telling(request::HEART_BEAT, &[], bodies::encode(&data))
-    };
-    let tagged = |tag: &str| send_as(request::SEND_MESSAGE_V2, "T", 0, &properties(&[("TAGS", tag)]), tag.as_bytes());
+    let subscribed = |tags: &str, version: i64| subscribing(GROUP, tagged("T", tags, version));
+    let send_with =
+        |tag: &str| send_as(request::SEND_MESSAGE_V2, "T", 0, &properties(&[("TAGS", tag)]), tag.as_bytes());
     let held = |offset: i64| {
         let header = PullMessage {
             consumer_group: GROUP,
@@ -469,15 +456,15 @@ fn a_light_groups_pull_that_waits_goes_by_what_it_wants_now() {
         client.expect(response::SUCCESS, subscribed("a", 1));
         let pull = client.write(held(0));
         client.expect(response::SUCCESS, subscribed("b", 2));
-        client.expect(response::SUCCESS, tagged("a"));
-        client.expect(response::SUCCESS, tagged("b"));
+        client.expect(response::SUCCESS, send_with("a"));
+        client.expect(response::SUCCESS, send_with("b"));
         assert_eq!(messages(&client.answer(pull))[0].body, b"b");
         // An admin says that it may not consume.
         let pull = client.write(held(2));
         let closed = SubscriptionGroupConfig { consume_enable: false, ..SubscriptionGroupConfig::new(GROUP) };
         let made = telling(request::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, &[], bodies::encode(&closed));
         client.expect(response::SUCCESS, made);
-        client.expect(response::SUCCESS, tagged("b"));
+        client.expect(response::SUCCESS, send_with("b"));
         assert_eq!(client.answer(pull).header.code, response::NO_PERMISSION);
         server.stop();
     });

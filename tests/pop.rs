@@ -1442,3 +1442,23 @@ fn an_orderly_handle_that_means_nothing_is_answered_as_by_rocketmq() {
         server.stop();
     });
 }
+
+#[test]
+fn what_comes_again_is_found_also_after_the_other_form_of_its_topic_was_chosen() {
+    with_cores(|home, cores| {
+        let server = Server::with_cores(home, cores, &["--set", "broker.pop_retry_v2=true"]);
+        let mut client = server.client();
+        client.expect(response::SUCCESS, create_topic("T", 1));
+        client.expect(response::SUCCESS, send("T", 0, b"m"));
+        let short = || pop_with(PopMessage { invisible_time: 50, poll_time: 30_000, ..header("T", -1) });
+        client.expect(response::SUCCESS, short());
+        let again = client.expect(response::SUCCESS, short());
+        assert_eq!(handles(&again)[0].split(' ').nth(4), Some("2"), "of the second form");
+        client.expect(response::SUCCESS, telling(request::UPDATE_BROKER_CONFIG, &[], "enableRetryTopicV2=false"));
+        for times in 2..4 {
+            let answer = client.expect(response::SUCCESS, short());
+            assert_eq!((messages(&answer)[0].body, messages(&answer)[0].reconsume_times), (&b"m"[..], times));
+        }
+        server.stop();
+    });
+}

@@ -126,6 +126,24 @@ pub fn heartbeat(client: &str, group: &str, topics: &[&str]) -> Command {
     telling(request::HEART_BEAT, &[], bodies::encode(&data))
 }
 
+/// A heartbeat (34) of one client, `client`, of a group that subscribes to a topic.
+pub fn subscribing(group: &str, subscription: SubscriptionData) -> Command {
+    let consumer = ConsumerData {
+        group_name: group.to_owned(),
+        subscription_data_set: vec![subscription],
+        ..ConsumerData::default()
+    };
+    let data =
+        HeartbeatData { client_id: "client".to_owned(), consumer_data_set: vec![consumer], ..HeartbeatData::default() };
+    telling(request::HEART_BEAT, &[], bodies::encode(&data))
+}
+
+/// A subscription to messages with these tags, and its version.
+pub fn tagged(topic: &str, tags: &str, version: i64) -> SubscriptionData {
+    let subscription = SubscriptionData::from_expression(topic, tags).expect("tags");
+    SubscriptionData { sub_version: version, ..subscription }
+}
+
 /// A topic (17) with so many queues.
 pub fn create_topic(topic: &str, queues: u32) -> Command {
     let queues = queues.to_string();

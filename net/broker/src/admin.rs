@@ -13,11 +13,10 @@ use protocol::bodies::{
 use protocol::codes::response;
 use protocol::headers::QueryMessageAnswer;
 
-use crate::answer::Answer;
+use crate::answer::{Answer, BODY_BYTES_MAX, Refused};
 use crate::call::ReplyTo;
 use crate::config::Settings;
 use crate::connection::Reason;
-use crate::registrar::BODY_BYTES_MAX;
 use crate::stats::{Counted, Window, Windows};
 
 /// Most questions under way at once. 64: people and dashboards ask them.
@@ -147,9 +146,6 @@ pub struct Consuming {
 
 /// Groups that have offsets, by the topic's id.
 pub type Consumed = BTreeMap<u32, BTreeSet<String>>;
-
-/// Why a core did not do what it was asked: the code and the remark of the answer.
-pub type Refused = (i32, String);
 
 /// What one core knows.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,6 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use engine::io::Pieces;
 use protocol::codes::response;
+use protocol::frame::FRAME_BYTES_MAX;
 use protocol::{Fields, Header, frame};
 
 use crate::call::{ConnectionId, ReplyTo};
@@ -15,6 +16,12 @@ pub const BUSY: &str = "[REJECTREQUEST]system busy, start flow control for a whi
 pub const PROPERTIES_TOO_LONG: &str = "too many properties (over 32 KiB)";
 /// Answered when the log has too much to do.
 pub const LOG_BUSY: &str = "[PC_SYNCHRONIZED]broker busy, start flow control for a while";
+
+/// Most bytes of an answer's body: a frame carries 64 KiB besides it, generously.
+pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - (64 << 10);
+
+/// Why something is not done: the code and the remark of the answer.
+pub type Refused = (i32, String);
 
 /// What a request is answered with.
 #[derive(Clone, Debug, Default, PartialEq)]

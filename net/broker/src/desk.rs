@@ -16,8 +16,8 @@ use protocol::codes::response;
 use protocol::headers::AskClient;
 use protocol::ids::OffsetId;
 
-use crate::admin::{Counters, Part, Refused, Reset, Tally, Traffic};
-use crate::answer::{Answer, BUSY, Replies};
+use crate::admin::{Counters, Part, Reset, Tally, Traffic};
+use crate::answer::{Answer, BUSY, Refused, Replies};
 use crate::call::{Call, ConnectionId, Peer, ReplyTo, Request};
 use crate::catalog::Catalog;
 use crate::cold::{ColdGate, ColdReads};

@@ -14,10 +14,9 @@ use walk::{Committed, Walk};
 pub use walk::{LOOKS_PER_TURN, Pause};
 
 use crate::admin::{
-    Consumed, Consuming, PAIRS_MAX, Part, Question, QueueProgress, QueueStats, QueueTimes, Refused, Reset, ResetTo,
-    Tally,
+    Consumed, Consuming, PAIRS_MAX, Part, Question, QueueProgress, QueueStats, QueueTimes, Reset, ResetTo, Tally,
 };
-use crate::answer::BUSY;
+use crate::answer::{BUSY, Refused};
 use crate::catalog::{Catalog, OFFSET_KEY, Topic, offset_key, offset_value, offsets_in};
 use crate::stats::{Counted, Windows};
 

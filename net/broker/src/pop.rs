@@ -198,7 +198,11 @@ impl Desk {
         self.begin(&mut pop);
         match self.first_core(&pop) {
             // It visits this one, too, if there is nothing: it is still of the rest.
-            Some(core) if core != self.index => self.send_pop(core, pop),
+            Some(core) if core != self.index => {
+                if let Err(Mail::Pop(pop)) = self.outbox.offer(core, Mail::Pop(pop)) {
+                    self.pop(pop, now_ms);
+                }
+            }
             _ => self.pop(pop, now_ms),
         }
     }
@@ -208,7 +212,14 @@ impl Desk {
         if !self.may_still_pop(&mut pop) {
             return;
         }
+        let others = pop.way.rest & !(1 << self.index);
+        // It is here for what comes again. If that cannot be had now, it is a pop like any other.
+        let is_here_for_retries = pop.way.is_retry_first && pop.way.step.is_none();
         if matches!(pop.wish, Wish::Messages { .. }) && !self.pops.held.has_room() {
+            if is_here_for_retries && others != 0 {
+                pop.way.is_retry_first = false;
+                return self.send_pop(others.trailing_zeros() as usize, pop);
+            }
             // It may have been told of a message here, by another core even: who waits in its line has no better luck.
             if pop.until_ms > now_ms && self.pops.stirred.len() < LINE_POPS_MAX {
                 return self.pops.stirred.push_back(pop);
@@ -221,13 +232,16 @@ impl Desk {
             Wish::Notice { .. } if self.is_ready(&pop.topics(), &pop.line(), pop.order(), now_ms) => Visit::Found,
             Wish::Notice { .. } => Visit::Nothing,
         };
-        let others = pop.way.rest & !(1 << self.index);
         match visit {
             Visit::Found => self.give_popped(&pop, now_ms),
             Visit::Loading(local, load) => self.wait_for(local, load, Cold::Pop(pop)),
-            // It began here for what comes again. What others have now is for it all the same.
-            Visit::Opening if others != 0 && pop.way.is_retry_first && pop.way.step.is_none() => {
+            Visit::Opening if is_here_for_retries => {
                 pop.way.is_retry_first = false;
+                self.pop(pop, now_ms);
+            }
+            // Others may have something.
+            Visit::Opening if others != 0 && pop.way.step.is_none() => {
+                pop.way.rest = others;
                 self.send_pop(others.trailing_zeros() as usize, pop);
             }
             Visit::Opening => {
@@ -555,9 +569,7 @@ mod tests {
         office.desk.partitions[0].put(&[(b"x", Some(b"y"))], None, office.sim.now_ms()).expect("there is room");
         office.drive();
         assert!(!office.desk.partitions[0].is_open());
-        for (visited, core, code) in
-            [(vec![1, 0], 0, response::SUCCESS), (vec![1, 0, 1], 1, response::SERVICE_NOT_AVAILABLE)]
-        {
+        for (visited, core, code) in [(vec![1, 0], 0, response::SUCCESS), (vec![1, 0], 0, response::POLLING_TIMEOUT)] {
             offices[0].pop();
             for core in visited {
                 let mail = mailboxes.pop(core).expect("it goes there");

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use protocol::bodies::BodyError;
 use protocol::codes::{request, response};
-use protocol::frame::FRAME_BYTES_MAX;
 use protocol::headers::{CloneGroupOffset, ConsumeStatsInBroker, CorrectionOffset, ResetOffset, ViewStats};
 use protocol::headers::{
     ConsumerGroup, CreateTopic, DeleteGroup, FieldError, GetConsumeStats, GroupForbidden, GroupOf,
@@ -19,7 +18,7 @@ use protocol::headers::{
 use protocol::headers::{ProducerGroup, QueryMessage, SubscriptionOf, TimeSpanOf, TopicOf, UnregisterClient};
 
 use crate::admin::{Gatherings, Goal, Part, Question};
-use crate::answer::{Answer, BUSY};
+use crate::answer::{Answer, BODY_BYTES_MAX, BUSY};
 use crate::call::{ConnectionId, ReplyTo, Request};
 use crate::catalog::{Catalog, FactError};
 use crate::config::Settings;
@@ -45,8 +44,6 @@ pub use assignment::ROUTES_MAX;
 pub const SCAN_MS: u64 = 10_000;
 /// The cores' counters are sampled this often, in ms, for the rates of code 28.
 pub const RATES_SAMPLE_MS: u64 = 10_000;
-/// What a frame carries besides its body, generously, in bytes.
-const HEADER_BYTES: usize = 64 << 10;
 
 /// What the registrar wants done.
 #[derive(Debug)]
@@ -415,9 +412,6 @@ impl Registrar {
         Err(Answer::refusal(response::SYSTEM_BUSY, BUSY))
     }
 }
-
-/// Most bytes of an answer's body.
-pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - HEADER_BYTES;
 
 fn body_that_fits(body: Vec<u8>) -> Result<Outcome, Answer> {
     if body.len() > BODY_BYTES_MAX {

@@ -296,7 +296,8 @@ mod tests {
     //! Method: a desk with two partitions over the simulated kernel, and what it tells of what it is asked.
 
     use super::*;
-    use crate::admin::{Question, Refused, Reset, ResetTo};
+    use crate::admin::{Question, Reset, ResetTo};
+    use crate::answer::Refused;
     use crate::catalog::{Topic, TopicConfig};
     use crate::config::{Config, Found};
     use crate::inquiry::LOOKS_PER_TURN;

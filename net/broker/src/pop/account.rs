@@ -204,6 +204,12 @@ impl Account {
         for (id, offset) in self.loans.iter().flat_map(lost).collect::<Vec<_>>() {
             self.ack(id, offset);
         }
+        // What has these offsets from now on is not of those loans.
+        for (id, loan) in &mut self.loans {
+            let count = (0..loan.count).take_while(|index| loan.offset(*id, *index) < end).count();
+            loan.count = count as u32;
+            loan.gaps = loan.gaps.take().map(|gaps| gaps[..count].into());
+        }
         self.times.retain(|(offset, _)| *offset < end);
         self.next = self.next.min(end);
         self.ahead.retain(|range| range.start < end);
@@ -299,6 +305,8 @@ impl Account {
         let index = loan.index(id, offset)?;
         if loan.kind == Kind::Orderly {
             let until = loan.until_ms;
+            // Not in the millisecond of this loan, which the next one would be named by too.
+            let until_ms = until_ms.max(now_ms + 1);
             loan.each_until_ms.get_or_insert_with(|| Box::new([until; LOAN_MESSAGES_MAX]))[index] = until_ms;
             loan.until_ms = loan.free_ms();
             self.written = None;

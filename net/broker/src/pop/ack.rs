@@ -21,7 +21,7 @@ use super::accounts::LoanOf;
 use super::handle::{Handle, REVIVE_ORDERLY};
 use crate::answer::BUSY;
 use crate::call::{Call, ReplyTo};
-use crate::catalog::Topic;
+use crate::catalog::{OFFSET_BYTES, Topic, offset_key};
 use crate::desk::{Desk, illegal_queue};
 use crate::mail::Mail;
 
@@ -53,6 +53,7 @@ impl Desk {
             Ok(handle) => handle,
             Err(remark) => return self.refuse(&call.reply, response::SYSTEM_ERROR, &remark),
         };
+        self.open_to_answer(local, key, asked.topic, asked.consumer_group);
         let Some(is_taken) = self.ack(local, key, asked.consumer_group, &handle, offset, now_ms) else {
             return self.refuse_append(&call.reply, AppendError::Opening);
         };
@@ -126,6 +127,8 @@ impl Desk {
         let mut locals = Vec::new();
         for ack in acks {
             let Some((local, key)) = self.queue_of_ack(&ack) else { continue };
+            let topic = self.real_queue(&ack).map(|(topic, _)| topic.name.clone()).unwrap_or_default();
+            self.open_to_answer(local, key, &topic, &ack.consumer_group);
             let (Ok(start), Ok(pop_ms)) = (u64::try_from(ack.start_offset), u64::try_from(ack.pop_time)) else {
                 continue;
             };
@@ -181,6 +184,7 @@ impl Desk {
         let invisible_ms = u64::try_from(asked.invisible_time).unwrap_or(0).min(INVISIBLE_MS_MAX);
         let until_ms = now_ms + invisible_ms;
         let kind = if asked.suspend { Kind::Suspended } else { Kind::Plain };
+        self.open_to_answer(local, key, asked.topic, asked.consumer_group);
         let is_known = self.partitions[local].is_open() || self.pops.accounts.find(key, asked.consumer_group).is_some();
         if !is_known {
             return self.refuse_append(&call.reply, AppendError::Opening);
@@ -206,6 +210,21 @@ impl Desk {
         };
         answer.push(&mut header.fields);
         self.answer_kept(&[local], &call.reply, Pieces::new(), Vec::new());
+    }
+
+    /// Opens an account that was put away because its orderly loan was over: until another one gets that, an answer for
+    /// it counts.
+    fn open_to_answer(&mut self, local: usize, key: QueueKey, topic: &str, group: &str) {
+        if self.pops.accounts.find(key, group).is_some() || !self.partitions[local].is_open() {
+            return;
+        }
+        let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, group));
+        let account = fact.filter(|value| value.len() > OFFSET_BYTES).and_then(Account::read);
+        let Some(account) = account.filter(|account| account.loans() > 0) else { return };
+        let group = self.catalog.group_or_light(group, &self.settings);
+        if let (Some(topic), Some(group)) = (self.catalog.topic(topic), group) {
+            self.pops.accounts.open(key.queue, topic, &group.name, local, account);
+        }
     }
 
     /// Acknowledges a message. False: an orderly one is not of the loan that its handle names. `None`: nobody knows yet.
@@ -363,8 +382,9 @@ mod tests {
         offices
     }
 
-    fn ask(desk: &mut Desk) {
-        let ack = |queue_id| BatchAck {
+    /// An acknowledgement of that message.
+    fn batched(queue_id: i32) -> BatchAck {
+        BatchAck {
             bits: BitSet::of([0]),
             consumer_group: "g".to_owned(),
             pop_time: 1_000,
@@ -372,14 +392,20 @@ mod tests {
             retry: "0".to_owned(),
             topic: "T".to_owned(),
             ..BatchAck::default()
-        };
-        let acks = [2, 1, 0].map(ack).into();
-        let body = bodies::encode(&BatchAcks { acks, broker_name: desk.settings.broker_name.clone() });
+        }
+    }
+
+    fn call<'a>(header: &'a Header, body: &'a [u8]) -> Call<'a> {
         let reply = pop(5, "g", None, 0).reply;
         let address = "127.0.0.1:1".parse().expect("an address");
         let peer = Peer { connection: reply.connection, address, language: Language::Java, version: 0 };
-        let header = Header::default();
-        desk.batch_ack(&Call { header: &header, body: &body, reply, peer, resumed: false, orderly: false }, 2_000);
+        Call { header, body, reply, peer, resumed: false, orderly: false }
+    }
+
+    fn ask(desk: &mut Desk) {
+        let acks = [2, 1, 0].map(batched).into();
+        let body = bodies::encode(&BatchAcks { acks, broker_name: desk.settings.broker_name.clone() });
+        desk.batch_ack(&call(&Header::default(), &body), 2_000);
         desk.keep_accounts(2_000, false);
     }
 
@@ -404,6 +430,44 @@ mod tests {
             }
         }
         assert!((0..3).all(|core| mailboxes.pop(core).is_none()));
+    }
+
+    #[test]
+    fn an_answer_for_what_was_put_away_counts() {
+        let mailboxes = Mailboxes::new(3, 4);
+        for is_batch in [false, true] {
+            let mut offices = offices(&mailboxes);
+            let office = &mut offices[0];
+            office.store(b"one");
+            let mut account = Account::new(0);
+            account.advance(1);
+            account.lend(&[0], 1_000, 1_500, Kind::Orderly);
+            let mut value = Vec::new();
+            account.write(&mut value);
+            assert!(office.desk.partitions[0].note(&offset_key(1, 0, "g"), &value));
+            let key = QueueKey { topic: 1, queue: 0 };
+            assert_eq!(office.desk.popped_floor(key, "g"), None, "it is not open");
+            let mut header = Header::default();
+            let ack = AckMessage {
+                consumer_group: "g",
+                topic: "T",
+                queue_id: 0,
+                extra_info: &format!("0 1000 500 999 0 {} 0 0", office.desk.settings.broker_name),
+                offset: 0,
+            };
+            ack.push(&mut header.fields);
+            let acks = [BatchAck { revive_queue_id: REVIVE_ORDERLY, ..batched(0) }].into();
+            let body = bodies::encode(&BatchAcks { acks, broker_name: office.desk.settings.broker_name.clone() });
+            let call = call(&header, &body);
+            if is_batch {
+                office.desk.batch_ack(&call, 2_000)
+            } else {
+                office.desk.ack_request(&call, 2_000)
+            }
+            assert_eq!(office.desk.popped_floor(key, "g"), Some(1));
+            office.drive();
+            assert_eq!(office.seen(), (0, vec![response::SUCCESS]));
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::account::LOAN_MESSAGES_MAX;
 use super::account::value::ATTEMPT_BYTES_MAX;
 use super::waiting::LineKey;
 use super::{INVISIBLE_MS_MAX, Pop, Way, Wish};
+use crate::answer::Refused;
 use crate::call::Call;
 use crate::catalog::{Topic, Wants};
 use crate::consume::PARK_MS_MAX;
@@ -21,9 +22,6 @@ use crate::parked::Filter;
 const NOTICE_TAGS_BYTES_MAX: usize = 1 << 10;
 /// A pop that comes so late after its own end is not served. Milliseconds.
 const LATE_MS: u64 = 500;
-
-/// A code and a remark.
-type Refusal = (i32, String);
 
 /// What both requests say.
 struct Asked<'a> {
@@ -217,13 +215,13 @@ impl Desk {
     }
 
     /// What forbids everybody to pop.
-    pub(super) fn broker_forbids_pop(&self) -> Option<Refusal> {
+    pub(super) fn broker_forbids_pop(&self) -> Option<Refused> {
         let remark = || format!("the broker[{}] pop message is forbidden", self.settings.broker_ip1);
         (!perm::readable(self.settings.permission)).then(|| (response::NO_PERMISSION, remark()))
     }
 
     /// What forbids a group to pop.
-    pub(super) fn group_forbids_pop(&self, name: &str) -> Option<Refusal> {
+    pub(super) fn group_forbids_pop(&self, name: &str) -> Option<Refused> {
         match self.catalog.group(name) {
             None if self.settings.is_light_group(name) => None,
             None => Some(no_group(name)),
@@ -234,7 +232,7 @@ impl Desk {
 }
 
 /// What forbids to pop from a topic.
-pub(super) fn topic_forbids_pop(topic: &Topic) -> Option<Refusal> {
+pub(super) fn topic_forbids_pop(topic: &Topic) -> Option<Refused> {
     let name = &topic.name;
     if !topic.is_readable() {
         return Some((response::NO_PERMISSION, format!("the topic[{name}] peeking message is forbidden")));
@@ -243,6 +241,6 @@ pub(super) fn topic_forbids_pop(topic: &Topic) -> Option<Refusal> {
     topic.keeps_batches().then(|| (response::NO_PERMISSION, remark()))
 }
 
-fn no_group(name: &str) -> Refusal {
+fn no_group(name: &str) -> Refused {
     (response::SUBSCRIPTION_GROUP_NOT_EXIST, format!("subscription group [{name}] does not exist"))
 }

@@ -242,14 +242,15 @@ pub(super) mod tests {
     use protocol::StoredMessage;
     use protocol::codes::response;
 
-    use super::super::account::{Account, Kind};
+    use super::super::account::{Account, Kind, LoanId};
     use super::super::tests::pop;
     use super::super::waiting::LINE_POPS_MAX;
     use super::*;
     use crate::catalog::{Catalog, Group, SubscriptionGroupConfig, Topic, TopicConfig, Wants};
     use crate::config::{Config, Found};
-    use crate::mail::Mailboxes;
+    use crate::mail::{Mail, Mailboxes, Make};
     use crate::parked::Filter;
+    use crate::pop::revive::{Receipt, Revival};
     use crate::pop::{Pop, Wish};
     use crate::produce::describe;
 
@@ -338,7 +339,8 @@ pub(super) mod tests {
             self.desk.partitions[0].fact(&key).and_then(Account::read).expect("it is there")
         }
 
-        pub(in super::super) fn store(&mut self, body: &[u8]) {
+        /// A message as it is stored.
+        fn record(body: &[u8]) -> Vec<u8> {
             let host = "127.0.0.1:1".parse().expect("an address");
             let message = StoredMessage {
                 queue_id: 0,
@@ -358,6 +360,11 @@ pub(super) mod tests {
             };
             let mut record = vec![0; message.encoded_len()];
             message.encode(&mut record);
+            record
+        }
+
+        pub(in super::super) fn store(&mut self, body: &[u8]) {
+            let record = Office::record(body);
             let description = describe(&record).expect("it is a message");
             let mut draft = [Draft {
                 queue: QueueKey { topic: 1, queue: 0 },
@@ -479,6 +486,66 @@ pub(super) mod tests {
         assert_eq!((office.desk.deadline_ms(), office.desk.pops.stirred.len()), (0, 1));
         office.drive();
         assert_eq!(office.seen(), (1, vec![response::SUCCESS]));
+    }
+
+    fn retry_topic() -> Arc<Topic> {
+        let config = TopicConfig::new("%RETRY%g_T", 1, 6);
+        Arc::new(Topic { id: 2, name: "%RETRY%g_T".into(), first_partition: 1, config })
+    }
+
+    #[test]
+    fn a_pop_for_what_comes_again_is_like_any_other_if_that_cannot_be_had_now() {
+        for is_busy in [true, false] {
+            let mailboxes = Mailboxes::new(3, 1);
+            let mut offices = offices(&mailboxes);
+            for office in &mut offices {
+                Arc::make_mut(&mut office.desk.settings).pop_retry_percent = 100;
+                Arc::make_mut(&mut office.desk.catalog).set_topic(retry_topic());
+            }
+            offices[0].store(b"one");
+            if is_busy {
+                mailboxes.push(1, Mail::Serve).expect("there is room for one");
+                offices[0].pop();
+            } else {
+                offices[1].desk.pops.held.bytes += HELD_BYTES_MAX;
+                offices[0].pop();
+                for core in [1, 0] {
+                    let mail = mailboxes.pop(core).expect("it goes there");
+                    let now_ms = offices[core].sim.now_ms();
+                    offices[core].desk.on_mail(mail, now_ms);
+                }
+            }
+            offices[0].drive();
+            assert_eq!(offices[0].seen_codes(), [response::SUCCESS], "{is_busy}");
+        }
+    }
+
+    #[test]
+    fn a_new_retry_topic_is_told_of_also_if_its_first_message_finds_no_log() {
+        let mailboxes = Mailboxes::new(3, 4);
+        let mut offices = offices(&mailboxes);
+        let office = &mut offices[1];
+        Arc::make_mut(&mut office.desk.catalog).set_topic(retry_topic());
+        let id = office.desk.pops.accounts.open(1, &retry_topic(), &"g".into(), 0, Account::new(0)).expect("room");
+        let receipt = Receipt {
+            core: 0,
+            loan: LoanOf { account: id, loan: LoanId { start: 0, pop_ms: 1 } },
+            offset: 0,
+            news: None,
+        };
+        let how = Make::PopRetry { group: "g".to_owned(), topic: "T".to_owned(), queues: 1 };
+        let revival = Revival {
+            receipt,
+            topic: "%RETRY%g_T".to_owned(),
+            queue: 0,
+            how,
+            is_fresh: true,
+            record: Office::record(b"again"),
+        };
+        office.desk.partitions[0].shut();
+        office.desk.put_revival(Box::new(revival), 0);
+        let told: Vec<Mail> = std::iter::from_fn(|| mailboxes.pop(0)).collect();
+        assert!(matches!(&told[..], [Mail::Fresh { topic: 1, .. }, Mail::Revived { ok: false, .. }]), "{told:?}");
     }
 
     #[test]

@@ -220,13 +220,14 @@ impl Desk {
         let put = Put::Record(&record, &description, QueueKey { topic: topic.id, queue });
         let promise = |_: &mut Desk| Promise::Revival(Box::new(receipt.clone()));
         if self.keep(local, &put, promise, now_ms).is_err() {
-            self.tell_revived(receipt, false);
+            self.settle_revival(receipt, false);
         }
     }
 
     /// The log has kept a revived message, or never will.
     pub(crate) fn settle_revival(&mut self, receipt: Receipt, ok: bool) {
-        if let Some((topic, group)) = receipt.news.clone().filter(|_| ok) {
+        // The topic is there also if its first message is not: the next one is no news any more.
+        if let Some((topic, group)) = receipt.news.clone() {
             for core in 0..self.settings.cores {
                 self.outbox.send(core, Mail::Fresh { topic, group: group.clone() });
             }

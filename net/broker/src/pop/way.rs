@@ -84,7 +84,8 @@ impl Desk {
         // A retry topic has none of its own: clients could not tell their messages apart.
         let has_retries = !pop.is_orderly && !pop.topic.name.starts_with(names::RETRY_PREFIX);
         let retries = [false, true].map(|is_v2| {
-            if !has_retries || is_v2 && !self.settings.pop_retry_v2 {
+            // Whichever is written to now: what is in the other one was popped before that was changed.
+            if !has_retries {
                 return None;
             }
             let name = &mut self.pops.popped.scratch;

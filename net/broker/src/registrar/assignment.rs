@@ -10,8 +10,8 @@ use protocol::bodies::{
 use protocol::codes::response;
 use protocol::names::{self, RETRY_PREFIX};
 
-use super::{BODY_BYTES_MAX, Order, Outcome, Registrar, body_that_fits, system_error, too_large, wrong_body};
-use crate::answer::{Answer, BUSY};
+use super::{Order, Outcome, Registrar, body_that_fits, system_error, too_large, wrong_body};
+use crate::answer::{Answer, BODY_BYTES_MAX, BUSY};
 use crate::call::Request;
 use crate::mail::Routed;
 

@@ -265,6 +265,9 @@ impl Registrar {
         let configs = list.group_config_list.into_iter().map(|config| self.check_group(config));
         let configs: Vec<SubscriptionGroupConfig> = configs.collect::<Result<_, _>>()?;
         let is_new = |config: &&SubscriptionGroupConfig| self.ledger.newest().group(&config.group_name).is_none();
+        if configs.iter().any(|config| self.forgetting.contains(&config.group_name)) {
+            return Err(Answer::refusal(response::SYSTEM_BUSY, FORGETTING));
+        }
         let wanted = self.ledger.newest().groups_count() + configs.iter().filter(is_new).count();
         let groups_max = self.settings.limits.groups;
         if wanted > groups_max {

@@ -11,9 +11,9 @@ use protocol::headers::{CloneGroupOffset, CorrectionOffset, GetConsumeStats, Que
 use protocol::ids::key_hash;
 use protocol::names;
 
-use super::{BODY_BYTES_MAX, BUSY, Order, Outcome, Registrar, system_error, too_large};
-use crate::admin::{self, Consumed, Consuming, Goal, Part, Question, ROW_BYTES_MIN, Refused, Reset, ResetTo};
-use crate::answer::Answer;
+use super::{BUSY, Order, Outcome, Registrar, system_error, too_large};
+use crate::admin::{self, Consumed, Consuming, Goal, Part, Question, ROW_BYTES_MIN, Reset, ResetTo};
+use crate::answer::{Answer, BODY_BYTES_MAX, Refused};
 use crate::call::ReplyTo;
 use crate::catalog::Topic;
 use crate::runtime;

@@ -356,6 +356,28 @@ fn a_queue_that_lost_its_end_keeps_what_is_left_on_loan() {
     account.cut(7);
     account.take_back(None);
     assert_eq!((account.next(), account.stretch(), account.out()), (5, u64::MAX, 0));
+    // What has the lost offsets by then is somebody else's.
+    for offsets in [&[5, 6, 7, 8][..], &[5, 7, 8]] {
+        let mut account = Account::new(5);
+        account.advance(9);
+        account.lend(offsets, 1_000, 2_000, Kind::Orderly);
+        account.cut(7);
+        account.advance(9);
+        account.lend(&[7, 8], 2_000, 9_000, Kind::Plain);
+        account.take_back(None);
+        let wanted = if offsets.len() == 4 { 2 } else { 1 };
+        assert_eq!((account.next(), account.stretch(), account.out()), (5, wanted, 2));
+    }
+}
+
+#[test]
+fn an_orderly_message_that_comes_again_now_does_so_under_another_name() {
+    let mut account = Account::new(5);
+    account.advance(6);
+    let id = account.lend(&[5], 1_000, 9_000, Kind::Orderly);
+    assert_eq!(account.extend(id, 5, 1_000, 1_000, Kind::Plain), Some(id));
+    assert!(account.blocked_until_ms(None, 1_000) > 0, "a loan of this millisecond would have its name");
+    assert_eq!(account.blocked_until_ms(None, 1_001), 0);
 }
 
 #[test]

@@ -250,10 +250,14 @@ fn groups_are_configured() {
     world.logged();
     let [first, second] = [delete(&mut world), delete(&mut world)];
     let again = world.send(0, 200, &[], br#"{"groupName":"g"}"#.to_vec());
+    let both = br#"{"groupConfigList":[{"groupName":"beside"},{"groupName":"g"}]}"#.to_vec();
+    let both = world.send(0, 225, &[], both);
     assert_eq!(world.heartbeat(1, "c", vec![consumer("g", &[("T", 1)])]).code, 0);
     assert!(world.registrar.catalog().group("g").is_none());
     let log = world.logged();
-    for (opaque, code) in [(first, 0), (second, response::SYSTEM_BUSY), (again, response::SYSTEM_ERROR)] {
+    assert!(world.registrar.catalog().group("beside").is_none(), "all of them or none");
+    let busy = response::SYSTEM_BUSY;
+    for (opaque, code) in [(first, 0), (second, busy), (both, busy), (again, response::SYSTEM_ERROR)] {
         assert!(log.contains(&format!("answer {opaque}: {code}")), "{log:?}");
     }
     assert_eq!(world.heartbeat(1, "c", vec![consumer("g", &[("T", 1)])]).code, 0);
