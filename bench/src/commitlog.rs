@@ -198,23 +198,9 @@ impl Store<'_> {
 
     fn append(&mut self, slot: usize, due: Instant, now: Instant) -> Taken {
         let job = self.job;
-        let host = job.broker;
-        let message = StoredMessage {
-            queue_id: 0,
-            flag: 0,
-            queue_offset: 0,
-            physical_offset: 0,
-            sys_flag: 0,
-            born_timestamp: 1_700_000_000_000,
-            born_host: host,
-            store_timestamp: 0,
-            store_host: host,
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: &self.body,
-            topic: &job.topic,
-            properties: "UNIQ_KEY\u{1}7F00000100002A9F0000000000000001\u{2}WAIT\u{1}true\u{2}TAGS\u{1}TagA\u{2}",
-        };
+        let properties = "UNIQ_KEY\u{1}7F00000100002A9F0000000000000001\u{2}WAIT\u{1}true\u{2}TAGS\u{1}TagA\u{2}";
+        let plain = StoredMessage::plain(job.broker, &job.topic, properties, &self.body);
+        let message = StoredMessage { born_timestamp: 1_700_000_000_000, ..plain };
         let mut fills: Vec<_> = (0..job.batch).map(|_| |out: &mut [u8]| message.encode(out)).collect();
         let mut drafts: Vec<Draft<'_>> = Vec::with_capacity(fills.len());
         for fill in &mut fills {

@@ -127,22 +127,7 @@ pub(crate) mod tests {
         let host = "10.0.0.1:1".parse().unwrap();
         let mut properties = String::new();
         protocol::properties::append(&mut properties, "a", value);
-        let message = protocol::StoredMessage {
-            queue_id: 0,
-            flag: 0,
-            queue_offset: 0,
-            physical_offset: 0,
-            sys_flag: 0,
-            born_timestamp: 0,
-            born_host: host,
-            store_timestamp: 0,
-            store_host: host,
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: b"",
-            topic: "T",
-            properties: &properties,
-        };
+        let message = protocol::StoredMessage::plain(host, "T", &properties, b"");
         let mut out = vec![0; message.encoded_len()];
         message.encode(&mut out);
         out

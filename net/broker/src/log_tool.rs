@@ -398,22 +398,8 @@ mod tests {
     #[test]
     fn a_message_that_lies_elsewhere_is_wrong() {
         let host = ([127, 0, 0, 1], 1).into();
-        let message = StoredMessage {
-            queue_id: 1,
-            flag: 0,
-            queue_offset: 7,
-            physical_offset: 5000,
-            sys_flag: 0,
-            born_timestamp: 1,
-            born_host: host,
-            store_timestamp: 2,
-            store_host: host,
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body: b"body",
-            topic: "T",
-            properties: "",
-        };
+        let message =
+            StoredMessage { queue_offset: 7, physical_offset: 5000, ..StoredMessage::plain(host, "T", "", b"body") };
         let mut bytes = vec![0; message.encoded_len()];
         message.encode(&mut bytes);
         assert_eq!(wrong_message(&bytes, Position(5000), Some(7)), None);

@@ -94,6 +94,26 @@ pub struct StoredMessage<'a> {
 }
 
 impl<'a> StoredMessage<'a> {
+    /// A message of which no more is known than what it says; it was made and stored on `host`, at no time.
+    pub fn plain(host: SocketAddr, topic: &'a str, properties: &'a str, body: &'a [u8]) -> StoredMessage<'a> {
+        StoredMessage {
+            queue_id: 0,
+            flag: 0,
+            queue_offset: 0,
+            physical_offset: 0,
+            sys_flag: 0,
+            born_timestamp: 0,
+            born_host: host,
+            store_timestamp: 0,
+            store_host: host,
+            reconsume_times: 0,
+            prepared_transaction_offset: 0,
+            body,
+            topic,
+            properties,
+        }
+    }
+
     /// How many bytes `encode` writes.
     pub fn encoded_len(&self) -> usize {
         RECORD_BYTES_MIN

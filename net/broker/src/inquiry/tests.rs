@@ -89,22 +89,7 @@ impl World {
         let found = Arc::clone(self.catalog.topic(topic).unwrap());
         let host = "127.0.0.1:10911".parse().unwrap();
         let properties = format!("KEYS\u{1}{key}\u{2}");
-        let message = StoredMessage {
-            queue_id: queue as i32,
-            flag: 0,
-            queue_offset: 0,
-            physical_offset: 0,
-            sys_flag: 0,
-            born_timestamp: 1,
-            born_host: host,
-            store_timestamp: 0,
-            store_host: host,
-            reconsume_times: 0,
-            prepared_transaction_offset: 0,
-            body,
-            topic,
-            properties: &properties,
-        };
+        let message = StoredMessage { queue_id: queue as i32, ..StoredMessage::plain(host, topic, &properties, body) };
         let draft = Draft {
             queue: QueueKey { topic: found.id, queue },
             length: message.encoded_len(),

@@ -342,22 +342,7 @@ pub(super) mod tests {
         /// A message as it is stored.
         fn record(body: &[u8]) -> Vec<u8> {
             let host = "127.0.0.1:1".parse().expect("an address");
-            let message = StoredMessage {
-                queue_id: 0,
-                flag: 0,
-                queue_offset: 0,
-                physical_offset: 0,
-                sys_flag: 0,
-                born_timestamp: 1,
-                born_host: host,
-                store_timestamp: 0,
-                store_host: host,
-                reconsume_times: 0,
-                prepared_transaction_offset: 0,
-                body,
-                topic: "T",
-                properties: "",
-            };
+            let message = StoredMessage::plain(host, "T", "", body);
             let mut record = vec![0; message.encoded_len()];
             message.encode(&mut record);
             record
