@@ -17,7 +17,7 @@ use protocol::names;
 
 use super::INVISIBLE_MS_MAX;
 use super::account::{Account, Done, Kind, LoanId};
-use super::accounts::LoanOf;
+use super::accounts::{AccountId, LoanOf};
 use super::handle::{Handle, REVIVE_ORDERLY};
 use crate::answer::BUSY;
 use crate::call::{Call, ReplyTo};
@@ -53,7 +53,6 @@ impl Desk {
             Ok(handle) => handle,
             Err(remark) => return self.refuse(&call.reply, response::SYSTEM_ERROR, &remark),
         };
-        self.open_to_answer(local, key, asked.topic, asked.consumer_group);
         let Some(is_taken) = self.ack(local, key, asked.consumer_group, &handle, offset, now_ms) else {
             return self.refuse_append(&call.reply, AppendError::Opening);
         };
@@ -127,12 +126,10 @@ impl Desk {
         let mut locals = Vec::new();
         for ack in acks {
             let Some((local, key)) = self.queue_of_ack(&ack) else { continue };
-            let topic = self.real_queue(&ack).map(|(topic, _)| topic.name.clone()).unwrap_or_default();
-            self.open_to_answer(local, key, &topic, &ack.consumer_group);
             let (Ok(start), Ok(pop_ms)) = (u64::try_from(ack.start_offset), u64::try_from(ack.pop_time)) else {
                 continue;
             };
-            let Some(account) = self.pops.accounts.find(key, &ack.consumer_group) else {
+            let Some(account) = self.account_to_answer(local, key, &ack.consumer_group) else {
                 if !self.partitions[local].is_open() {
                     return None;
                 }
@@ -184,8 +181,8 @@ impl Desk {
         let invisible_ms = u64::try_from(asked.invisible_time).unwrap_or(0).min(INVISIBLE_MS_MAX);
         let until_ms = now_ms + invisible_ms;
         let kind = if asked.suspend { Kind::Suspended } else { Kind::Plain };
-        self.open_to_answer(local, key, asked.topic, asked.consumer_group);
-        let is_known = self.partitions[local].is_open() || self.pops.accounts.find(key, asked.consumer_group).is_some();
+        let is_known =
+            self.account_to_answer(local, key, asked.consumer_group).is_some() || self.partitions[local].is_open();
         if !is_known {
             return self.refuse_append(&call.reply, AppendError::Opening);
         }
@@ -212,19 +209,19 @@ impl Desk {
         self.answer_kept(&[local], &call.reply, Pieces::new(), Vec::new());
     }
 
-    /// Opens an account that was put away because its orderly loan was over: until another one gets that, an answer for
-    /// it counts.
-    fn open_to_answer(&mut self, local: usize, key: QueueKey, topic: &str, group: &str) {
-        if self.pops.accounts.find(key, group).is_some() || !self.partitions[local].is_open() {
-            return;
+    /// The account of a group in a queue, if something was lent there. One that was put away because its orderly loan was
+    /// over is opened: until another one gets that, an answer for it counts.
+    fn account_to_answer(&mut self, local: usize, key: QueueKey, group: &str) -> Option<AccountId> {
+        if let Some(account) = self.pops.accounts.find(key, group) {
+            return Some(account);
         }
-        let fact = self.partitions[local].fact(&offset_key(key.topic, key.queue, group));
+        let partition = &self.partitions[local];
+        let fact = partition.fact(&offset_key(key.topic, key.queue, group)).filter(|_| partition.is_open());
         let account = fact.filter(|value| value.len() > OFFSET_BYTES).and_then(Account::read);
-        let Some(account) = account.filter(|account| account.loans() > 0) else { return };
-        let group = self.catalog.group_or_light(group, &self.settings);
-        if let (Some(topic), Some(group)) = (self.catalog.topic(topic), group) {
-            self.pops.accounts.open(key.queue, topic, &group.name, local, account);
-        }
+        let account = account.filter(|account| account.loans() > 0)?;
+        let topic = self.catalog.topics().find(|topic| topic.id == key.topic)?;
+        let group = self.catalog.group_or_light(group, &self.settings)?;
+        self.pops.accounts.open(key.queue, topic, &group.name, local, account)
     }
 
     /// Acknowledges a message. False: an orderly one is not of the loan that its handle names. `None`: nobody knows yet.
@@ -237,7 +234,7 @@ impl Desk {
         offset: u64,
         now_ms: u64,
     ) -> Option<bool> {
-        let Some(account) = self.pops.accounts.find(key, group) else {
+        let Some(account) = self.account_to_answer(local, key, group) else {
             return self.partitions[local].is_open().then_some(true);
         };
         if handle.broker != self.settings.broker_name {
