@@ -49,22 +49,8 @@ fn request_frame() -> Vec<u8> {
 
 fn stored() -> StoredMessage<'static> {
     let host = "127.0.0.1:10911".parse().expect("an address");
-    StoredMessage {
-        queue_id: 0,
-        flag: 0,
-        queue_offset: 0,
-        physical_offset: 0,
-        sys_flag: 0,
-        born_timestamp: 1_700_000_000_000,
-        born_host: host,
-        store_timestamp: 0,
-        store_host: host,
-        reconsume_times: 0,
-        prepared_transaction_offset: 0,
-        body: &BODY,
-        topic: "RingMQBench",
-        properties: PROPERTIES,
-    }
+    let plain = StoredMessage::plain(host, "RingMQBench", PROPERTIES, &BODY);
+    StoredMessage { born_timestamp: 1_700_000_000_000, ..plain }
 }
 
 /// How many messages one round of the engine's benches stores.

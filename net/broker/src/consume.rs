@@ -165,11 +165,9 @@ impl Desk {
         self.pull(pull, now_ms);
     }
 
-    /// Executes a pull.
+    /// Executes a pull from a topic that was looked up just now.
     pub(crate) fn pull(&mut self, mut pull: Pull, now_ms: u64) {
-        let is_there = self.catalog.topic(&pull.topic.name).is_some_and(|topic| topic.id == pull.topic.id);
-        let local = self.local(pull.topic.partition_of(pull.queue, self.settings.partitions));
-        let (Some(local), true) = (local, is_there) else {
+        let Some(local) = self.local(pull.topic.partition_of(pull.queue, self.settings.partitions)) else {
             return self.refuse_topic(&pull.reply, &pull.topic.name.clone());
         };
         let may_park = pull.until_ms > now_ms;

@@ -38,7 +38,7 @@ mod loading;
 mod office;
 mod refusals;
 
-pub(crate) use refusals::{NOT_STORED, illegal_queue};
+pub(crate) use refusals::{illegal_queue, push_not_stored, push_region};
 
 use office::Office;
 

@@ -36,7 +36,7 @@ mod way;
 
 use account::Account;
 use accounts::{Accounts, LoanOf};
-use asking::topic_forbids_pop;
+use asking::{group_forbids_pop, no_group, topic_forbids_pop};
 use handle::{Infos, REVIVE_ORDERLY, REVIVE_PLAIN};
 use held::Held;
 use lend::Visit;
@@ -270,7 +270,11 @@ impl Desk {
         };
         pop.topic = topic;
         let forbids = self.broker_forbids_pop().or_else(|| topic_forbids_pop(&pop.topic));
-        let Some((code, remark)) = forbids.or_else(|| self.group_forbids_pop(&pop.group)) else { return true };
+        let of_group = || match self.group(&pop.group) {
+            Some(group) => group_forbids_pop(&group),
+            None => Some(no_group(&pop.group)),
+        };
+        let Some((code, remark)) = forbids.or_else(of_group) else { return true };
         self.leave_line(pop, false);
         self.refuse(&pop.reply, code, &remark);
         false

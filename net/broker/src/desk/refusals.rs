@@ -4,7 +4,7 @@ use engine::error::AppendError;
 use engine::io::Pieces;
 use protocol::codes::response;
 use protocol::names::ext;
-use protocol::{FieldError, Header};
+use protocol::{FieldError, Fields};
 
 use super::Desk;
 use crate::answer::LOG_BUSY;
@@ -13,20 +13,17 @@ use crate::catalog::Topic;
 use crate::config::Settings;
 use crate::place::is_send;
 
-/// What the answer to a reply says that its requester has and that is not stored, as in RocketMQ.
-pub const NOT_STORED: [(&str, &str); 3] = [("msgId", "0"), ("queueId", "0"), ("queueOffset", "0")];
-
 impl Desk {
     /// Refuses a request: sends with the fields that their answers always have.
     pub fn refuse(&mut self, to: &ReplyTo, code: i32, remark: &str) {
         let header = self.replies.header(to, if to.delivered { response::SUCCESS } else { code });
         header.remark.push_str(remark);
         if is_send(to.code) {
-            push_region(header, &self.settings);
+            push_region(&mut header.fields, &self.settings);
             self.traffic.put_failures += 1;
         }
         if to.delivered {
-            NOT_STORED.iter().for_each(|(name, value)| header.fields.push(name, value));
+            push_not_stored(&mut header.fields);
         }
         self.replies.send(to, Pieces::new());
     }
@@ -79,9 +76,14 @@ pub(super) fn of_append(error: AppendError) -> (i32, String) {
 }
 
 /// The fields that every answer to a send has (PROTOCOL 4.1, item 2).
-pub fn push_region(header: &mut Header, settings: &Settings) {
-    header.fields.push(ext::MSG_REGION, &settings.region);
-    header.fields.push_bool(ext::TRACE_ON, settings.trace_on);
+pub fn push_region(fields: &mut Fields, settings: &Settings) {
+    fields.push(ext::MSG_REGION, &settings.region);
+    fields.push_bool(ext::TRACE_ON, settings.trace_on);
+}
+
+/// What the answer to a reply says that its requester has and that is not stored, as in RocketMQ.
+pub fn push_not_stored(fields: &mut Fields) {
+    ["msgId", "queueId", "queueOffset"].iter().for_each(|name| fields.push(name, "0"));
 }
 
 /// What is said to who asks for messages of a queue that its topic does not have.

@@ -21,7 +21,7 @@ use super::accounts::{AccountId, LoanOf};
 use super::handle::{Handle, REVIVE_ORDERLY};
 use crate::answer::BUSY;
 use crate::call::{Call, ReplyTo};
-use crate::catalog::{OFFSET_BYTES, Topic, offset_key};
+use crate::catalog::{Topic, offset_key};
 use crate::desk::{Desk, illegal_queue};
 use crate::mail::Mail;
 
@@ -217,10 +217,9 @@ impl Desk {
         }
         let partition = &self.partitions[local];
         let fact = partition.fact(&offset_key(key.topic, key.queue, group)).filter(|_| partition.is_open());
-        let account = fact.filter(|value| value.len() > OFFSET_BYTES).and_then(Account::read);
-        let account = account.filter(|account| account.loans() > 0)?;
+        let account = fact.and_then(Account::read).filter(|account| account.loans() > 0)?;
         let topic = self.catalog.topics().find(|topic| topic.id == key.topic)?;
-        let group = self.catalog.group_or_light(group, &self.settings)?;
+        let group = self.group(group)?;
         self.pops.accounts.open(key.queue, topic, &group.name, local, account)
     }
 

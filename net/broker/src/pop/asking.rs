@@ -13,7 +13,7 @@ use super::waiting::LineKey;
 use super::{INVISIBLE_MS_MAX, Pop, Way, Wish};
 use crate::answer::Refused;
 use crate::call::Call;
-use crate::catalog::{Topic, Wants};
+use crate::catalog::{Group, Topic, Wants};
 use crate::consume::PARK_MS_MAX;
 use crate::desk::{Desk, illegal_queue};
 use crate::parked::Filter;
@@ -198,8 +198,7 @@ impl Desk {
 
     /// The name of a group that may pop. `None`: it was refused, or is being made.
     fn group_to_pop(&mut self, call: &Call<'_>, name: &str) -> Option<Arc<str>> {
-        let light = || self.settings.is_light_group(name).then(|| name.into());
-        let Some(group) = self.catalog.group(name).map(|group| group.name.clone()).or_else(light) else {
+        let Some(group) = self.group(name) else {
             // What a group has consumed lasts only if the group does.
             if !self.makes_group(call, name) {
                 let (code, remark) = no_group(name);
@@ -207,11 +206,11 @@ impl Desk {
             }
             return None;
         };
-        if let Some((code, remark)) = self.group_forbids_pop(name) {
+        if let Some((code, remark)) = group_forbids_pop(&group) {
             self.refuse(&call.reply, code, &remark);
             return None;
         }
-        Some(group)
+        Some(group.name.clone())
     }
 
     /// What forbids everybody to pop.
@@ -219,16 +218,12 @@ impl Desk {
         let remark = || format!("the broker[{}] pop message is forbidden", self.settings.broker_ip1);
         (!perm::readable(self.settings.permission)).then(|| (response::NO_PERMISSION, remark()))
     }
+}
 
-    /// What forbids a group to pop.
-    pub(super) fn group_forbids_pop(&self, name: &str) -> Option<Refused> {
-        match self.catalog.group(name) {
-            None if self.settings.is_light_group(name) => None,
-            None => Some(no_group(name)),
-            Some(group) if group.may_consume() => None,
-            Some(_) => Some((response::NO_PERMISSION, format!("subscription group no permission, {name}"))),
-        }
-    }
+/// What forbids a group to pop.
+pub(super) fn group_forbids_pop(group: &Group) -> Option<Refused> {
+    let remark = || format!("subscription group no permission, {}", group.name);
+    (!group.may_consume()).then(|| (response::NO_PERMISSION, remark()))
 }
 
 /// What forbids to pop from a topic.
@@ -241,6 +236,7 @@ pub(super) fn topic_forbids_pop(topic: &Topic) -> Option<Refused> {
     topic.keeps_batches().then(|| (response::NO_PERMISSION, remark()))
 }
 
-fn no_group(name: &str) -> Refused {
+/// What is said to a group that is not there.
+pub(super) fn no_group(name: &str) -> Refused {
     (response::SUBSCRIPTION_GROUP_NOT_EXIST, format!("subscription group [{name}] does not exist"))
 }

@@ -9,13 +9,13 @@ use protocol::bodies::{self, ClientStatus, GroupStatus, ResetOffsets};
 use protocol::codes::{request, response};
 use protocol::command::FLAG_ONEWAY;
 use protocol::headers::{AskClient, GetGroupStatus, PushReply, ResetOffset, SendMessage};
-use protocol::names::{self, ext};
+use protocol::names;
 use protocol::properties::{self, name};
 
 use super::{Order, Registrar, system_error, wrong_field};
 use crate::answer::{Answer, BUSY, PROPERTIES_TOO_LONG};
 use crate::call::{ConnectionId, ReplyTo, Request};
-use crate::desk::NOT_STORED;
+use crate::desk::{push_not_stored, push_region};
 use crate::errands::{Purpose, Said};
 use crate::mail::Mail;
 use crate::produce::{closed, no_queue};
@@ -140,14 +140,9 @@ impl Registrar {
     fn store_reply(&self, mut request: Box<Request>, wanted: &mut Vec<Order>) {
         request.reply.delivered = true;
         if !self.settings.store_replies {
-            let region = [
-                (ext::MSG_REGION, &*self.settings.region),
-                (ext::TRACE_ON, if self.settings.trace_on { "true" } else { "false" }),
-            ];
-            let answer = NOT_STORED
-                .into_iter()
-                .chain(region)
-                .fold(Answer::ok(), |answer, (name, value)| answer.field(name, value));
+            let mut answer = Answer::ok();
+            push_not_stored(&mut answer.fields);
+            push_region(&mut answer.fields, &self.settings);
             return wanted.push(Order::Answer(request.reply, answer));
         }
         let is_short = request.header.code == request::SEND_REPLY_MESSAGE_V2;
