@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 use engine::io::{Handle, PIECES_MAX, Pieces};
+use protocol::Header;
 use protocol::frame::{self, FrameError};
 
-use crate::call::ConnectionId;
+use crate::call::{ConnectionId, Peer};
 
 /// What a connection may cost.
 #[derive(Clone, Copy, Debug)]
@@ -171,6 +172,12 @@ impl Connection {
             sending_bytes: 0,
             sending_pinned_bytes: 0,
         }
+    }
+
+    /// Who sends a request with this header.
+    #[inline]
+    pub fn peer(&self, header: &Header) -> Peer {
+        Peer { connection: self.id, address: self.address, language: header.language, version: header.version }
     }
 
     /// The next whole frame out of `rest`, which shrinks by what was used. An unfinished frame is

@@ -4,7 +4,7 @@ use engine::io::{Fault, Handle, Io, Op, Outcome};
 use protocol::frame;
 
 use super::{ACCEPT_AGAIN_MS, Core, SWEEP_LEAST, kind, tag, tag_of};
-use crate::call::{Peer, ReplyTo};
+use crate::call::ReplyTo;
 use crate::connection::{Connection, Cut, Reason, Receiving};
 use crate::mail::Mail;
 
@@ -143,13 +143,7 @@ impl<I: Io> Core<I> {
             delivered: false,
         };
         connection.outstanding += u32::from(!oneway);
-        let peer = Peer {
-            connection: connection.id,
-            address: connection.address,
-            language: header.language,
-            version: header.version,
-        };
-        self.desk.take(header, &frame[body], reply, peer, connection.fast, self.now_ms);
+        self.desk.take(header, &frame[body], reply, connection, self.now_ms);
         Some(())
     }
 
