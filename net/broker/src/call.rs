@@ -103,23 +103,3 @@ pub struct Request {
     /// A send to a retry topic whose group consumes in order: it held queue locks when this was asked.
     pub orderly: bool,
 }
-
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-
-    /// A request with this header, of a client that waits for its answer.
-    pub(crate) fn request(header: Header) -> Box<Request> {
-        let connection = ConnectionId { core: 0, slot: 1, generation: 0 };
-        let (code, version) = (header.code, header.version);
-        let serialize = Serialize::Json;
-        Box::new(Request {
-            header,
-            body: Bytes::new(),
-            reply: ReplyTo { connection, opaque: 1, code, version, serialize, oneway: false, delivered: false },
-            peer: Peer { connection, address: ([10, 0, 0, 1], 1).into(), language: Language::Java, version },
-            resumed: false,
-            orderly: false,
-        })
-    }
-}

@@ -5,10 +5,9 @@ use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
 use engine::io::{Handle, PIECES_MAX, Pieces};
-use protocol::Header;
 use protocol::frame::{self, FrameError};
 
-use crate::call::{ConnectionId, Peer};
+use crate::call::ConnectionId;
 
 /// What a connection may cost.
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +125,8 @@ pub struct Connection {
     pub outstanding: u32,
     /// It is in the loop's list of those with something to send or to resume.
     pub listed: bool,
+    /// It asks without waiting while mailboxes are crowded: no more requests are taken from it.
+    pub held_back: bool,
     /// It is being closed: nothing is read or sent any more.
     pub closing: Option<Reason>,
     /// Over a limit: frames wait in `partial`.
@@ -158,6 +159,7 @@ impl Connection {
             shutting: false,
             outstanding: 0,
             listed: false,
+            held_back: false,
             closing: None,
             paused: false,
             active_ms: now_ms,
@@ -172,12 +174,6 @@ impl Connection {
             sending_bytes: 0,
             sending_pinned_bytes: 0,
         }
-    }
-
-    /// Who sends a request with this header.
-    #[inline]
-    pub fn peer(&self, header: &Header) -> Peer {
-        Peer { connection: self.id, address: self.address, language: header.language, version: header.version }
     }
 
     /// The next whole frame out of `rest`, which shrinks by what was used. An unfinished frame is
@@ -295,13 +291,15 @@ impl Connection {
     /// Whether no more requests may be taken from it for now. Remembered until [`may_resume`](Self::may_resume).
     #[inline]
     pub fn is_full(&mut self, limits: &ConnectionLimits) -> bool {
-        self.paused |= self.outstanding >= limits.requests_max || self.unsent_bytes >= limits.unsent_bytes_max;
+        self.paused |=
+            self.held_back || self.outstanding >= limits.requests_max || self.unsent_bytes >= limits.unsent_bytes_max;
         self.paused
     }
 
     /// Whether requests may be taken again: it was full, and half of what filled it is gone.
     pub fn may_resume(&mut self, limits: &ConnectionLimits) -> bool {
         let now = self.paused
+            && !self.held_back
             && self.outstanding <= limits.requests_max / 2
             && self.unsent_bytes <= limits.unsent_bytes_max / 2;
         self.paused &= !now;

@@ -27,6 +27,9 @@ const TICK_MS: u64 = 1000;
 const SWEEP_LEAST: usize = 1024;
 /// After a failed accept (no descriptors left) it is tried again this much later. Milliseconds.
 const ACCEPT_AGAIN_MS: u64 = 100;
+/// A connection with more unanswered requests than this, or more in what it sent at once, does not wait for answers.
+/// 64: the threads of a busy client.
+const FEW: u32 = 64;
 /// While another core's mailbox is full it is tried again this much later. Milliseconds.
 const MAIL_AGAIN_MS: u64 = 1;
 /// One connection's unsent answers pin at most this much of the log's memory. Bytes.
@@ -111,6 +114,8 @@ pub struct Core<I: Io> {
     deferred: std::collections::VecDeque<(Tag, Op)>,
     /// Slots of connections with something to send, to resume or to arm.
     listed: Vec<u32>,
+    /// Slots of connections that are not read while mailboxes are crowded.
+    held_back: Vec<u32>,
     /// Connections that are gone since the last look.
     gone: Vec<ConnectionId>,
     header: Header,
@@ -192,6 +197,7 @@ impl<I: Io> Core<I> {
             more: true,
             deferred: std::collections::VecDeque::new(),
             listed: Vec::new(),
+            held_back: Vec::new(),
             gone: Vec::new(),
             header: Header::default(),
             shapes: Shapes::default(),
@@ -258,7 +264,7 @@ impl<I: Io> Core<I> {
             return Some(Duration::ZERO);
         }
         let mut until_ms = self.desk.deadline_ms().min(self.tick_at_ms).min(self.accept_again_ms);
-        if self.desk.outbox.is_waiting() {
+        if self.desk.outbox.is_waiting() || !self.held_back.is_empty() {
             until_ms = until_ms.min(self.now_ms + MAIL_AGAIN_MS);
         }
         let wait = Duration::from_millis(until_ms.saturating_sub(self.now_ms));
@@ -490,5 +496,110 @@ fn give(
     connection.push(head);
     for piece in body {
         connection.push_piece(piece, limits);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use engine::sim::{Side, Sim};
+    use protocol::Command;
+    use protocol::codes::request;
+
+    use super::*;
+    use crate::config::{Config, Found};
+
+    const BOX: usize = 256;
+
+    /// Core 1 of two, without partitions. Core 0 does nothing; what it is sent stays in its box.
+    struct World {
+        sim: Rc<RefCell<Sim>>,
+        core: Core<Side>,
+        listener: Handle,
+        clients: usize,
+    }
+
+    impl World {
+        fn new() -> World {
+            let sim = Rc::new(RefCell::new(Sim::new(1)));
+            let mut settings = Config::default().settings(Found::one_core());
+            (settings.cores, settings.partitions) = (2, 2);
+            let mailboxes = Mailboxes::new(2, BOX);
+            let config = CoreConfig {
+                index: 1,
+                settings: Arc::new(settings),
+                partitions: Vec::new(),
+                mailboxes,
+                doors: Vec::new(),
+                seed: 1,
+                report: Box::new(|_| {}),
+            };
+            let core = Core::new(config, Side::new(&sim, 1));
+            let listener = sim.borrow_mut().listen();
+            World { sim, core, listener, clients: 0 }
+        }
+
+        fn connect(&mut self) -> Handle {
+            self.clients += 1;
+            let socket = self.sim.borrow_mut().connect(self.listener);
+            let peer = std::net::SocketAddr::from(([10, 0, 0, 1], self.clients as u16));
+            self.core.mailboxes.push(1, Mail::Adopt { socket, peer, fast: false }).unwrap();
+            socket
+        }
+
+        /// Sends requests that are core 0's to answer.
+        fn ask(&mut self, client: Handle, count: usize, oneway: bool) {
+            let mut command = Command::request(request::GET_BROKER_CONFIG);
+            if oneway {
+                command.header.flag |= 1 << 1;
+            }
+            self.sim.borrow_mut().send(client, &command.encode().repeat(count));
+        }
+
+        fn turns(&mut self) {
+            for _ in 0..100 {
+                let now_ms = self.sim.borrow().now_ms();
+                assert!(self.core.turn(Some(Duration::ZERO), || now_ms));
+                self.sim.borrow_mut().advance(1);
+            }
+        }
+
+        /// What waits for core 0, by the slots of the connections.
+        fn waiting(&self) -> Vec<u32> {
+            let slot = |mail| match mail {
+                Mail::Request(request) => request.reply.connection.slot,
+                other => panic!("{other:?}"),
+            };
+            std::iter::from_fn(|| self.core.mailboxes.pop(0)).map(slot).collect()
+        }
+    }
+
+    #[test]
+    fn who_asks_without_waiting_leaves_room_to_others_and_loses_nothing() {
+        for oneway in [false, true] {
+            let mut world = World::new();
+            let [greedy, other] = [world.connect(), world.connect()];
+            world.turns();
+            world.ask(greedy, 3 * BOX, oneway);
+            world.turns();
+            world.ask(other, 1, false);
+            world.turns();
+            let waiting = world.waiting();
+            assert!(waiting.len() <= BOX / 2 + 1 + FEW as usize, "{}", waiting.len());
+            assert_eq!(waiting.iter().filter(|slot| **slot == 1).count(), 1, "the other one is served");
+            let mut seen = waiting.len() - 1;
+            while seen < 3 * BOX {
+                world.turns();
+                let waiting = world.waiting();
+                assert!((1..=BOX / 2 + FEW as usize).contains(&waiting.len()), "{}", waiting.len());
+                seen += waiting.len();
+            }
+            assert_eq!(seen, 3 * BOX);
+            for client in [greedy, other] {
+                assert_eq!(world.sim.borrow_mut().take(client, 1 << 20), Some(Bytes::new()), "nobody is refused");
+            }
+        }
     }
 }

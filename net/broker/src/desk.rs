@@ -18,11 +18,10 @@ use protocol::ids::OffsetId;
 
 use crate::admin::{Counters, Part, Reset, Tally, Traffic};
 use crate::answer::{Answer, BUSY, Refused, Replies};
-use crate::call::{Call, ConnectionId, ReplyTo, Request};
+use crate::call::{Call, ConnectionId, Peer, ReplyTo, Request};
 use crate::catalog::Catalog;
 use crate::cold::{ColdGate, ColdReads};
 use crate::config::Settings;
-use crate::connection::Connection;
 use crate::consume::Pulls;
 use crate::errands::Said;
 use crate::inquiry::{Inquiry, OFFSETS_FULL, Pause};
@@ -146,17 +145,16 @@ impl Desk {
     }
 
     /// Takes a request from a connection of this core: serves it, or sends it to its owner.
-    pub fn take(&mut self, header: &mut Header, body: &[u8], reply: ReplyTo, from: &Connection, now_ms: u64) {
+    pub fn take(&mut self, header: &mut Header, body: &[u8], reply: ReplyTo, peer: Peer, fast: bool, now_ms: u64) {
         if self.stopping {
             return self.refuse(&reply, response::SERVICE_NOT_AVAILABLE, STOPPING);
         }
-        if from.fast && !is_served_fast(header.code) {
+        if fast && !is_served_fast(header.code) {
             return self.refuse_code(&reply);
         }
         let cores = self.settings.cores;
         // A lone core owns every queue; it need not find out which.
         let placed = if cores == 1 && is_send(header.code) { Place::Here } else { self.place(header) };
-        let peer = from.peer(header);
         let call = Call { header, body, reply, peer, resumed: false, orderly: false };
         if placed == Place::Nowhere {
             return self.refuse_code(&reply);
@@ -165,7 +163,7 @@ impl Desk {
         if core == self.index {
             return self.serve(&call, now_ms);
         }
-        if self.outbox.offer_request(core, call.to_request(), from.outstanding).is_err() {
+        if self.outbox.offer(core, Mail::Request(call.to_request())).is_err() {
             self.refuse(&reply, response::SYSTEM_BUSY, BUSY);
         }
     }

@@ -119,7 +119,6 @@ impl Errands {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::tests::request;
 
     fn connection(slot: u32) -> ConnectionId {
         ConnectionId { core: 0, slot, generation: 0 }
@@ -154,9 +153,31 @@ mod tests {
     #[test]
     fn replies_are_bounded_with_their_headers() {
         let reply = |bytes: usize| {
+            let to = connection(1);
+            let serialize = protocol::Serialize::Json;
             let mut header = protocol::Header::request(324);
             header.fields.push("properties", &"x".repeat(bytes));
-            Purpose::Reply(request(header))
+            Purpose::Reply(Box::new(Request {
+                header,
+                body: bytes::Bytes::new(),
+                reply: ReplyTo {
+                    connection: to,
+                    opaque: 1,
+                    code: 324,
+                    version: 479,
+                    serialize,
+                    oneway: false,
+                    delivered: false,
+                },
+                peer: crate::call::Peer {
+                    connection: to,
+                    address: "10.0.0.1:1".parse().unwrap(),
+                    language: protocol::command::Language::Java,
+                    version: 479,
+                },
+                resumed: false,
+                orderly: false,
+            }))
         };
         let mut errands = Errands { bytes: ERRAND_BYTES_MAX - 4_000, ..Errands::default() };
         assert!(errands.start(connection(1), reply(4_000), 0).is_err());

@@ -179,7 +179,7 @@ pub const KEYS: &[Key] = &[
     number("engine.busy_poll_us", Count, 0, 0, 1_000_000, "How long a core looks for work before it sleeps. Microseconds; 0: it sleeps at once. Looking saves the wake-up, some tens of microseconds of a lone send, and takes a whole CPU while requests come more often than this."),
     number("engine.receive_buffers", Count, 64, 16, 32_768, "Provided buffers per core, a power of two. They are emptied in the same turn and used in turn: few stay in the cache (32 cost a twentieth less at 64 connections), but one for each connection that is busy at the same time saves asking again (32 cost a fifth more at 512)."),
     number("engine.receive_buffer_bytes", Bytes, 64 * KIB, 4 * KIB, MIB, "Size of a receive buffer. What 32 outstanding sends of 1 KiB take: with 16 KiB there were more partial frames to copy, 2.9 us of CPU a message against 2.5."),
-    number("engine.mailbox", Count, 16_384, 256, 1_048_576, "Letters that wait for a core. Full (half full, to a connection with over 64 unanswered requests): requests are refused with code 2."),
+    number("engine.mailbox", Count, 16_384, 256, 1_048_576, "Letters that wait for a core. Half full: nothing more is received from connections that ask without waiting. Full: requests are refused with code 2."),
 
     // The logs.
     text("log.dir", "./data", "a path", is_path, "Directory of all data; one process at a time."),

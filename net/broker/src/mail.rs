@@ -255,9 +255,6 @@ pub enum Mail {
     Stop,
 }
 
-/// Most unanswered requests of a connection that waits for its answers. 64: a thread each, of a busy client.
-const FEW: u32 = 64;
-
 /// The mailboxes of all cores. Cheap to clone; every core and the control thread hold one.
 #[derive(Clone, Debug)]
 pub struct Mailboxes {
@@ -307,9 +304,9 @@ impl Mailboxes {
         assert!(before >= bytes, "what arrives was sent");
     }
 
-    /// Whether half of a core's box is taken.
-    pub fn is_half_full(&self, core: usize) -> bool {
-        self.boxes[core].len() >= self.boxes[core].capacity() / 2
+    /// Whether half of some core's box is taken. Cost: a look at what all cores write; not for every request.
+    pub fn are_crowded(&self) -> bool {
+        self.boxes.iter().any(|mails| mails.len() >= mails.capacity() / 2)
     }
 
     /// The oldest mail for a core.
@@ -349,17 +346,6 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends a request of a connection that has so many unanswered; gives it back if there is no room. Those that
-    /// ask without waiting for answers leave half of a box to the others.
-    pub fn offer_request(&mut self, core: usize, request: Box<Request>, outstanding: u32) -> Result<(), Mail> {
-        let waits = !request.reply.oneway && outstanding <= FEW;
-        let mail = Mail::Request(request);
-        if !waits && self.mailboxes.is_half_full(core) {
-            return Err(mail);
-        }
-        self.offer(core, mail)
-    }
-
     /// Sends what must arrive: now, or as soon as there is room.
     pub fn send(&mut self, core: usize, mail: Mail) {
         if let Err(mail) = self.offer(core, mail) {
@@ -397,8 +383,6 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::tests::request;
-    use protocol::Header;
 
     fn closed(slot: u32) -> Mail {
         Mail::Closed { connection: ConnectionId { core: 0, slot, generation: 0 } }
@@ -412,25 +396,6 @@ mod tests {
         assert!(!mailboxes.may_carry(1, 1) && mailboxes.may_carry(0, 1));
         mailboxes.carried(1, half);
         assert!(mailboxes.may_carry(1, half) && !mailboxes.may_carry(1, 1));
-    }
-
-    #[test]
-    fn one_that_asks_without_waiting_leaves_room_to_others() {
-        let mailboxes = Mailboxes::new(2, 4);
-        let mut outbox = Outbox::new(mailboxes.clone());
-        let request = || request(Header::request(11));
-        for _ in 0..2 {
-            outbox.offer_request(1, request(), FEW + 1).unwrap();
-        }
-        assert!(outbox.offer_request(1, request(), FEW + 1).is_err());
-        let mut oneway = request();
-        oneway.reply.oneway = true;
-        assert!(outbox.offer_request(1, oneway, 0).is_err(), "nothing makes it wait");
-        for outstanding in [1, FEW] {
-            outbox.offer_request(1, request(), outstanding).unwrap();
-        }
-        assert!(outbox.offer_request(1, request(), 1).is_err(), "it is full");
-        assert_eq!(std::iter::from_fn(|| mailboxes.pop(1)).count(), 4);
     }
 
     fn slot(mail: Option<Mail>) -> Option<u32> {

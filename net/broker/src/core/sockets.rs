@@ -3,8 +3,8 @@
 use engine::io::{Fault, Handle, Io, Op, Outcome};
 use protocol::frame;
 
-use super::{ACCEPT_AGAIN_MS, Core, SWEEP_LEAST, kind, tag, tag_of};
-use crate::call::ReplyTo;
+use super::{ACCEPT_AGAIN_MS, Core, FEW, SWEEP_LEAST, kind, tag, tag_of};
+use crate::call::{Peer, ReplyTo};
 use crate::connection::{Connection, Cut, Reason, Receiving};
 use crate::mail::Mail;
 
@@ -81,13 +81,19 @@ impl<I: Io> Core<I> {
         }
     }
 
-    /// Takes the frames out of what was received, and serves them.
+    /// Takes the frames out of what was received, and serves them. One connection that asks without waiting could fill the
+    /// mailboxes, and everybody else were refused: once they are crowded it is read no further.
     fn feed(&mut self, slot: u32, bytes: &[u8]) {
         let mut rest = bytes;
-        loop {
+        for count in 0.. {
             let Some(connection) = self.connections.at(slot) else { return };
             if connection.closing.is_some() {
                 return;
+            }
+            let rushes = if count == 0 { connection.outstanding > FEW } else { count % FEW == 0 };
+            if rushes && !connection.held_back && self.mailboxes.are_crowded() {
+                connection.held_back = true;
+                self.held_back.push(slot);
             }
             if connection.is_full(&self.limits) {
                 if !rest.is_empty() {
@@ -143,7 +149,13 @@ impl<I: Io> Core<I> {
             delivered: false,
         };
         connection.outstanding += u32::from(!oneway);
-        self.desk.take(header, &frame[body], reply, connection, self.now_ms);
+        let peer = Peer {
+            connection: connection.id,
+            address: connection.address,
+            language: header.language,
+            version: header.version,
+        };
+        self.desk.take(header, &frame[body], reply, peer, connection.fast, self.now_ms);
         Some(())
     }
 
@@ -184,6 +196,14 @@ impl<I: Io> Core<I> {
 
     /// Sends, resumes and arms what was listed.
     pub(super) fn serve_listed(&mut self) {
+        if !self.held_back.is_empty() && !self.mailboxes.are_crowded() {
+            let mut held_back = std::mem::take(&mut self.held_back);
+            for slot in held_back.drain(..) {
+                self.connections.at(slot).into_iter().for_each(|connection| connection.held_back = false);
+                self.list(slot);
+            }
+            self.held_back = held_back;
+        }
         let mut listed = std::mem::take(&mut self.listed);
         for slot in listed.drain(..) {
             let Some(connection) = self.connections.at(slot) else { continue };
