@@ -178,6 +178,12 @@ impl Facts {
             .map(|(key, value)| (&**key, &**value))
     }
 
+    /// All facts whose keys are neither below `first` nor above `last`, by key.
+    pub fn between<'a>(&'a self, first: &[u8], last: &[u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        let range = (Bound::Included(first), Bound::Included(last));
+        self.live.range::<[u8], _>(range).map(|(key, value)| (&**key, &**value))
+    }
+
     /// Whether noted changes wait to be written.
     pub fn has_noted(&self) -> bool {
         !self.noted.is_empty()

@@ -2,7 +2,7 @@
 
 use crate::buffer::Region;
 use crate::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
-use crate::message::Describe;
+use crate::message::{Describe, KeyOf};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -42,6 +42,10 @@ pub const HALVES_MAX: usize = 1 << 20;
 
 /// Most bytes of live facts in one partition: 256 MiB. Beyond it changes are refused.
 pub const FACTS_BYTES_MAX: usize = 256 << 20;
+
+/// Most bytes of messages that stay as the newest of their keys in one partition: half of that. Beyond it new keys are
+/// refused.
+pub const COMPACTED_BYTES_MAX: usize = FACTS_BYTES_MAX / 2;
 
 /// Most bytes of one fact's key and value.
 pub const FACT_BYTES_MAX: usize = 1 << 20;
@@ -162,12 +166,17 @@ pub struct LogConfig {
     pub retention_ms: u64,
     /// Bytes of log beyond which the oldest segment is retired.
     pub retention_bytes: u64,
+    /// Age at which messages of queues of which the newest of each key stay are compacted. Milliseconds.
+    pub compaction_ms: u64,
     /// Bytes a second that are read from disk for consumers, at most; 0: no limit.
     pub read_bytes_per_s: u64,
     /// New messages are refused when less than this is available on the file system. Bytes.
     pub disk_free_min: u64,
     /// How to read a message's description, at recovery and when a delayed one is delivered.
     pub describe: Describe,
+    /// How to read a message's key, where queues may be compacted: see
+    /// [`Partition::compacts`](crate::partition::Partition::compacts).
+    pub key_of: Option<KeyOf>,
     /// Seed of the hash maps.
     pub seed: u64,
 }
@@ -189,9 +198,11 @@ impl LogConfig {
             stretch_bytes: 64 << 20,
             retention_ms: u64::MAX,
             retention_bytes: u64::MAX,
+            compaction_ms: u64::MAX,
             read_bytes_per_s: 0,
             disk_free_min: 0,
             describe,
+            key_of: None,
             seed: 0,
         }
     }

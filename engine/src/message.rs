@@ -68,6 +68,10 @@ pub struct Description {
 /// Reads a description. `None`: these bytes are no message.
 pub type Describe = fn(&[u8]) -> Option<Description>;
 
+/// Reads a message's key, of which the newest one stays where a queue is compacted; and whether it does, or ends its key
+/// as one without a body. `None`: it has no key, and does not stay.
+pub type KeyOf = fn(&[u8]) -> Option<(&[u8], bool)>;
+
 /// A message about to be stored: its description, and a way to write it where it will lie.
 pub struct Draft<'a> {
     /// Whose it is.

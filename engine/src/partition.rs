@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 mod appending;
 mod changes;
+mod compacting;
 mod delivery;
 mod opening;
 mod reading;
@@ -22,6 +23,8 @@ mod settling;
 mod snapshot;
 mod transactions;
 
+use compacting::Compaction;
+pub(crate) use compacting::compacted_key;
 pub use delivery::DelayedSearch;
 use delivery::Delivery;
 use opening::Opening;
@@ -163,6 +166,7 @@ pub struct Partition {
     checkpoint_failed: bool,
     /// A segment would be retired if the checkpoint were newer.
     retirement_waits: bool,
+    compaction: Compaction,
     effects: Vec<Effect>,
     kept: Vec<Promise>,
     wants: Vec<Want>,
@@ -223,6 +227,7 @@ impl Partition {
             checkpoint_at_ms: 0,
             checkpoint_failed: false,
             retirement_waits: false,
+            compaction: Compaction::new(config.seed),
             effects: Vec::new(),
             kept: Vec::new(),
             wants: Vec::new(),
@@ -267,6 +272,11 @@ impl Partition {
     /// - `bytes`: of log; beyond it the oldest segment is retired.
     pub fn set_retention(&mut self, age_ms: u64, bytes: u64) {
         (self.config.retention_ms, self.config.retention_bytes) = (age_ms, bytes);
+    }
+
+    /// From the next turn on, messages of compacted queues are compacted when they are so old, in ms.
+    pub fn set_compaction(&mut self, age_ms: u64) {
+        self.config.compaction_ms = age_ms;
     }
 
     /// Forgets the messages of topics that are gone, also those that wait; their bytes go with their segments.
@@ -402,6 +412,7 @@ impl Partition {
             State::Starting { .. } if self.log.is_idle() && self.log.durable() == self.log.written() => {
                 self.state = State::Open;
                 self.opened_once = true;
+                self.load_compacted();
                 self.effects.push(Effect::Opened);
             }
             State::Open => {
@@ -412,6 +423,7 @@ impl Partition {
                     let _ = self.write_notes(now_ms);
                 }
                 self.snapshot(now_ms);
+                self.compact(now_ms);
                 // In this order: what gives way to a retirement is not begun again before it.
                 self.retire(now_ms);
                 self.settle(now_ms);
@@ -472,7 +484,7 @@ impl Partition {
         if matches!(self.state, State::Shutting) {
             return deadline;
         }
-        deadline = deadline.min(self.settle_deadline_ms());
+        deadline = deadline.min(self.settle_deadline_ms()).min(self.compaction_deadline_ms());
         deadline = deadline.min(self.delivery_deadline_ms()).min(self.check_deadline_ms());
         if let Some(snapshot) = &self.snapshot {
             deadline = deadline.min(snapshot.again_ms);

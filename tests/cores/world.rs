@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use broker::config::{Config, Found, Settings, Source};
 use broker::core::{Core, CoreConfig, Report};
 use broker::mail::{Mail, Mailboxes};
-use broker::produce::describe;
+use broker::produce::{describe, key_of};
 use broker::topics::system_topics;
 use engine::buffer::Region;
 use engine::format::Position;
@@ -157,9 +157,11 @@ impl World {
             prepare_rate: 64 * MIB,
             retention_ms: u64::MAX,
             retention_bytes: u64::MAX,
+            compaction_ms: u64::MAX,
             read_bytes_per_s: if plan.seed.is_multiple_of(4) { 8 * MIB } else { 0 },
             disk_free_min: MIB,
             describe,
+            key_of: Some(key_of),
             seed: plan.seed,
         };
         let topics = (0..TOPICS).map(|number| format!("topic-{number}"));

@@ -129,9 +129,11 @@ impl World {
             prepare_rate: 64 * MIB,
             retention_ms: plan.age.unwrap_or(u64::MAX),
             retention_bytes: plan.retain.unwrap_or(u64::MAX),
+            compaction_ms: u64::MAX,
             read_bytes_per_s: if plan.seed.is_multiple_of(4) { 8 * MIB } else { 0 },
             disk_free_min: MIB,
             describe,
+            key_of: None,
             seed: plan.seed,
         };
         let partition = Partition::new(config.clone()).unwrap();

@@ -3,6 +3,7 @@
 use crate::derived::{own_key, own_value};
 use crate::facts::{self, Change};
 use crate::format::{QueueKey, RecordHeader};
+use crate::partition::compacted_key;
 use std::collections::HashMap;
 
 /// An entry of a [`Facts`](crate::format::Kind::Facts) record.
@@ -10,15 +11,22 @@ use std::collections::HashMap;
 pub enum Fact<'a> {
     /// The offset that a queue's next message gets, as a snapshot saw it.
     Next(QueueKey, u64),
+    /// Up to which offset a queue is compacted.
+    Compacted(QueueKey, u64),
+    /// What stays of a compacted queue: the message at an offset, or nothing any more.
+    Stays(QueueKey, u64, Option<&'a [u8]>),
     /// The broker's.
     Put(&'a [u8], Change<'a>),
 }
 
 /// The entries of a `Facts` record's payload.
 pub fn facts(payload: &[u8]) -> impl Iterator<Item = Fact<'_>> {
-    facts::decode(payload).map(|(key, change)| match own_key(key) {
-        None => Fact::Put(key, change),
-        Some(queue) => Fact::Next(queue, own_value(change)),
+    facts::decode(payload).map(|(key, change)| match (own_key(key), compacted_key(key), change) {
+        (Some(queue), ..) => Fact::Next(queue, own_value(change)),
+        (None, Some((queue, None)), change) => Fact::Compacted(queue, own_value(change)),
+        (None, Some((queue, Some(offset))), Change::Set(message)) => Fact::Stays(queue, offset, Some(message)),
+        (None, Some((queue, Some(offset))), _) => Fact::Stays(queue, offset, None),
+        (None, None, change) => Fact::Put(key, change),
     })
 }
 

@@ -19,6 +19,16 @@ impl Partition {
     ) -> Result<(), AppendError> {
         let is_ours = |key: &[u8]| key.first().is_none_or(|first| *first == OWN_PREFIX);
         assert!(!changes.iter().any(|(key, _)| is_ours(key)), "keys that start with zero are the engine's");
+        self.put_facts(changes, ticket, now_ms)
+    }
+
+    /// The same, of any keys.
+    pub(super) fn put_facts(
+        &mut self,
+        changes: &[(&[u8], Option<&[u8]>)],
+        ticket: Option<Ticket>,
+        now_ms: u64,
+    ) -> Result<(), AppendError> {
         self.check_open()?;
         if !self.derived.facts.has_room(changes) {
             let bytes = changes.iter().map(|(key, value)| key.len() + value.map_or(0, <[u8]>::len)).sum::<usize>();

@@ -93,6 +93,24 @@ impl Partition {
         if !self.is_readable() {
             return (Pull::Opening, Span { min: 0, max: 0 });
         }
+        match self.pull_kept(key, offset, limits, wants, matches) {
+            Ok(pull) => (pull, self.span(key)),
+            Err(offset) => {
+                let (pull, span) = self.pull_log(key, offset, limits, wants, matches);
+                (pull, self.span_of(key, span))
+            }
+        }
+    }
+
+    /// A pull of what the log has.
+    pub(super) fn pull_log(
+        &mut self,
+        key: QueueKey,
+        offset: u64,
+        limits: PullLimits,
+        wants: &dyn Fn(i64) -> bool,
+        matches: Option<&Matches<'_>>,
+    ) -> (Pull, Span) {
         let Some(queue) = self.derived.index.get(key) else {
             let nothing = if offset == 0 { Pull::Empty } else { Pull::OutOfRange };
             return (nothing, Span { min: 0, max: 0 });
@@ -233,7 +251,7 @@ impl Partition {
         // What is in the tail is in the index.
         let entry = queue.entry(offset);
         let is_here = |entry: Entry| self.log.tail().slice(entry.byte, entry.length as usize).is_some();
-        (min..max).contains(&offset) && !entry.is_some_and(is_here)
+        (min..max).contains(&offset) && !entry.is_some_and(is_here) && !self.is_compacted(key, offset)
     }
 
     /// The message at a position that somebody names: believed only if its sum is right and the index names
@@ -315,7 +333,8 @@ impl Partition {
 
     /// The offsets of a queue's visible messages; `0..0` for one that never had any.
     pub fn span(&mut self, queue: QueueKey) -> Span {
-        self.derived.index.get(queue).map_or(Span { min: 0, max: 0 }, |queue| queue.span())
+        let log = self.derived.index.get(queue).map_or(Span { min: 0, max: 0 }, |queue| queue.span());
+        self.span_of(queue, log)
     }
 
     /// The offset that a queue's next message gets, if it is accepted.
@@ -332,7 +351,7 @@ impl Partition {
         while low < high {
             let middle = low + (high - low) / 2;
             // What is gone is older than everything that is left.
-            let older = self.entry(queue, middle)?.is_none_or(|entry| entry.store_time_ms < time_ms);
+            let older = self.store_time(queue, middle)?.is_none_or(|stored_ms| stored_ms < time_ms);
             if older { low = middle + 1 } else { high = middle }
         }
         Ok(if upper { low.saturating_sub(1).max(min) } else { low })
@@ -344,14 +363,18 @@ impl Partition {
         Ok(self.entry(queue, offset)?.map(|entry| self.log.accepted() - entry.byte))
     }
 
-    /// When the message at an offset was stored, ms since 1970. `Err`: something is being read, ask again.
+    /// When the message at an offset was stored, or the next one if only the newest of each key stay there; ms since
+    /// 1970. `Err`: something is being read, ask again.
     pub fn store_time(&mut self, queue: QueueKey, offset: u64) -> Result<Option<u64>, LoadId> {
-        Ok(self.entry(queue, offset)?.map(|entry| entry.store_time_ms))
+        match self.kept_time(queue, offset) {
+            Ok(stored_ms) => Ok(Some(stored_ms)),
+            Err(offset) => Ok(self.entry(queue, offset)?.map(|entry| entry.store_time_ms)),
+        }
     }
 
     /// Where the message at an offset lies. Nothing, if it is gone or does not exist yet. If the run that knows is
     /// damaged, and its log too, the read that is to be waited for fails.
-    fn entry(&mut self, key: QueueKey, offset: u64) -> Result<Option<Entry>, LoadId> {
+    pub(super) fn entry(&mut self, key: QueueKey, offset: u64) -> Result<Option<Entry>, LoadId> {
         let Some(queue) = self.derived.index.get(key) else { return Ok(None) };
         if let Some(entry) = queue.entry(offset) {
             return Ok(Some(entry));

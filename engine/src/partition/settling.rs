@@ -40,6 +40,9 @@ impl Partition {
         if self.derived.is_held_below(end) {
             return;
         }
+        if !self.may_go(end) {
+            return;
+        }
         let mut chores = std::mem::take(&mut self.chores);
         if self.segments.retire_oldest(&mut chores) {
             let floor = self.floor();

@@ -53,11 +53,10 @@ const fn fixed(name: &'static str, values: Values) -> Attribute {
     Attribute { name, is_changeable: false, values }
 }
 
-/// Of topics. `queue.type` and `cleanup.policy` have the values that this broker knows: refusing the others is better
-/// than ignoring them.
+/// Of topics.
 pub const OF_TOPICS: &[Attribute] = &[
     fixed(QUEUE_TYPE, Values::Of(&["SimpleCQ", BATCH_QUEUE])),
-    fixed(CLEANUP_POLICY, Values::Of(&["DELETE"])),
+    fixed(CLEANUP_POLICY, Values::Of(&["DELETE", COMPACTION])),
     changing(
         MESSAGE_TYPE,
         Values::Of(&["UNSPECIFIED", "NORMAL", "FIFO", "DELAY", "TRANSACTION", PRIORITY_TYPE, "LITE", MIXED_TYPE]),

@@ -532,9 +532,11 @@ impl Builder<'_> {
                 // A log keeps everything until the catalog is known: what was changed at run time outranks the file.
                 retention_ms: u64::MAX,
                 retention_bytes: u64::MAX,
+                compaction_ms: u64::MAX,
                 read_bytes_per_s: config.number("log.read_bytes_per_s"),
                 disk_free_min: disk_free_min(config, self.disk),
                 describe: produce::describe,
+                key_of: Some(produce::key_of),
                 seed: seed(),
             };
             Partition::new(log).map_err(|error| format!("partition {partition}: {error}"))

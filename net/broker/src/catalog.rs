@@ -28,6 +28,7 @@ pub struct Catalog {
     subscriptions: Arc<Table<Subscriptions>>,
     modes: Arc<BTreeMap<ModeKey, SetRequestMode>>,
     light_queues: usize,
+    compacted: Arc<BTreeMap<u32, Arc<Topic>>>,
     doubtful: Arc<[u32]>,
     /// Version of the topics, as NameServers see it.
     pub topics_version: DataVersion,
@@ -46,6 +47,7 @@ impl Catalog {
             subscriptions: Arc::new(Table::new(seed ^ 2)),
             modes: Arc::default(),
             light_queues: 0,
+            compacted: Arc::default(),
             doubtful: Arc::default(),
             topics_version: DataVersion::default(),
             groups_version: DataVersion::default(),
@@ -133,6 +135,11 @@ impl Catalog {
         self.light_queues
     }
 
+    /// Those of which the newest message of each key stays, by id. The same `Arc` as long as nothing of it changes.
+    pub fn compacted(&self) -> &Arc<BTreeMap<u32, Arc<Topic>>> {
+        &self.compacted
+    }
+
     /// How many group configurations there are.
     pub fn groups_count(&self) -> usize {
         self.groups.count
@@ -172,13 +179,24 @@ impl Catalog {
     /// Puts a topic in, or in the place of the one of its name.
     pub fn set_topic(&mut self, topic: Arc<Topic>) {
         self.light_queues += usize::from(names::is_lmq(&topic.name) && self.topic(&topic.name).is_none());
+        self.forget_compacted(&topic.name);
+        if topic.is_compacted() {
+            Arc::make_mut(&mut self.compacted).insert(topic.id, Arc::clone(&topic));
+        }
         Arc::make_mut(&mut self.topics).set(topic);
     }
 
     /// Takes a topic out.
     pub fn remove_topic(&mut self, name: &str) {
         self.light_queues -= usize::from(names::is_lmq(name) && self.topic(name).is_some());
+        self.forget_compacted(name);
         Arc::make_mut(&mut self.topics).remove(name);
+    }
+
+    fn forget_compacted(&mut self, name: &str) {
+        if let Some(old) = self.topic(name).filter(|old| old.is_compacted()).map(|old| old.id) {
+            Arc::make_mut(&mut self.compacted).remove(&old);
+        }
     }
 
     /// Puts a group's configuration in, or in the place of its last one.
@@ -235,7 +253,7 @@ impl Topic {
             queues: self.queues(),
             write_queues: self.write_queues(),
             keeps_batches: self.keeps_batches(),
-            wants_keys: self.config.attributes.get(CLEANUP_POLICY).is_some_and(|policy| policy == COMPACTION),
+            is_compacted: self.is_compacted(),
         }
     }
 
@@ -274,6 +292,11 @@ impl Topic {
         self.config.attributes.get(QUEUE_TYPE).is_some_and(|kind| kind == BATCH_QUEUE)
     }
 
+    /// Whether the newest message of each key stays, and others go.
+    pub fn is_compacted(&self) -> bool {
+        self.config.attributes.get(CLEANUP_POLICY).is_some_and(|policy| policy == COMPACTION)
+    }
+
     /// Whether producers order their messages by queue.
     pub fn is_ordered(&self) -> bool {
         self.config.order
@@ -292,8 +315,8 @@ pub struct Destination {
     pub write_queues: u32,
     /// See [`Topic::keeps_batches`].
     pub keeps_batches: bool,
-    /// Messages without a key are refused: only the newest of each key is to be kept.
-    pub wants_keys: bool,
+    /// See [`Topic::is_compacted`].
+    pub is_compacted: bool,
 }
 
 impl Destination {

@@ -195,6 +195,7 @@ pub const KEYS: &[Key] = &[
     number("log.prepare_bytes_per_s", Bytes, 64 * MIB, MIB, 16 * GIB, "How fast, beside a busy log: at full speed it doubles the p99.9 of sends."),
     number("log.read_bytes_per_s", Bytes, 0, 0, 64 * GIB, "Per log: how fast messages that are no longer in memory are read for consumers, so that one that catches up leaves the disk to the producers. 0: no limit."),
     number("log.retention_hours", Hours, 72, 1, 876_000, "Age at which a segment may go (fileReservedTime)."),
+    number("log.compaction_interval_ms", Milliseconds, 900_000, 1_000, 604_800_000, "Topics with cleanup.policy=COMPACTION: age at which a message goes if it is not the newest of its key (compactionScheduleInternal)."),
     number("log.retention_bytes", Bytes, PIB, 32 * MIB, PIB, "The logs together are larger than this: the oldest segments go before their age. By default the disk alone decides."),
     number("log.disk_clean_percent", Percent, 75, 1, 99, "The logs fill more of the disk than this, reserved space not counted: the oldest segments go before their age (diskMaxUsedSpaceRatio)."),
     number("log.disk_free_percent_min", Percent, 5, 0, 90, "Less of the disk is left than this: sends are refused with code 14, reads go on."),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use engine::format::QueueKey;
-use engine::limits::BATCH_RECORDS_MAX;
+use engine::limits::{BATCH_RECORDS_MAX, FACT_BYTES_MAX};
 use engine::message::Stored;
 use protocol::Alike;
 use protocol::codes::{request, response};
@@ -35,7 +35,7 @@ mod transaction;
 
 pub use dispatch::{Dispatch, Light, Travels};
 pub(crate) use keep::Put;
-pub use keep::{Unkept, describe};
+pub use keep::{Unkept, describe, key_of};
 pub use origin::Origin;
 pub(crate) use sent::write_sent;
 pub use timer::Sought;
@@ -49,6 +49,12 @@ const BATCH_TOPIC_BYTES_MAX: usize = names::TOPIC_BYTES_MAX;
 
 /// Messages of a usual batch: so many are read without growing a list.
 const BATCH_USUAL: usize = 64;
+/// What a record has beside body, properties and topic, and what the broker adds to properties: of a message that waits,
+/// too. Generously.
+const ADDED_BYTES: usize = 1 << 10;
+/// Said to a message that would be the newest of a new key.
+const COMPACTED_FULL: &str =
+    "the compacted topics of this partition are full: messages for keys that are there are taken";
 
 /// What a core keeps for sends.
 pub(crate) struct Sends {
@@ -248,7 +254,11 @@ impl Desk {
         let topic = self.topic_to_send(call, &send)?;
         said.fill(send.topic, send.properties);
         let target = self.target(call, &send, said, topic)?;
-        match self.check_message(call, &send, topic, said) {
+        let mut checked = self.check_message(call, &send, said);
+        if topic.is_compacted {
+            checked = checked.and_then(|()| self.check_stays(call, &send, target, said));
+        }
+        match checked {
             Ok(()) => Some((send, target, topic)),
             Err((code, remark)) => {
                 self.refuse(&call.reply, code, &remark);
@@ -377,13 +387,7 @@ impl Desk {
     }
 
     /// What a message must be (PROTOCOL 4.1, items 10 to 13, and its last lines). `Err`: code, remark.
-    fn check_message(
-        &self,
-        call: &Call<'_>,
-        send: &SendMessage<'_>,
-        topic: Destination,
-        said: &Said<'_>,
-    ) -> Result<(), (i32, String)> {
+    fn check_message(&self, call: &Call<'_>, send: &SendMessage<'_>, said: &Said<'_>) -> Result<(), (i32, String)> {
         let is_batch = call.header.code == request::SEND_BATCH_MESSAGE;
         if is_batch && (send.topic.len() > BATCH_TOPIC_BYTES_MAX || send.topic.starts_with(names::RETRY_PREFIX)) {
             return Err((response::MESSAGE_ILLEGAL, "batch request does not support retry group".to_owned()));
@@ -399,9 +403,6 @@ impl Desk {
         }
         if said.is_inner || send.sys_flag & sys_flag::INNER_BATCH != 0 {
             return Err((response::MESSAGE_ILLEGAL, "an inner batch is made here, of a batch (320)".to_owned()));
-        }
-        if topic.wants_keys && !said.has_keys {
-            return Err((response::MESSAGE_ILLEGAL, "Required message key is missing".to_owned()));
         }
         if let Some(level) = said.wrong_level {
             return Err((
@@ -419,6 +420,37 @@ impl Desk {
             return Err((response::NO_PERMISSION, self.forbidden("transaction message")));
         }
         Ok(())
+    }
+
+    /// Whether a message may stay as the newest of its key; of a batch, whether each may.
+    #[cold]
+    fn check_stays(
+        &self,
+        call: &Call<'_>,
+        send: &SendMessage<'_>,
+        target: Target,
+        said: &Said<'_>,
+    ) -> Result<(), (i32, String)> {
+        let partition = &self.partitions[target.local];
+        let check = |key: Option<&str>, bytes: usize| {
+            let Some(key) = key.filter(|key| !key.trim().is_empty()) else {
+                return Err((response::MESSAGE_ILLEGAL, "Required message key is missing".to_owned()));
+            };
+            let bytes = bytes + send.topic.len() + ADDED_BYTES;
+            if bytes > FACT_BYTES_MAX {
+                let remark = format!("the message is illegal: with {bytes} bytes it is too long to be compacted");
+                return Err((response::MESSAGE_ILLEGAL, remark));
+            }
+            let has_room = partition.has_room_to_stay(target.queue, key.as_bytes(), bytes);
+            if has_room { Ok(()) } else { Err((response::SYSTEM_BUSY, COMPACTED_FULL.to_owned())) }
+        };
+        if call.header.code != request::SEND_BATCH_MESSAGE {
+            return check(said.key, call.body.len() + send.properties.len());
+        }
+        // What cannot be read is refused by whoever reads it.
+        BatchEntries::new(call.body).map_while(Result::ok).try_for_each(|entry| {
+            check(properties::get(entry.properties, name::KEYS), entry.body.len() + entry.properties.len())
+        })
     }
 
     /// When a message becomes one of its queue's; what its properties say of that is changed accordingly. `Err`:

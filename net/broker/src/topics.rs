@@ -98,6 +98,11 @@ pub fn requested(
     }
     let attributes = attributes::alter(attributes::OF_TOPICS, old.map(|old| &old.attributes), changes)
         .map_err(|remark| Answer::refusal(response::SYSTEM_ERROR, remark))?;
+    let has = |name: &str, value: &str| attributes.get(name).is_some_and(|is| is == value);
+    if has(attributes::CLEANUP_POLICY, attributes::COMPACTION) && has(attributes::QUEUE_TYPE, attributes::BATCH_QUEUE) {
+        // One message of a batch may be the newest of its key, and its neighbour not.
+        return Err(invalid("cleanup.policy=COMPACTION and queue.type=BatchCQ exclude each other".to_owned()));
+    }
     Ok(TopicConfig {
         attributes,
         order: header.order,

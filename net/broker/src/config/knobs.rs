@@ -80,6 +80,8 @@ const KNOBS: &[(&str, Knob)] = &[
     ("clearRetryTopicWhenDeleteTopic", Knob::Switch(|at| &mut at.clear_retry_topics)),
     ("coldCtrStrategyEnable", Knob::Switch(|at| &mut at.cold_flow_adapts)),
     ("coldDataFlowControlEnable", Knob::Switch(|at| &mut at.cold_flow)),
+    ("compactionScheduleInternal", number(1_000, 604_800_000,
+        |at| at.compaction_interval_ms, |at, to| at.compaction_interval_ms = to)),
     ("defaultMessageRequestMode", Knob::Either(["PULL", "POP"], |at| &mut at.pop_by_default)),
     ("defaultPopShareQueueNum", Knob::Signed { min: -1, max: POP_SHARE_MAX as i32, at: |at| &mut at.pop_share_queues }),
     ("defaultQueryMaxNum", number(1, 1_024,

@@ -165,6 +165,8 @@ pub struct Settings {
     pub flush_interval_ms: u64,
     /// `log.retention_hours`.
     pub retention_hours: u64,
+    /// `log.compaction_interval_ms`.
+    pub compaction_interval_ms: u64,
     /// `log.retention_bytes`.
     pub retention_bytes: u64,
     /// `log.segment_bytes`.
@@ -334,6 +336,7 @@ impl Config {
             },
             flush_interval_ms: self.number("log.flush_interval_ms"),
             retention_hours: self.number("log.retention_hours"),
+            compaction_interval_ms: self.number("log.compaction_interval_ms"),
             retention_bytes: self.number("log.retention_bytes"),
             segment_bytes: self.number("log.segment_bytes"),
             disk_clean_percent: self.number("log.disk_clean_percent"),

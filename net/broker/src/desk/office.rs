@@ -229,7 +229,10 @@ impl Desk {
             self.settings = self.catalog.settings(&self.settings);
             self.sends.configure(&self.settings);
             let (age_ms, bytes) = (self.settings.retention_ms(), self.settings.log_bytes());
-            self.partitions.iter_mut().for_each(|partition| partition.set_retention(age_ms, bytes));
+            for partition in &mut self.partitions {
+                partition.set_retention(age_ms, bytes);
+                partition.set_compaction(self.settings.compaction_interval_ms);
+            }
         }
         if old.groups_version != self.catalog.groups_version {
             let gone = self.catalog.groups_gone_since(&old);
@@ -239,6 +242,9 @@ impl Desk {
         }
         if old.topics_version == self.catalog.topics_version {
             return;
+        }
+        if old.topics_count() == 0 || !Arc::ptr_eq(old.compacted(), self.catalog.compacted()) {
+            self.tell_compacted();
         }
         if old.topics_count() == 0 {
             return (0..self.partitions.len()).for_each(|local| self.know_topics(local, now_ms));
@@ -261,6 +267,18 @@ impl Desk {
         gone.iter().for_each(|id| self.pulls.parked.wake_topic(*id, &mut woken));
         for pull in woken {
             self.pull_again(pull, now_ms);
+        }
+    }
+
+    /// Tells the logs which queues are compacted.
+    fn tell_compacted(&mut self) {
+        for local in 0..self.partitions.len() {
+            let here = self.partition_at(local);
+            let topics = self.catalog.compacted();
+            let queues = topics.values().flat_map(|topic| (0..topic.queues()).map(move |queue| (topic, queue)));
+            let queues = queues.filter(|(topic, queue)| topic.partition_of(*queue, self.settings.partitions) == here);
+            let queues: Vec<QueueKey> = queues.map(|(topic, queue)| QueueKey { topic: topic.id, queue }).collect();
+            self.partitions[local].compacts(topics.keys().copied().collect(), queues.into_iter());
         }
     }
 

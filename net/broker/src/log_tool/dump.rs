@@ -265,6 +265,14 @@ fn fact_line(place: Position, closed_ms: u64, fact: Fact<'_>) -> Value {
         Fact::Next(queue, next) => {
             line["nextOffset"] = json!({ "topicId": queue.topic, "queueId": queue.queue, "offset": next });
         }
+        Fact::Compacted(queue, upto) => {
+            line["compacted"] = json!({ "topicId": queue.topic, "queueId": queue.queue, "upto": upto });
+        }
+        Fact::Stays(queue, offset, message) => {
+            let bytes = message.map(<[u8]>::len);
+            line["stays"] =
+                json!({ "topicId": queue.topic, "queueId": queue.queue, "queueOffset": offset, "bytes": bytes });
+        }
         Fact::Put(key, change) => {
             let value = match change {
                 Change::Set(value) => Some(value),
@@ -334,5 +342,14 @@ mod tests {
         );
         let queue = engine::format::QueueKey { topic: 1, queue: 2 };
         assert_eq!(line(Fact::Next(queue, 5)), r#"{"nextOffset":{"topicId":1,"queueId":2,"offset":5}}"#);
+        assert_eq!(line(Fact::Compacted(queue, 5)), r#"{"compacted":{"topicId":1,"queueId":2,"upto":5}}"#);
+        assert_eq!(
+            line(Fact::Stays(queue, 4, Some(b"xyz"))),
+            r#"{"stays":{"topicId":1,"queueId":2,"queueOffset":4,"bytes":3}}"#
+        );
+        assert_eq!(
+            line(Fact::Stays(queue, 4, None)),
+            r#"{"stays":{"topicId":1,"queueId":2,"queueOffset":4,"bytes":null}}"#
+        );
     }
 }

@@ -92,6 +92,7 @@ impl Found {
                                 let queue = self.queues.entry(key).or_insert(new);
                                 queue.next = queue.next.max(next);
                             }
+                            Fact::Compacted(..) | Fact::Stays(..) => {}
                             Fact::Put(key, change) => put(&mut self.facts, &mut self.topics, partition, key, change),
                         }
                     }

@@ -232,8 +232,13 @@ pub(super) fn topic_forbids_pop(topic: &Topic) -> Option<Refused> {
     if !topic.is_readable() {
         return Some((response::NO_PERMISSION, format!("the topic[{name}] peeking message is forbidden")));
     }
-    let remark = || format!("the topic[{name}] is of queue.type BatchCQ: its messages cannot be popped");
-    topic.keeps_batches().then(|| (response::NO_PERMISSION, remark()))
+    let of = match topic {
+        // What is lent could be gone when it comes again.
+        _ if topic.is_compacted() => "cleanup.policy COMPACTION",
+        _ if topic.keeps_batches() => "queue.type BatchCQ",
+        _ => return None,
+    };
+    Some((response::NO_PERMISSION, format!("the topic[{name}] is of {of}: its messages cannot be popped")))
 }
 
 /// What is said to a group that is not there.

@@ -14,7 +14,7 @@ use protocol::codes::response;
 use protocol::ids::tag_hash;
 use protocol::message::{self, PHYSICAL_OFFSET_AT, QUEUE_OFFSET_AT};
 use protocol::names::sys_flag;
-use protocol::properties::PROPERTIES_BYTES_MAX;
+use protocol::properties::{PROPERTIES_BYTES_MAX, name};
 
 use super::Identity;
 use crate::answer::PROPERTIES_TOO_LONG;
@@ -315,6 +315,14 @@ pub fn describe(record: &[u8]) -> Option<Description> {
         stamp: stamp(found.sys_flag),
         keys: collect(found.key_hashes()),
     })
+}
+
+/// What compaction asks of a stored record: its key, which is all of its property KEYS, as for a stock broker; and
+/// whether it has a body.
+pub fn key_of(record: &[u8]) -> Option<(&[u8], bool)> {
+    let message = StoredMessage::decode(record).ok()?;
+    let key = message.property(name::KEYS).filter(|key| !key.trim().is_empty())?;
+    Some((key.as_bytes(), !message.body.is_empty()))
 }
 
 /// The first keys of a message: as many as are indexed.

@@ -9,7 +9,8 @@ use protocol::properties::{self, name};
 pub(super) struct Said<'a> {
     pub tags: Option<&'a str>,
     pub unique: Option<&'a str>,
-    pub has_keys: bool,
+    /// All of its keys, as they are written.
+    pub key: Option<&'a str>,
     pub delay_level: i32,
     /// What it gives for that, and is no number.
     pub wrong_level: Option<&'a str>,
@@ -52,7 +53,7 @@ impl<'a> Said<'a> {
                     said.keys.push(key_hash(topic, value));
                 }
                 name::KEYS => {
-                    said.has_keys = true;
+                    said.key = Some(value);
                     // Those beyond the most that are indexed are left out.
                     properties::keys(value).all(|key| said.keys.push(key_hash(topic, key)));
                 }

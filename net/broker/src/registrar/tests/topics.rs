@@ -59,7 +59,7 @@ fn topics_are_created_and_changed_by_the_rules() {
     let mut world = World::new();
     let long = "x".repeat(128);
     // Fields that differ from a good request's, and the code.
-    let rows: [(&[(&str, &str)], i32); 24] = [
+    let rows: [(&[(&str, &str)], i32); 27] = [
         (&[], 0),
         (&[("topic", "")], 29),
         (&[("topic", "a b")], 29),
@@ -76,7 +76,10 @@ fn topics_are_created_and_changed_by_the_rules() {
         (&[("topicFilterType", "X")], 29),
         (&[("attributes", "+message.type=FIFO,-message.type")], 1),
         (&[("attributes", "+message.type=DELAY")], 0),
-        (&[("attributes", "+cleanup.policy=COMPACTION")], 1),
+        (&[("attributes", "+cleanup.policy=DELETE_ALL")], 1),
+        (&[("topic", "C"), ("attributes", "+cleanup.policy=COMPACTION")], 0),
+        (&[("topic", "C"), ("attributes", "+cleanup.policy=DELETE")], 1),
+        (&[("topic", "D"), ("attributes", "+cleanup.policy=COMPACTION,+queue.type=BatchCQ")], 29),
         (&[("attributes", "nonsense")], 1),
         (&[("attributes", "+message.type=MIXED")], 29),
         (&[("attributes", "+message.type=ODD")], 1),
@@ -108,10 +111,10 @@ fn topics_are_created_and_changed_by_the_rules() {
     assert_eq!((after.is_ordered(), after.config.topic_sys_flag), (true, 1));
     assert_eq!(after.config.attributes, before.config.attributes, "attributes stay unless changed");
     assert_eq!(world.registrar.catalog().topics_version.counter, version.counter + 1);
-    assert_eq!(world.logged(), ["put n/", "put t/T", "publish", "register", "answer 26: 0"]);
+    assert_eq!(world.logged(), ["put n/", "put t/T", "publish", "register", "answer 29: 0"]);
     // What changes nothing touches nothing.
     assert_eq!(world.ask(0, 17, &pairs, Vec::new()).code, 0);
-    assert_eq!(world.logged(), ["answer 27: 0"]);
+    assert_eq!(world.logged(), ["answer 30: 0"]);
 }
 
 #[test]
