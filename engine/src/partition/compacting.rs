@@ -28,11 +28,15 @@ use std::ops::Bound;
 
 /// A queue is looked at so often. Milliseconds.
 const LOOK_MS: u64 = 1000;
+/// A segment that is held for so long is told. Milliseconds.
+const HELD_MS: u64 = 60_000;
 /// Messages and bytes of a queue compacted in one turn.
 const SLICE: PullLimits = PullLimits { messages: 1024, bytes: 1 << 20, scan: 1024 };
 /// Messages that lie so far back in the log are compacted whatever their age, so that a log does not grow for them.
 /// Bytes.
 const BEHIND_BYTES_MAX: u64 = 256 << 20;
+/// Queues looked at in one turn.
+const LOOKS_PER_TURN: usize = 1024;
 /// Facts of a topic that is gone, deleted in one turn.
 const FORGOTTEN_MAX: usize = 1024;
 
@@ -59,6 +63,8 @@ pub(super) struct Compaction {
     /// Retention wants what lies below this log byte.
     wanted: u64,
     look_ms: u64,
+    /// Since when a segment is held that retention wants, or when that was told last.
+    held_since_ms: Option<u64>,
     /// The queue that is looked at next.
     next: Option<QueueKey>,
     /// A failure was told, and nothing was compacted since.
@@ -87,6 +93,7 @@ impl Compaction {
             freeing: None,
             wanted: 0,
             look_ms: 0,
+            held_since_ms: None,
             next: None,
             failed: false,
             hasher: RandomState::with_seed(seed as usize),
@@ -298,13 +305,26 @@ impl Partition {
         self.compaction.look_ms = now_ms + LOOK_MS;
         let more = self.forget_gone(now_ms) | self.compact_queues(now_ms);
         self.free_log();
-        let waits = self.compaction.failed || self.compaction.wanted > self.compaction.free;
+        let is_wanted = self.compaction.wanted > self.compaction.free;
+        self.tell_held(is_wanted, now_ms);
+        let waits = self.compaction.failed || is_wanted;
         self.compaction.look_ms = match (more, waits) {
             (true, _) => now_ms,
             // For the disk, most likely.
             (false, true) => now_ms + RETRY_MS,
             (false, false) => now_ms + LOOK_MS,
         };
+    }
+
+    /// Says now and then that a segment is held: its log may be damaged.
+    fn tell_held(&mut self, is_held: bool, now_ms: u64) {
+        let since_ms = self.compaction.held_since_ms.filter(|_| is_held).unwrap_or(now_ms);
+        let is_long = now_ms.saturating_sub(since_ms) >= HELD_MS;
+        self.compaction.held_since_ms = is_held.then_some(if is_long { now_ms } else { since_ms });
+        if is_long {
+            let partition = self.config.partition;
+            tracing::warn!(partition, "a segment that is due is held: its messages of compacted topics cannot be read");
+        }
     }
 
     /// When [`compact`](Partition::compact) has something to do though nothing happens.
@@ -330,18 +350,21 @@ impl Partition {
 
     /// Goes round the queues. Returns whether one of them has more to do.
     fn compact_queues(&mut self, now_ms: u64) -> bool {
-        let from = self.compaction.next.take().map_or(Bound::Unbounded, Bound::Included);
-        let queues: Vec<QueueKey> =
-            self.compaction.queues.range((from, Bound::Unbounded)).map(|(key, _)| *key).collect();
-        let mut done = 0;
-        for queue in queues {
-            if done > 0 {
-                self.compaction.next = Some(queue);
+        let mut from = self.compaction.next.take().map_or(Bound::Unbounded, Bound::Included);
+        for _ in 0..LOOKS_PER_TURN {
+            let Some(queue) = self.next_queue(from) else { return false };
+            from = Bound::Excluded(queue);
+            if self.compact_queue(queue, now_ms) > 0 {
+                self.compaction.next = self.next_queue(from);
                 return true;
             }
-            done += self.compact_queue(queue, now_ms);
         }
-        done > 0
+        self.compaction.next = self.next_queue(from);
+        self.compaction.next.is_some()
+    }
+
+    fn next_queue(&self, from: Bound<QueueKey>) -> Option<QueueKey> {
+        self.compaction.queues.range((from, Bound::Unbounded)).next().map(|(queue, _)| *queue)
     }
 
     /// Compacts a slice of a queue, if it is due. Returns how many offsets.
@@ -441,13 +464,14 @@ impl Partition {
         Ok(())
     }
 
-    /// Notes up to where the log is not needed for it any more.
+    /// Notes up to where the log is not needed for it any more, if retention wants more than that.
     fn free_log(&mut self) {
         let durable = self.log.durable();
         if let Some((_, free)) = self.compaction.freeing.take_if(|(at, _)| *at <= durable) {
             self.compaction.free = free;
         }
-        if self.compaction.freeing.is_some() {
+        let wanted = self.compaction.wanted;
+        if self.compaction.freeing.is_some() || wanted <= self.compaction.free {
             return;
         }
         // What is durable is visible: everything below that was looked at, or stands in its queue.
@@ -460,9 +484,9 @@ impl Partition {
                 continue;
             }
             match self.entry(queue, upto.max(min)) {
-                Ok(Some(entry)) => free = free.min(entry.byte),
+                Ok(Some(entry)) if entry.byte >= wanted => free = free.min(entry.byte),
                 Ok(None) => {}
-                Err(_) => return,
+                Ok(Some(_)) | Err(_) => return,
             }
         }
         self.compaction.freeing = Some((self.log.accepted(), free));
