@@ -1,12 +1,14 @@
 package ringmq;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Properties;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
@@ -15,10 +17,13 @@ import org.apache.rocketmq.client.consumer.DefaultMQPullConsumer;
 import org.apache.rocketmq.client.consumer.PullResult;
 import org.apache.rocketmq.client.consumer.PullStatus;
 import org.apache.rocketmq.client.consumer.store.OffsetStore;
+import org.apache.rocketmq.client.exception.MQBrokerException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
+import org.apache.rocketmq.common.TopicConfig;
 import org.apache.rocketmq.common.message.Message;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
+import org.apache.rocketmq.remoting.protocol.ResponseCode;
 import org.junit.jupiter.api.Test;
 import ringmq.rig.Until;
 
@@ -73,6 +78,39 @@ class PullTest extends SharedServer {
         assertEquals(List.of("t-0", "t-4", "t-8", "t-12", "t-16", "t-20", "t-24", "t-28", "t-32", "t-36"),
             Clients.texts(result.getMsgFoundList()));
         assertEquals(40, result.getNextBeginOffset());
+    }
+
+    @Test
+    void pullOfACompactedTopic() throws Exception {
+        String topic = Clients.unique("compacted");
+        TopicConfig config = new TopicConfig(topic, 1, 1);
+        config.getAttributes().put("+cleanup.policy", "COMPACTION");
+        Properties soon = new Properties();
+        soon.setProperty("compactionScheduleInternal", "1000");
+        for (String broker : clients.brokers()) {
+            clients.admin().updateBrokerConfig(broker, soon);
+            clients.admin().createAndUpdateTopicConfig(broker, config);
+        }
+        clients.awaitRoute(topic, clients.brokers().size());
+        DefaultMQProducer producer = clients.producer();
+        MessageQueue queue = clients.queues(topic).iterator().next();
+        for (int i = 0; i < 10; i++) {
+            producer.send(new Message(topic, "tag", "key-" + i % 3, Clients.bytes("c-" + i)), queue);
+        }
+        MQBrokerException refused = assertThrows(MQBrokerException.class,
+            () -> producer.send(new Message(topic, Clients.bytes("no key")), queue));
+        assertEquals(ResponseCode.MESSAGE_ILLEGAL, refused.getResponseCode());
+
+        DefaultMQPullConsumer consumer = clients.pull(Clients.unique("group"));
+        List<String> newest = List.of("c-7", "c-8", "c-9");
+        Until.holds(Clients.SOON, "the newest of each key are left", () -> {
+            PullResult result = consumer.pull(queue, "*", 0, 32);
+            return result.getPullStatus() == PullStatus.FOUND && Clients.texts(result.getMsgFoundList()).equals(newest);
+        });
+        assertEquals(7, consumer.minOffset(queue));
+        assertEquals(10, consumer.maxOffset(queue));
+        // A group that begins at the first message has just those.
+        clients.inbox(Clients.unique("group"), topic).awaitExactly(newest);
     }
 
     @Test
