@@ -98,7 +98,12 @@ fn the_newest_message_of_each_key_stays_where_it_was() {
             let pair = |key: &str, body: &str| (key.to_owned(), body.as_bytes().to_vec());
             assert_eq!(found, [pair("a b", "4"), pair("c", "5"), pair("b", "6"), pair("a", "7")]);
             client.expect(response::SUCCESS, keyed("C", queue, "c", b"8"));
-            wait_for(&mut client, "C", queue, &[3, 5, 6, 7]);
+            // One without a body ends its key.
+            client.expect(response::SUCCESS, keyed("C", queue, "b", b""));
+            client.expect(response::MESSAGE_ILLEGAL, keyed("Plain", queue, "b", b""));
+        }
+        for queue in 0..3 {
+            wait_for(&mut client, "C", queue, &[3, 6, 7]);
         }
         // A topic of the same name is another one.
         client.expect(response::SUCCESS, asking(request::DELETE_TOPIC_IN_BROKER, &[("topic", "C")]));
@@ -142,7 +147,7 @@ fn what_cannot_stay_is_refused() {
         refuse(&mut client, send("C", 0, b"x"), response::MESSAGE_ILLEGAL, no_key);
         refuse(&mut client, keyed("C", 0, " ", b"x"), response::MESSAGE_ILLEGAL, no_key);
         let long = vec![b'x'; 1 << 20];
-        refuse(&mut client, keyed("C", 0, "k", &long), response::MESSAGE_ILLEGAL, "too long");
+        refuse(&mut client, keyed("C", 0, "k", &long), response::MESSAGE_ILLEGAL, "of the compacted topic C at most");
         client.expect(response::SUCCESS, keyed("C", 0, "k", &long[..1_000_000]));
         // Of a batch, all or none.
         let batch = |keys: [&str; 2]| {
@@ -185,6 +190,9 @@ fn what_cannot_stay_is_refused() {
         // Of topics, too.
         refuse(&mut client, create_compacted("D", 1, ",+queue.type=BatchCQ"), response::INVALID_PARAMETER, "exclude");
         refuse(&mut client, create_compacted("C", 1, ""), response::SYSTEM_ERROR, "unchangeable");
+        for topic in ["%RETRY%g", "%DLQ%g"] {
+            refuse(&mut client, create_compacted(topic, 1, ""), response::INVALID_PARAMETER, "compacted");
+        }
         server.stop();
     });
 }

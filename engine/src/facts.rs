@@ -70,6 +70,11 @@ impl Facts {
         fits && (come <= gone || self.bytes + come - gone <= FACTS_BYTES_MAX)
     }
 
+    /// Whether so many bytes would leave room for what is put.
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        self.bytes.saturating_add(bytes) <= NOTED_BYTES_MAX
+    }
+
     /// As [`has_room`](Facts::has_room), for one that is noted. There are many of those, which must not take the room
     /// of what is put.
     pub fn has_room_to_note(&self, key: &[u8], value: &[u8]) -> bool {

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 mod appending;
 mod changes;
+mod compacted;
 mod compacting;
 mod delivery;
 mod opening;
@@ -23,8 +24,8 @@ mod settling;
 mod snapshot;
 mod transactions;
 
-use compacting::Compaction;
-pub(crate) use compacting::compacted_key;
+use compacted::Compaction;
+pub(crate) use compacted::compacted_key;
 pub use delivery::DelayedSearch;
 use delivery::Delivery;
 use opening::Opening;
@@ -366,7 +367,10 @@ impl Partition {
                     _ => self.log.tail().floor(),
                 };
                 let told = self.working().on_done(number, outcome, warm, now_ms);
-                self.effects.extend(told.map(|(load, result)| Effect::Loaded(load, result)));
+                if let Some((load, result)) = told {
+                    self.compaction_read(load, result.is_ok());
+                    self.effects.push(Effect::Loaded(load, result));
+                }
                 self.want_runs();
             }
             purpose::CHECKPOINT => self.on_checkpoint(outcome, now_ms),

@@ -43,7 +43,8 @@ impl World {
     fn new(mut sim: Sim) -> World {
         sim.haste = 1000;
         let memory = Region::new(64, 1 << 20).unwrap();
-        let config = LogConfig { stretch_bytes: 64 << 10, ..LogConfig::new("/data/0", 0, memory, describe) };
+        let key_of = Some((|message| Some((&message[24..32], true))) as engine::message::KeyOf);
+        let config = LogConfig { stretch_bytes: 64 << 10, key_of, ..LogConfig::new("/data/0", 0, memory, describe) };
         let partition = Partition::new(config).unwrap();
         let mut world = World { sim, partition, loaded: BTreeMap::new(), closed: 0, sent: 0 };
         world.until(|world| world.partition.is_open());
@@ -298,6 +299,30 @@ fn a_run_whose_log_is_damaged_too_is_told_and_in_nobody_s_way() {
     world.send(17_500, 2000);
     world.until(|world| world.partition.stats().upkeep.0 > 1);
     assert_eq!((world.partition.stats().damaged_runs, world.closed), (1, 0));
+}
+
+/// What is lost does not stay where a topic is compacted; it does not keep the rest from it, nor its log from going.
+#[test]
+fn a_run_that_is_lost_does_not_hold_what_is_compacted() {
+    let mut world = some_runs().again(|disk| {
+        let (from, to, name, _) = &disk.runs()[9];
+        disk.flip(name, 4100);
+        disk.flip("00000000000000000000", (from + to) / 2);
+    });
+    world.partition.compacts(BTreeSet::from([1]));
+    let upto = |world: &World, queue: u32| {
+        let key = [&[0, b'k', 0, 0, 0, 1][..], &queue.to_be_bytes()].concat();
+        world.partition.fact(&key).map_or(0, |upto| u64::from_be_bytes(upto.try_into().unwrap()))
+    };
+    world.until(|world| (0..QUEUES).all(|queue| upto(world, queue) == 500));
+    let found: Vec<u64> = (0..QUEUES).flat_map(|queue| world.read(queue, 0).unwrap()).collect();
+    assert!((1200..1500).contains(&found.len()), "{}", found.len());
+    world.partition.set_retention(u64::MAX, 20 << 20);
+    world.send(10_000, 2000);
+    world.until(|world| world.partition.stats().floor > 0);
+    let after: BTreeSet<u64> = (0..QUEUES).flat_map(|queue| world.read(queue, 0).unwrap()).collect();
+    assert!(found.iter().all(|number| after.contains(number)));
+    assert_eq!(after.len(), found.len() + 10_000);
 }
 
 /// A message that is read from disk has a sum of its own; what stands before it only has that of its batch, which a

@@ -11,8 +11,8 @@ use std::collections::HashMap;
 pub enum Fact<'a> {
     /// The offset that a queue's next message gets, as a snapshot saw it.
     Next(QueueKey, u64),
-    /// Up to which offset a queue is compacted.
-    Compacted(QueueKey, u64),
+    /// Up to which offset a queue is compacted; nothing: it is no more.
+    Compacted(QueueKey, Option<u64>),
     /// What stays of a compacted queue: the message at an offset, or nothing any more.
     Stays(QueueKey, u64, Option<&'a [u8]>),
     /// The broker's.
@@ -23,7 +23,8 @@ pub enum Fact<'a> {
 pub fn facts(payload: &[u8]) -> impl Iterator<Item = Fact<'_>> {
     facts::decode(payload).map(|(key, change)| match (own_key(key), compacted_key(key), change) {
         (Some(queue), ..) => Fact::Next(queue, own_value(change)),
-        (None, Some((queue, None)), change) => Fact::Compacted(queue, own_value(change)),
+        (None, Some((queue, None)), Change::Delete) => Fact::Compacted(queue, None),
+        (None, Some((queue, None)), change) => Fact::Compacted(queue, Some(own_value(change))),
         (None, Some((queue, Some(offset))), Change::Set(message)) => Fact::Stays(queue, offset, Some(message)),
         (None, Some((queue, Some(offset))), _) => Fact::Stays(queue, offset, None),
         (None, None, change) => Fact::Put(key, change),

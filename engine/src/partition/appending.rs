@@ -147,6 +147,9 @@ impl Partition {
             if queue.begins(promise.base) {
                 self.effects.push(Effect::Grown(queue.key()));
             }
+            if !self.compaction.is_idle() {
+                self.compaction.shown(queue.key(), offset, entry);
+            }
         }
         for &(hash, byte) in &promise.keys {
             self.derived.keys.push(hash, byte);

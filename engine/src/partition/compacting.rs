@@ -1,294 +1,38 @@
-//! Queues of which the newest message of each key stays, whatever its age (cleanup policy COMPACTION of RocketMQ).
-//!
-//! Their messages come into the log and are read from it like all others. Once they are older than
-//! [`LogConfig::compaction_ms`](crate::limits::LogConfig), or hold a segment that retention wants, they are *compacted*:
-//! those that are the newest of their keys become facts, what they take the place of ends, and the queue is read from
-//! the facts up to there. So they are written again, replicated and recovered as facts are, and the log below is free.
-//!
-//! ```text
-//! facts of a queue:   0 | 'k' | topic u32 | queue u32                  its offsets below this u64 are compacted
-//!                     0 | 'k' | topic u32 | queue u32 | offset u64     the message that was stored at that offset
-//! ```
-//!
-//! Cost: each message that stays is in memory, with some 150 bytes beside it, and is written once for each segment.
+//! Compacting: messages of queues of which the newest of each key stays become facts, and the log below is free. See
+//! `compacted.rs`.
 
+use super::compacted::{Changes, may_stay};
 use super::{Partition, Pull, PullLimits, RETRY_MS};
-use crate::derived::OWN_PREFIX;
 use crate::error::AppendError;
-use crate::facts::Facts;
-use crate::format::QueueKey;
-use crate::index::Span;
-use crate::limits::{COMPACTED_BYTES_MAX, FACT_BYTES_MAX};
+use crate::format::{Position, QueueKey};
+use crate::index::{Entry, Span};
+use crate::limits::LOAD_BYTES;
+use crate::loads::LoadId;
 use crate::message::Description;
-use crate::partition::reading::Matches;
-use ahash::RandomState;
+use crate::runs::Miss;
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
-/// A queue is looked at so often. Milliseconds.
+/// Queues are looked at so often: messages go so much later than they may. Milliseconds.
 const LOOK_MS: u64 = 1000;
-/// A segment that is held for so long is told. Milliseconds.
-const HELD_MS: u64 = 60_000;
-/// Messages and bytes of a queue compacted in one turn.
-const SLICE: PullLimits = PullLimits { messages: 1024, bytes: 1 << 20, scan: 1024 };
+/// What fails is told again after this long, and a segment that is held so long. Milliseconds.
+const TELL_MS: u64 = 60_000;
+/// Messages and bytes of a queue that are compacted before it is waited until that is written: what one cold read brings.
+const SLICE: PullLimits = PullLimits { messages: 256, bytes: LOAD_BYTES, scan: 256 };
 /// Messages that lie so far back in the log are compacted whatever their age, so that a log does not grow for them.
-/// Bytes.
+/// 256 MiB: a few stretches; whoever follows the queue was there long ago. Bytes.
 const BEHIND_BYTES_MAX: u64 = 256 << 20;
-/// Queues looked at in one turn.
-const LOOKS_PER_TURN: usize = 1024;
+/// Queues, and offsets of one that cannot be located, that are looked at in one turn. 1,024: a few hundred microseconds.
+const LOOKS_PER_TURN: u64 = 1024;
 /// Facts of a topic that is gone, deleted in one turn.
 const FORGOTTEN_MAX: usize = 1024;
 
-const MARK: u8 = b'k';
-const QUEUE_BYTES: usize = 2 + 4 + 4;
-/// Beside a message, what a fact of it takes.
-const FACT_HEADER_BYTES: usize = QUEUE_BYTES + 8 + 6;
-
-/// What compaction does in one partition.
-#[derive(Debug)]
-pub(super) struct Compaction {
-    /// Whether it is known which queues are compacted; nothing is retired before.
-    told: bool,
-    topics: BTreeSet<u32>,
-    queues: BTreeMap<QueueKey, Compacted>,
-    /// Queues of topics that are gone, whose facts are to be deleted.
-    gone: BTreeSet<QueueKey>,
-    /// Bytes of messages that are facts.
-    bytes: usize,
-    /// What lies below this log byte is not needed for it any more; and below the second, once the log is durable up
-    /// to the first.
-    free: u64,
-    freeing: Option<(u64, u64)>,
-    /// Retention wants what lies below this log byte.
-    wanted: u64,
-    look_ms: u64,
-    /// Since when a segment is held that retention wants, or when that was told last.
-    held_since_ms: Option<u64>,
-    /// The queue that is looked at next.
-    next: Option<QueueKey>,
-    /// A failure was told, and nothing was compacted since.
-    failed: bool,
-    hasher: RandomState,
-}
-
-/// One queue.
-#[derive(Debug, Default)]
-struct Compacted {
-    /// Its offsets below this one are compacted.
-    upto: u64,
-    /// Hashes of the keys, with the offsets of the messages that stay.
-    keys: BTreeSet<(u64, u64)>,
-}
-
-impl Compaction {
-    pub(super) fn new(seed: u64) -> Compaction {
-        Compaction {
-            told: false,
-            topics: BTreeSet::new(),
-            queues: BTreeMap::new(),
-            gone: BTreeSet::new(),
-            bytes: 0,
-            free: 0,
-            freeing: None,
-            wanted: 0,
-            look_ms: 0,
-            held_since_ms: None,
-            next: None,
-            failed: false,
-            hasher: RandomState::with_seed(seed as usize),
-        }
-    }
-
-    /// Whether no queue is compacted.
-    #[inline]
-    pub(super) fn is_idle(&self) -> bool {
-        self.queues.is_empty() && self.gone.is_empty()
-    }
-
-    fn hash(&self, key: &[u8]) -> u64 {
-        self.hasher.hash_one(key)
-    }
-}
-
-fn queue_key(queue: QueueKey) -> [u8; QUEUE_BYTES] {
-    let mut key = [OWN_PREFIX; QUEUE_BYTES];
-    key[1] = MARK;
-    key[2..6].copy_from_slice(&queue.topic.to_be_bytes());
-    key[6..].copy_from_slice(&queue.queue.to_be_bytes());
-    key
-}
-
-fn message_key(queue: QueueKey, offset: u64) -> [u8; QUEUE_BYTES + 8] {
-    let mut key = [0; QUEUE_BYTES + 8];
-    key[..QUEUE_BYTES].copy_from_slice(&queue_key(queue));
-    key[QUEUE_BYTES..].copy_from_slice(&offset.to_be_bytes());
-    key
-}
-
-/// The queue of a fact of compaction, and the offset if it is a message.
-pub(crate) fn compacted_key(key: &[u8]) -> Option<(QueueKey, Option<u64>)> {
-    let (queue, offset) = key.split_first_chunk::<QUEUE_BYTES>()?;
-    let (head, numbers) = queue.split_first_chunk::<2>()?;
-    let (topic, queue) = numbers.split_first_chunk::<4>()?;
-    let queue = QueueKey { topic: u32::from_be_bytes(*topic), queue: u32::from_be_bytes(queue.try_into().ok()?) };
-    let offset = match offset {
-        [] => None,
-        offset => Some(u64::from_be_bytes(offset.try_into().ok()?)),
-    };
-    (*head == [OWN_PREFIX, MARK]).then_some((queue, offset))
-}
-
-/// The messages of a queue that stay, from an offset on.
-fn kept(facts: &Facts, queue: QueueKey, from: u64) -> impl Iterator<Item = (u64, &[u8])> {
-    let (first, last) = (message_key(queue, from), message_key(queue, u64::MAX));
-    let all = facts.between(&first, &last);
-    all.filter_map(|(key, message)| Some((compacted_key(key)?.1?, message)))
-}
-
-/// The offset of the first of them.
-fn next_kept(facts: &Facts, queue: QueueKey, from: u64) -> Option<u64> {
-    kept(facts, queue, from).next().map(|(offset, _)| offset)
-}
-
 impl Partition {
-    /// Says which queues are compacted: those of these topics, of which `queues` are known here. Of a topic that was told
-    /// and is not told any more everything is forgotten. Nothing is retired before this was called, if
-    /// [`LogConfig::key_of`](crate::limits::LogConfig) is set.
-    pub fn compacts(&mut self, topics: BTreeSet<u32>, queues: impl Iterator<Item = QueueKey>) {
-        let compaction = &mut self.compaction;
-        let was_idle = compaction.queues.is_empty();
-        for queue in queues {
-            compaction.queues.entry(queue).or_default();
-        }
-        let gone = compaction.queues.extract_if(.., |queue, _| !topics.contains(&queue.topic));
-        compaction.gone.extend(gone.map(|(queue, _)| queue));
-        compaction.topics = topics;
-        if !std::mem::replace(&mut compaction.told, true) {
-            self.load_compacted();
-        } else if was_idle {
-            // Of queues that are new, nothing is in the log yet.
-            (compaction.free, compaction.freeing) = (self.log.durable(), None);
-        }
-        self.compaction.look_ms = 0;
-    }
-
-    /// Reads from the facts what is compacted: also when a log was opened again, which may have forgotten some.
-    pub(super) fn load_compacted(&mut self) {
-        let (Some(key_of), true) = (self.config.key_of, self.compaction.told) else { return };
-        let compaction = &mut self.compaction;
-        compaction.bytes = 0;
-        (compaction.free, compaction.freeing) = (0, None);
-        compaction.queues.values_mut().for_each(|queue| *queue = Compacted::default());
-        for (fact, value) in self.derived.facts.with_prefix(&[OWN_PREFIX, MARK]) {
-            let Some((queue, offset)) = compacted_key(fact) else { continue };
-            if !compaction.topics.contains(&queue.topic) {
-                compaction.gone.insert(queue);
-                continue;
-            }
-            let compacted = compaction.queues.entry(queue).or_default();
-            match offset {
-                None => compacted.upto = value.first_chunk().map_or(0, |upto| u64::from_be_bytes(*upto)),
-                Some(offset) => {
-                    let hash = compaction.hasher.hash_one(key_of(value).map_or(&[][..], |(key, _)| key));
-                    compacted.keys.insert((hash, offset));
-                    compaction.bytes += value.len();
-                }
-            }
-        }
-    }
-
-    /// Whether a message of a compacted queue may come in: there is room for it if all that stay stay, and it is not too
-    /// long to stay. One that takes the place of another that is no shorter always may.
-    pub fn has_room_to_stay(&self, queue: QueueKey, key: &[u8], bytes: usize) -> bool {
-        let old = self.find_kept(queue, key).and_then(|offset| self.derived.facts.get(&message_key(queue, offset)));
-        let gone = old.map_or(0, <[u8]>::len);
-        let fits = bytes + FACT_HEADER_BYTES <= FACT_BYTES_MAX;
-        fits && (bytes <= gone || self.compaction.bytes + bytes - gone <= COMPACTED_BYTES_MAX)
-    }
-
-    /// The offset of the message of a key that stays.
-    fn find_kept(&self, queue: QueueKey, key: &[u8]) -> Option<u64> {
-        let (key_of, compacted) = (self.config.key_of?, self.compaction.queues.get(&queue)?);
-        let hash = self.compaction.hash(key);
-        let is_its = |offset: u64| {
-            let message = self.derived.facts.get(&message_key(queue, offset));
-            message.and_then(key_of).is_some_and(|(other, _)| other == key)
-        };
-        compacted.keys.range((hash, 0)..=(hash, u64::MAX)).map(|(_, offset)| *offset).find(|offset| is_its(*offset))
-    }
-
-    /// Whether an offset is read from the facts.
-    pub(super) fn is_compacted(&self, queue: QueueKey, offset: u64) -> bool {
-        !self.compaction.is_idle() && self.compaction.queues.get(&queue).is_some_and(|queue| offset < queue.upto)
-    }
-
-    /// The span of a queue, of which the log has this. One that is compacted begins with the first message that stays.
-    pub(super) fn span_of(&self, queue: QueueKey, log: Span) -> Span {
-        if self.compaction.is_idle() {
-            return log;
-        }
-        let Some(compacted) = self.compaction.queues.get(&queue).filter(|queue| queue.upto > 0) else { return log };
-        let first = next_kept(&self.derived.facts, queue, 0);
-        Span { min: first.unwrap_or(log.min.max(compacted.upto)).min(log.max), max: log.max }
-    }
-
-    /// When the first message was stored that stays from an offset on. `None`: the log has to be asked, from the offset
-    /// that is told.
-    pub(super) fn kept_time(&self, queue: QueueKey, offset: u64) -> Result<u64, u64> {
-        if !self.is_compacted(queue, offset) {
-            return Err(offset);
-        }
-        let time = kept(&self.derived.facts, queue, offset).find_map(|(_, message)| (self.config.describe)(message));
-        time.map(|described| described.store_time_ms).ok_or(self.compaction.queues[&queue].upto)
-    }
-
-    /// A pull of what is compacted. `Err`: nothing of that is wanted from the offset on; the log goes on at the one that is
-    /// told.
-    pub(super) fn pull_kept(
-        &self,
-        queue: QueueKey,
-        offset: u64,
-        limits: PullLimits,
-        wants: &dyn Fn(i64) -> bool,
-        matches: Option<&Matches<'_>>,
-    ) -> Result<Pull, u64> {
-        if !self.is_compacted(queue, offset) {
-            return Err(offset);
-        }
-        let upto = self.compaction.queues[&queue].upto;
-        let (mut next, mut bytes, mut messages) = (offset, 0, Vec::new());
-        let mut all = kept(&self.derived.facts, queue, offset).take(limits.scan.max(1) as usize);
-        let is_over = loop {
-            let Some((at, message)) = all.next() else { break next_kept(&self.derived.facts, queue, next).is_none() };
-            let is_full = bytes + message.len() > limits.bytes as usize || messages.len() >= limits.messages as usize;
-            if is_full && !messages.is_empty() {
-                break false;
-            }
-            let tag_hash = (self.config.describe)(message).map_or(0, |described| described.tag_hash);
-            if wants(i64::from(tag_hash as i32)) {
-                let Some(is_match) = matches.map_or(Some(true), |matches| matches(message)) else { break false };
-                if is_match {
-                    bytes += message.len();
-                    messages.push(Bytes::copy_from_slice(message));
-                }
-            }
-            next = at + 1;
-        };
-        match (messages.is_empty(), is_over) {
-            (true, true) => Err(upto),
-            (true, false) => Ok(Pull::NoMatch { next }),
-            (false, true) => Ok(Pull::Found { messages, next: upto }),
-            (false, false) => Ok(Pull::Found { messages, next }),
-        }
-    }
-
-    // -- compacting --------------------------------------------------------------------------------
-
     /// Whether what lies below a log byte may go. If not, it will be compacted at once.
     pub(super) fn may_go(&mut self, end: u64) -> bool {
         let compaction = &mut self.compaction;
-        if compaction.queues.is_empty() {
+        if compaction.topics.is_empty() {
             return compaction.told || self.config.key_of.is_none();
         }
         if end > compaction.free && compaction.wanted < end {
@@ -299,53 +43,74 @@ impl Partition {
 
     /// Compacts what is due, a slice a turn.
     pub(super) fn compact(&mut self, now_ms: u64) {
-        if self.compaction.is_idle() || now_ms < self.compaction.look_ms {
+        if self.compaction.is_idle() || now_ms < self.compaction_deadline_ms() {
             return;
         }
         self.compaction.look_ms = now_ms + LOOK_MS;
         let more = self.forget_gone(now_ms) | self.compact_queues(now_ms);
+        self.compaction.more = more.then(|| self.log.accepted());
         self.free_log();
         let is_wanted = self.compaction.wanted > self.compaction.free;
+        if is_wanted {
+            self.compaction.look_ms = self.compaction.look_ms.min(now_ms + RETRY_MS);
+        }
         self.tell_held(is_wanted, now_ms);
-        let waits = self.compaction.failed || is_wanted;
-        self.compaction.look_ms = match (more, waits) {
-            (true, _) => now_ms,
-            // For the disk, most likely.
-            (false, true) => now_ms + RETRY_MS,
-            (false, false) => now_ms + LOOK_MS,
-        };
+    }
+
+    /// When [`compact`](Partition::compact) has something to do though nothing happens.
+    pub(super) fn compaction_deadline_ms(&self) -> u64 {
+        match self.compaction.more {
+            _ if self.compaction.is_idle() => u64::MAX,
+            Some(byte) if self.log.written() >= byte => 0,
+            _ => self.compaction.look_ms,
+        }
+    }
+
+    /// A read is over that it may have waited for.
+    pub(super) fn compaction_read(&mut self, load: LoadId, ok: bool) {
+        if self.compaction.awaited == Some(load) {
+            self.compaction.awaited = None;
+            if ok {
+                self.compaction.look_ms = 0;
+            }
+        }
     }
 
     /// Says now and then that a segment is held: its log may be damaged.
     fn tell_held(&mut self, is_held: bool, now_ms: u64) {
         let since_ms = self.compaction.held_since_ms.filter(|_| is_held).unwrap_or(now_ms);
-        let is_long = now_ms.saturating_sub(since_ms) >= HELD_MS;
+        let is_long = now_ms.saturating_sub(since_ms) >= TELL_MS;
         self.compaction.held_since_ms = is_held.then_some(if is_long { now_ms } else { since_ms });
         if is_long {
-            let partition = self.config.partition;
-            tracing::warn!(partition, "a segment that is due is held: its messages of compacted topics cannot be read");
+            let (partition, upto) = (self.config.partition, self.compaction.wanted);
+            tracing::warn!(
+                partition,
+                upto,
+                "segments that are due are held: their messages of compacted topics cannot be read or stored again"
+            );
         }
-    }
-
-    /// When [`compact`](Partition::compact) has something to do though nothing happens.
-    pub(super) fn compaction_deadline_ms(&self) -> u64 {
-        if self.compaction.is_idle() { u64::MAX } else { self.compaction.look_ms }
     }
 
     /// Deletes facts of topics that are gone. Returns whether there are more.
     fn forget_gone(&mut self, now_ms: u64) -> bool {
-        let Some(queue) = self.compaction.gone.first().copied() else { return false };
-        let prefix = queue_key(queue);
-        let keys = self.derived.facts.with_prefix(&prefix).map(|(key, _)| key.to_vec());
-        let keys: Vec<Vec<u8>> = keys.take(FORGOTTEN_MAX).collect();
-        let changes: Vec<(&[u8], Option<&[u8]>)> = keys.iter().map(|key| (&**key, None)).collect();
-        if !changes.is_empty() && self.put_facts(&changes, None, now_ms).is_err() {
-            return false;
-        }
-        if keys.len() < FORGOTTEN_MAX {
+        let mut left = FORGOTTEN_MAX;
+        while let Some(queue) = self.compaction.gone.first().copied() {
+            let keys = self.facts_of(queue, left);
+            let changes: Vec<(&[u8], Option<&[u8]>)> = keys.iter().map(|key| (&**key, None)).collect();
+            if !changes.is_empty() && self.put_facts(&changes, None, now_ms).is_err() {
+                return false;
+            }
+            if keys.len() == left {
+                return true;
+            }
+            // One that has no facts counts, too: it was looked for.
+            left -= keys.len().max(1);
             self.compaction.gone.remove(&queue);
+            if left == 0 {
+                return !self.compaction.gone.is_empty();
+            }
         }
-        true
+        false
     }
 
     /// Goes round the queues. Returns whether one of them has more to do.
@@ -354,7 +119,7 @@ impl Partition {
         for _ in 0..LOOKS_PER_TURN {
             let Some(queue) = self.next_queue(from) else { return false };
             from = Bound::Excluded(queue);
-            if self.compact_queue(queue, now_ms) > 0 {
+            if self.compact_queue(queue, now_ms) {
                 self.compaction.next = self.next_queue(from);
                 return true;
             }
@@ -367,101 +132,133 @@ impl Partition {
         self.compaction.queues.range((from, Bound::Unbounded)).next().map(|(queue, _)| *queue)
     }
 
-    /// Compacts a slice of a queue, if it is due. Returns how many offsets.
-    fn compact_queue(&mut self, queue: QueueKey, now_ms: u64) -> u64 {
-        let upto = self.compaction.queues[&queue].upto;
-        let Some(Span { min, max }) = self.derived.index.get(queue).map(|queue| queue.span()) else { return 0 };
-        if upto >= max {
-            return 0;
-        }
-        // What is gone is gone; it was not compacted because its log was damaged, or it was there before the queue was.
-        let from = upto.max(min);
-        let is_forced = match self.entry(queue, from) {
-            // It is being read.
-            Err(_) => return 0,
-            Ok(Some(entry)) => {
-                let behind = self.log.accepted() - entry.byte;
-                let is_forced = entry.byte < self.compaction.wanted || behind > BEHIND_BYTES_MAX;
-                if !is_forced && !self.is_due(entry.store_time_ms, now_ms) {
-                    return 0;
-                }
-                is_forced
+    /// Compacts a slice of a queue, if it is due. Returns whether it did.
+    fn compact_queue(&mut self, queue: QueueKey, now_ms: u64) -> bool {
+        let Some(from) = self.uncompacted(queue) else { return false };
+        match self.locate_uncompacted(queue, from) {
+            Ok(Some((byte, stored_ms))) if !self.is_due(queue, from, byte, stored_ms, now_ms) => return false,
+            // `None`: it is gone, and so a pull will say.
+            Ok(_) => {}
+            Err(Miss::Loading(load)) => {
+                self.compaction.awaited = Some(load);
+                return false;
             }
-            Ok(None) => true,
-        };
-        let (pulled, span) = self.pull_log(queue, from, SLICE, &|_| true, None);
-        let (messages, next) = match pulled {
+            Err(Miss::Damaged(_)) => return self.pass_lost(queue, from, now_ms),
+        }
+        let (pulled, Span { min, .. }) = self.pull_log(queue, from, SLICE, &|_| true, None);
+        let (messages, behind) = match pulled {
             Pull::Found { messages, next } => (messages, next),
-            Pull::OutOfRange => (Vec::new(), span.min),
-            Pull::Damaged { behind: Some(behind), .. } => (Vec::new(), behind),
-            _ => return 0,
-        };
-        let described = messages.iter().map(|message| (self.config.describe)(message));
-        let due = described.take_while(|described| {
-            is_forced || described.as_ref().is_none_or(|described| self.is_due(described.store_time_ms, now_ms))
-        });
-        let described: Vec<Option<Description>> = due.collect();
-        let next = match messages.get(described.len()) {
-            None => next,
-            Some(message) => (self.config.describe)(message).map_or(next, |described| offset_of(message, &described)),
-        };
-        if next <= from {
-            return 0;
-        }
-        let outcome = self.compact_messages(queue, &messages[..described.len()], &described, next, now_ms);
-        let failed = outcome.is_err();
-        if let Err(error) = outcome
-            && !self.compaction.failed
-        {
-            let partition = self.config.partition;
-            tracing::warn!(partition, topic = queue.topic, queue = queue.queue, %error, "messages cannot be compacted; trying again");
-        }
-        self.compaction.failed = failed;
-        if failed { 0 } else { next - from }
-    }
-
-    fn is_due(&self, stored_ms: u64, now_ms: u64) -> bool {
-        stored_ms.saturating_add(self.config.compaction_ms) <= now_ms
-    }
-
-    /// The newest of each key stay; the queue is compacted up to `next`.
-    fn compact_messages(
-        &mut self,
-        queue: QueueKey,
-        messages: &[Bytes],
-        described: &[Option<Description>],
-        next: u64,
-        now_ms: u64,
-    ) -> Result<(), AppendError> {
-        let Some(key_of) = self.config.key_of else { return Ok(()) };
-        // The newest of each key: its offset, and whether it stays or ends its key.
-        let mut newest: BTreeMap<&[u8], (u64, Option<&[u8]>)> = BTreeMap::new();
-        for (message, described) in messages.iter().zip(described) {
-            if let (Some(described), Some((key, stays))) = (described, key_of(message)) {
-                newest.insert(key, (offset_of(message, described), stays.then_some(&**message)));
+            Pull::OutOfRange => (Vec::new(), min),
+            Pull::Damaged { position, behind: Some(behind) } => {
+                tracing::error!(
+                    ?position,
+                    topic = queue.topic,
+                    queue = queue.queue,
+                    "a message of a compacted topic is damaged: it does not stay"
+                );
+                (Vec::new(), behind)
             }
+            Pull::Loading(load) => {
+                self.compaction.awaited = Some(load);
+                return false;
+            }
+            _ => return false,
+        };
+        let mut due = Vec::with_capacity(messages.len());
+        let mut next = behind;
+        for message in &messages {
+            let Some(described) = (self.config.describe)(message) else { continue };
+            let (offset, byte) = stamped(message, &described);
+            if !self.is_due(queue, offset, byte, described.store_time_ms, now_ms) {
+                next = offset;
+                break;
+            }
+            due.push((offset, message));
         }
-        let (mut ends, mut begins) = (Vec::new(), Vec::new());
+        next > from && self.compact_messages(queue, &due, next, now_ms)
+    }
+
+    /// The first offset of a queue that is not compacted, if it has a message there. What is gone is passed: that was
+    /// damaged.
+    fn uncompacted(&mut self, queue: QueueKey) -> Option<u64> {
+        let upto = self.compaction.queues[&queue].upto;
+        let Span { min, max } = self.derived.index.get(queue)?.span();
+        (upto < max).then_some(upto.max(min))
+    }
+
+    /// Where the first message lies that is not compacted, and when it was stored.
+    fn locate_uncompacted(&mut self, queue: QueueKey, from: u64) -> Result<Option<(u64, u64)>, Miss> {
+        let compacted = &self.compaction.queues[&queue];
+        if let Some(next) = compacted.next.filter(|_| compacted.upto == from) {
+            return Ok(Some(next));
+        }
+        let found = self.locate(queue, from)?.map(|Entry { byte, store_time_ms, .. }| (byte, store_time_ms));
+        let compacted = self.compaction.queues.get_mut(&queue).expect("it was looked at");
+        compacted.next = found.filter(|_| compacted.upto == from);
+        Ok(found)
+    }
+
+    fn is_due(&self, queue: QueueKey, offset: u64, byte: u64, stored_ms: u64, now_ms: u64) -> bool {
+        let compaction = &self.compaction;
+        stored_ms.saturating_add(self.config.compaction_ms) <= now_ms
+            || byte < compaction.wanted
+            || offset < compaction.queues[&queue].backlog_end
+            || compaction.waits_too_much()
+            || self.log.accepted().saturating_sub(byte) > BEHIND_BYTES_MAX
+    }
+
+    /// Where some offsets lie is lost, with the run that knew and the log that it was made of: they do not stay.
+    fn pass_lost(&mut self, queue: QueueKey, from: u64, now_ms: u64) -> bool {
+        let Some(Span { max, .. }) = self.derived.index.get(queue).map(|queue| queue.span()) else { return false };
+        let mut next = from;
+        while next < max.min(from + LOOKS_PER_TURN) && matches!(self.locate(queue, next), Err(Miss::Damaged(_))) {
+            next += 1;
+        }
+        let (partition, topic) = (self.config.partition, queue.topic);
+        tracing::error!(partition, topic, queue = queue.queue, from, next, "messages of a compacted topic are lost");
+        next > from && self.compact_messages(queue, &[], next, now_ms)
+    }
+
+    /// The newest of each key stay; the queue is compacted up to `next`. Returns whether the log took that.
+    fn compact_messages(&mut self, queue: QueueKey, messages: &[(u64, &Bytes)], next: u64, now_ms: u64) -> bool {
+        let Some(key_of) = self.config.key_of else { return false };
+        // The newest of each key, and the message if it stays and does not end its key.
+        let mut newest: BTreeMap<&[u8], (u64, Option<&[u8]>)> = BTreeMap::new();
+        for (offset, message) in messages {
+            let Some((key, stays)) = key_of(message) else { continue };
+            let fits = may_stay(message.len());
+            if stays && !fits {
+                // Nobody should have let that in; it would hold the log for ever.
+                tracing::error!(topic = queue.topic, queue = queue.queue, offset, "a message is too long to stay");
+            }
+            newest.insert(key, (*offset, (stays && fits).then_some(&***message)));
+        }
+        let mut changes = Changes::default();
         for (key, (offset, message)) in &newest {
             let hash = self.compaction.hash(key);
-            ends.extend(self.find_kept(queue, key).map(|old| (hash, old)));
-            begins.extend(message.map(|message| (hash, *offset, message)));
+            changes.ends.extend(self.find_kept(queue, key).map(|old| (hash, old)));
+            changes.begins.extend(message.map(|message| (hash, *offset, message)));
         }
-        let (first, upto) = (queue_key(queue), next.to_be_bytes());
-        let old: Vec<_> = ends.iter().map(|(_, offset)| message_key(queue, *offset)).collect();
-        let new: Vec<_> = begins.iter().map(|(_, offset, message)| (message_key(queue, *offset), *message)).collect();
-        let mut changes: Vec<(&[u8], Option<&[u8]>)> = vec![(&first, Some(&upto))];
-        changes.extend(old.iter().map(|key| (&key[..], None)));
-        changes.extend(new.iter().map(|(key, message)| (&key[..], Some(*message))));
-        let ended: usize = old.iter().filter_map(|key| self.derived.facts.get(key)).map(<[u8]>::len).sum();
-        self.put_facts(&changes, None, now_ms)?;
-        self.compaction.bytes += new.iter().map(|(_, message)| message.len()).sum::<usize>();
-        self.compaction.bytes -= ended;
-        let compacted = self.compaction.queues.get_mut(&queue).expect("it is being compacted");
-        compacted.upto = next;
-        ends.iter().for_each(|key| _ = compacted.keys.remove(key));
-        compacted.keys.extend(begins.iter().map(|(hash, offset, _)| (*hash, *offset)));
-        Ok(())
+        match self.put_compacted(queue, &changes, next, now_ms) {
+            Ok(()) => {
+                messages.iter().for_each(|(offset, message)| self.compaction.passed(queue, *offset, message.len()));
+                true
+            }
+            Err(error) => {
+                self.tell_failed(queue, error, now_ms);
+                false
+            }
+        }
+    }
+
+    fn tell_failed(&mut self, queue: QueueKey, error: AppendError, now_ms: u64) {
+        self.compaction.look_ms = now_ms + RETRY_MS;
+        // A log that is busy is no failure.
+        if error != AppendError::Busy && now_ms >= self.compaction.quiet_until_ms {
+            self.compaction.quiet_until_ms = now_ms + TELL_MS;
+            let (partition, topic) = (self.config.partition, queue.topic);
+            tracing::warn!(partition, topic, queue = queue.queue, %error, "messages cannot be compacted; trying again");
+        }
     }
 
     /// Notes up to where the log is not needed for it any more, if retention wants more than that.
@@ -474,27 +271,30 @@ impl Partition {
         if self.compaction.freeing.is_some() || wanted <= self.compaction.free {
             return;
         }
-        // What is durable is visible: everything below that was looked at, or stands in its queue.
+        // What is durable is visible: everything below that was compacted, or stands in its queue.
         let mut free = durable;
-        let queues: Vec<(QueueKey, u64)> =
-            self.compaction.queues.iter().map(|(queue, compacted)| (*queue, compacted.upto)).collect();
-        for (queue, upto) in queues {
-            let Some(Span { min, max }) = self.derived.index.get(queue).map(|queue| queue.span()) else { continue };
-            if upto >= max {
-                continue;
-            }
-            match self.entry(queue, upto.max(min)) {
-                Ok(Some(entry)) if entry.byte >= wanted => free = free.min(entry.byte),
-                Ok(None) => {}
-                Ok(Some(_)) | Err(_) => return,
+        let queues: Vec<QueueKey> = self.compaction.queues.keys().copied().collect();
+        for queue in queues {
+            let Some(from) = self.uncompacted(queue) else { continue };
+            match self.locate_uncompacted(queue, from) {
+                Ok(Some((byte, _))) if byte >= wanted => free = free.min(byte),
+                Err(Miss::Loading(load)) => {
+                    self.compaction.awaited = Some(load);
+                    return;
+                }
+                // It is compacted or passed first.
+                _ => return,
             }
         }
         self.compaction.freeing = Some((self.log.accepted(), free));
     }
 }
 
-/// The queue offset that a stored message was stamped with.
-fn offset_of(message: &[u8], described: &Description) -> u64 {
-    let at = described.stamp.queue_offset_at;
-    message.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |offset| u64::from_be_bytes(*offset))
+/// The queue offset and the log byte that a stored message was stamped with.
+fn stamped(message: &[u8], described: &Description) -> (u64, u64) {
+    let number = |at: usize| {
+        let bytes = message.get(at..).and_then(|rest| rest.first_chunk());
+        bytes.map_or(0, |bytes| u64::from_be_bytes(*bytes))
+    };
+    (number(described.stamp.queue_offset_at), Position(number(described.stamp.position_at)).byte())
 }

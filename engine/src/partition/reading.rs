@@ -95,8 +95,11 @@ impl Partition {
         }
         match self.pull_kept(key, offset, limits, wants, matches) {
             Ok(pull) => (pull, self.span(key)),
-            Err(offset) => {
-                let (pull, span) = self.pull_log(key, offset, limits, wants, matches);
+            Err(from) => {
+                // Behind what is compacted the log begins where it does.
+                let log =
+                    if from > offset { self.derived.index.get(key).map_or(0, |queue| queue.span().min) } else { 0 };
+                let (pull, span) = self.pull_log(key, from.max(log), limits, wants, matches);
                 (pull, self.span_of(key, span))
             }
         }
@@ -374,7 +377,15 @@ impl Partition {
 
     /// Where the message at an offset lies. Nothing, if it is gone or does not exist yet. If the run that knows is
     /// damaged, and its log too, the read that is to be waited for fails.
-    pub(super) fn entry(&mut self, key: QueueKey, offset: u64) -> Result<Option<Entry>, LoadId> {
+    fn entry(&mut self, key: QueueKey, offset: u64) -> Result<Option<Entry>, LoadId> {
+        self.locate(key, offset).map_err(|miss| match miss {
+            Miss::Loading(load) => load,
+            Miss::Damaged(_) => self.derived.runs.refuse(),
+        })
+    }
+
+    /// As [`entry`](Partition::entry); tells a run that cannot be made again from one that is being read.
+    pub(super) fn locate(&mut self, key: QueueKey, offset: u64) -> Result<Option<Entry>, Miss> {
         let Some(queue) = self.derived.index.get(key) else { return Ok(None) };
         if let Some(entry) = queue.entry(offset) {
             return Ok(Some(entry));
@@ -383,10 +394,7 @@ impl Partition {
         if !(min..max).contains(&offset) || !self.is_readable() {
             return Ok(None);
         }
-        let located = self.derived.runs.locate(key, offset, &mut None).map_err(|miss| match miss {
-            Miss::Loading(load) => load,
-            Miss::Damaged(_) => self.derived.runs.refuse(),
-        });
+        let located = self.derived.runs.locate(key, offset, &mut None);
         self.want_runs();
         Ok(match located? {
             Some(Located::At(entry)) => Some(entry),
@@ -463,6 +471,7 @@ impl Partition {
         };
         let result = self.loads.finish(load, outcome);
         self.on_recalled(load, result.is_ok(), now_ms);
+        self.compaction_read(load, result.is_ok());
         self.effects.push(Effect::Loaded(load, result));
     }
 }

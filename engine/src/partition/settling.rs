@@ -165,7 +165,11 @@ impl Partition {
         let mut effects = std::mem::take(&mut self.effects);
         let ops = self.working().runs.ops();
         effects.extend(ops.map(|(number, op)| Effect::Io { local: local(purpose::RUN, number), op }));
-        effects.extend(self.working().runs.told().map(|(load, result)| Effect::Loaded(load, result)));
+        let told: Vec<_> = self.working().runs.told().collect();
+        for (load, result) in told {
+            self.compaction_read(load, result.is_ok());
+            effects.push(Effect::Loaded(load, result));
+        }
         self.effects = effects;
     }
 }

@@ -28,7 +28,7 @@ pub struct Catalog {
     subscriptions: Arc<Table<Subscriptions>>,
     modes: Arc<BTreeMap<ModeKey, SetRequestMode>>,
     light_queues: usize,
-    compacted: Arc<BTreeMap<u32, Arc<Topic>>>,
+    compacted: Arc<BTreeSet<u32>>,
     doubtful: Arc<[u32]>,
     /// Version of the topics, as NameServers see it.
     pub topics_version: DataVersion,
@@ -135,8 +135,8 @@ impl Catalog {
         self.light_queues
     }
 
-    /// Those of which the newest message of each key stays, by id. The same `Arc` as long as nothing of it changes.
-    pub fn compacted(&self) -> &Arc<BTreeMap<u32, Arc<Topic>>> {
+    /// The ids of those of which the newest message of each key stays. The same `Arc` as long as nothing of it changes.
+    pub fn compacted(&self) -> &Arc<BTreeSet<u32>> {
         &self.compacted
     }
 
@@ -181,7 +181,7 @@ impl Catalog {
         self.light_queues += usize::from(names::is_lmq(&topic.name) && self.topic(&topic.name).is_none());
         self.forget_compacted(&topic.name);
         if topic.is_compacted() {
-            Arc::make_mut(&mut self.compacted).insert(topic.id, Arc::clone(&topic));
+            Arc::make_mut(&mut self.compacted).insert(topic.id);
         }
         Arc::make_mut(&mut self.topics).set(topic);
     }

@@ -49,9 +49,9 @@ const BATCH_TOPIC_BYTES_MAX: usize = names::TOPIC_BYTES_MAX;
 
 /// Messages of a usual batch: so many are read without growing a list.
 const BATCH_USUAL: usize = 64;
-/// What a record has beside body, properties and topic, and what the broker adds to properties: of a message that waits,
-/// too. Generously.
-const ADDED_BYTES: usize = 1 << 10;
+/// Longest body of a message that may stay as the newest of its key: it has to fit a fact with all properties that it may
+/// get, while it waits or is decided.
+const STAYING_BODY_MAX: usize = FACT_BYTES_MAX - PROPERTIES_BYTES_MAX - names::TOPIC_BYTES_MAX - 1024;
 /// Said to a message that would be the newest of a new key.
 const COMPACTED_FULL: &str =
     "the compacted topics of this partition are full: messages for keys that are there are taken";
@@ -254,9 +254,9 @@ impl Desk {
         let topic = self.topic_to_send(call, &send)?;
         said.fill(send.topic, send.properties);
         let target = self.target(call, &send, said, topic)?;
-        let mut checked = self.check_message(call, &send, said);
+        let mut checked = self.check_message(call, &send, topic, said);
         if topic.is_compacted {
-            checked = checked.and_then(|()| self.check_stays(call, &send, target, said));
+            checked = checked.and_then(|()| check_stays(call, &send, said));
         }
         match checked {
             Ok(()) => Some((send, target, topic)),
@@ -387,13 +387,20 @@ impl Desk {
     }
 
     /// What a message must be (PROTOCOL 4.1, items 10 to 13, and its last lines). `Err`: code, remark.
-    fn check_message(&self, call: &Call<'_>, send: &SendMessage<'_>, said: &Said<'_>) -> Result<(), (i32, String)> {
+    fn check_message(
+        &self,
+        call: &Call<'_>,
+        send: &SendMessage<'_>,
+        topic: Destination,
+        said: &Said<'_>,
+    ) -> Result<(), (i32, String)> {
         let is_batch = call.header.code == request::SEND_BATCH_MESSAGE;
         if is_batch && (send.topic.len() > BATCH_TOPIC_BYTES_MAX || send.topic.starts_with(names::RETRY_PREFIX)) {
             return Err((response::MESSAGE_ILLEGAL, "batch request does not support retry group".to_owned()));
         }
         let body_max = self.settings.limits.message_bytes;
-        if call.body.is_empty() || call.body.len() > body_max {
+        // One without a body ends its key, where the newest of each key stays.
+        if call.body.is_empty() && !topic.is_compacted || call.body.len() > body_max {
             let remark =
                 format!("the message is illegal: its body has {} bytes, 1 to {body_max} are allowed", call.body.len());
             return Err((response::MESSAGE_ILLEGAL, remark));
@@ -420,37 +427,6 @@ impl Desk {
             return Err((response::NO_PERMISSION, self.forbidden("transaction message")));
         }
         Ok(())
-    }
-
-    /// Whether a message may stay as the newest of its key; of a batch, whether each may.
-    #[cold]
-    fn check_stays(
-        &self,
-        call: &Call<'_>,
-        send: &SendMessage<'_>,
-        target: Target,
-        said: &Said<'_>,
-    ) -> Result<(), (i32, String)> {
-        let partition = &self.partitions[target.local];
-        let check = |key: Option<&str>, bytes: usize| {
-            let Some(key) = key.filter(|key| !key.trim().is_empty()) else {
-                return Err((response::MESSAGE_ILLEGAL, "Required message key is missing".to_owned()));
-            };
-            let bytes = bytes + send.topic.len() + ADDED_BYTES;
-            if bytes > FACT_BYTES_MAX {
-                let remark = format!("the message is illegal: with {bytes} bytes it is too long to be compacted");
-                return Err((response::MESSAGE_ILLEGAL, remark));
-            }
-            let has_room = partition.has_room_to_stay(target.queue, key.as_bytes(), bytes);
-            if has_room { Ok(()) } else { Err((response::SYSTEM_BUSY, COMPACTED_FULL.to_owned())) }
-        };
-        if call.header.code != request::SEND_BATCH_MESSAGE {
-            return check(said.key, call.body.len() + send.properties.len());
-        }
-        // What cannot be read is refused by whoever reads it.
-        BatchEntries::new(call.body).map_while(Result::ok).try_for_each(|entry| {
-            check(properties::get(entry.properties, name::KEYS), entry.body.len() + entry.properties.len())
-        })
     }
 
     /// When a message becomes one of its queue's; what its properties say of that is changed accordingly. `Err`:
@@ -520,6 +496,32 @@ impl Desk {
     pub(crate) fn store_host(&self) -> SocketAddr {
         SocketAddr::new(self.settings.broker_ip1.into(), self.settings.port)
     }
+}
+
+/// Whether a message may stay as the newest of its key; of a batch, whether each may. Whether there is room for it is asked
+/// at the door of the log.
+#[cold]
+fn check_stays(call: &Call<'_>, send: &SendMessage<'_>, said: &Said<'_>) -> Result<(), (i32, String)> {
+    let check = |key: Option<&str>, body: &[u8]| {
+        if key.is_none_or(|key| key.trim().is_empty()) {
+            return Err((response::MESSAGE_ILLEGAL, "Required message key is missing".to_owned()));
+        }
+        if body.len() > STAYING_BODY_MAX {
+            let (bytes, topic) = (body.len(), send.topic);
+            let remark = format!(
+                "the message is illegal: its body has {bytes} bytes, those of the compacted topic {topic} at most \
+                 {STAYING_BODY_MAX}"
+            );
+            return Err((response::MESSAGE_ILLEGAL, remark));
+        }
+        Ok(())
+    };
+    if call.header.code != request::SEND_BATCH_MESSAGE {
+        return check(said.key, call.body);
+    }
+    // What cannot be read is refused by whoever reads it.
+    let mut entries = BatchEntries::new(call.body).map_while(Result::ok);
+    entries.try_for_each(|entry| check(properties::get(entry.properties, name::KEYS), entry.body))
 }
 
 /// Whether a message waits for its producer's decision. One that comes again with a delay does not.

@@ -99,9 +99,14 @@ pub fn requested(
     let attributes = attributes::alter(attributes::OF_TOPICS, old.map(|old| &old.attributes), changes)
         .map_err(|remark| Answer::refusal(response::SYSTEM_ERROR, remark))?;
     let has = |name: &str, value: &str| attributes.get(name).is_some_and(|is| is == value);
-    if has(attributes::CLEANUP_POLICY, attributes::COMPACTION) && has(attributes::QUEUE_TYPE, attributes::BATCH_QUEUE) {
-        // One message of a batch may be the newest of its key, and its neighbour not.
-        return Err(invalid("cleanup.policy=COMPACTION and queue.type=BatchCQ exclude each other".to_owned()));
+    if has(attributes::CLEANUP_POLICY, attributes::COMPACTION) {
+        if has(attributes::QUEUE_TYPE, attributes::BATCH_QUEUE) {
+            // One message of a batch may be the newest of its key, and its neighbour not.
+            return Err(invalid("cleanup.policy=COMPACTION and queue.type=BatchCQ exclude each other".to_owned()));
+        }
+        if [names::RETRY_PREFIX, names::DLQ_PREFIX].iter().any(|prefix| header.topic.starts_with(prefix)) {
+            return Err(invalid("a topic of retries or dead letters cannot be compacted".to_owned()));
+        }
     }
     Ok(TopicConfig {
         attributes,

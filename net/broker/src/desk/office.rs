@@ -270,16 +270,10 @@ impl Desk {
         }
     }
 
-    /// Tells the logs which queues are compacted.
+    /// Tells the logs which topics are compacted.
     fn tell_compacted(&mut self) {
-        for local in 0..self.partitions.len() {
-            let here = self.partition_at(local);
-            let topics = self.catalog.compacted();
-            let queues = topics.values().flat_map(|topic| (0..topic.queues()).map(move |queue| (topic, queue)));
-            let queues = queues.filter(|(topic, queue)| topic.partition_of(*queue, self.settings.partitions) == here);
-            let queues: Vec<QueueKey> = queues.map(|(topic, queue)| QueueKey { topic: topic.id, queue }).collect();
-            self.partitions[local].compacts(topics.keys().copied().collect(), queues.into_iter());
-        }
+        let topics = self.catalog.compacted();
+        self.partitions.iter_mut().for_each(|partition| partition.compacts(BTreeSet::clone(topics)));
     }
 
     /// Deletes offsets in topics that are gone. A log that refuses that, because it is busy or closed, is asked again.

@@ -342,7 +342,7 @@ mod tests {
         );
         let queue = engine::format::QueueKey { topic: 1, queue: 2 };
         assert_eq!(line(Fact::Next(queue, 5)), r#"{"nextOffset":{"topicId":1,"queueId":2,"offset":5}}"#);
-        assert_eq!(line(Fact::Compacted(queue, 5)), r#"{"compacted":{"topicId":1,"queueId":2,"upto":5}}"#);
+        assert_eq!(line(Fact::Compacted(queue, Some(5))), r#"{"compacted":{"topicId":1,"queueId":2,"upto":5}}"#);
         assert_eq!(
             line(Fact::Stays(queue, 4, Some(b"xyz"))),
             r#"{"stays":{"topicId":1,"queueId":2,"queueOffset":4,"bytes":3}}"#

@@ -16,7 +16,7 @@ use protocol::message::{self, PHYSICAL_OFFSET_AT, QUEUE_OFFSET_AT};
 use protocol::names::sys_flag;
 use protocol::properties::{PROPERTIES_BYTES_MAX, name};
 
-use super::Identity;
+use super::{COMPACTED_FULL, Identity};
 use crate::answer::PROPERTIES_TOO_LONG;
 use crate::call::ReplyTo;
 use crate::desk::Desk;
@@ -64,6 +64,8 @@ pub(crate) struct Piece<'a> {
 pub enum Unkept {
     /// Whether a topic is deleted is in doubt: a message could be lost with it.
     Doubt,
+    /// It would be the newest of a key of a compacted topic, and there is no room for that.
+    NoRoom,
     /// The properties of a message take more than [`PROPERTIES_BYTES_MAX`].
     TooLong,
     /// The log does not take it.
@@ -243,7 +245,7 @@ impl Desk {
     /// Puts messages into the log. The next promise, to be opened at once, is of this ticket.
     #[inline(always)]
     fn put(&mut self, local: usize, put: &Put<'_>, now_ms: u64) -> Result<Ticket, Unkept> {
-        self.obey(put)?;
+        self.obey(local, put)?;
         let ticket = self.promises.next().ok_or(AppendError::Busy)?;
         put.begin(&mut self.partitions[local], Some(ticket), now_ms, &mut self.sends.stored)?;
         Ok(ticket)
@@ -251,7 +253,7 @@ impl Desk {
 
     /// As `keep`, when nobody waits for it.
     pub(super) fn keep_untold(&mut self, local: usize, put: &Put<'_>, now_ms: u64) -> Result<(), Unkept> {
-        self.obey(put)?;
+        self.obey(local, put)?;
         Ok(put.begin(&mut self.partitions[local], None, now_ms, &mut self.sends.stored)?)
     }
 
@@ -285,20 +287,36 @@ impl Desk {
 
     /// What every message has to obey, wherever it comes from.
     #[inline(always)]
-    fn obey(&self, put: &Put<'_>) -> Result<(), Unkept> {
+    fn obey(&self, local: usize, put: &Put<'_>) -> Result<(), Unkept> {
         if put.queues().iter().any(|queue| self.catalog.is_doubtful(queue.topic)) {
             return Err(Unkept::Doubt);
         }
         if put.pieces().iter().any(|piece| piece.message.properties.len() > PROPERTIES_BYTES_MAX) {
             return Err(Unkept::TooLong);
         }
+        if !self.catalog.compacted().is_empty() && !self.has_room_to_stay(local, put) {
+            return Err(Unkept::NoRoom);
+        }
         Ok(())
+    }
+
+    /// Whether there is room for messages of compacted topics. One that its producer decides was asked when it came.
+    #[cold]
+    fn has_room_to_stay(&self, local: usize, put: &Put<'_>) -> bool {
+        let mut queues = put.queues().iter().filter(|queue| self.catalog.compacted().contains(&queue.topic));
+        let has_room = |queue: &QueueKey, message: &StoredMessage<'_>| {
+            let key = message.property(name::KEYS).unwrap_or_default();
+            self.partitions[local].has_room_to_stay(*queue, key.as_bytes(), message.encoded_len())
+        };
+        matches!(put, Put::End(..))
+            || queues.all(|queue| put.pieces().iter().all(|piece| has_room(queue, &piece.message)))
     }
 
     /// Answers that nothing was put into the log.
     pub(super) fn refuse_unkept(&mut self, reply: &ReplyTo, unkept: Unkept) {
         match unkept {
             Unkept::Doubt => self.refuse(reply, response::SERVICE_NOT_AVAILABLE, IN_DOUBT),
+            Unkept::NoRoom => self.refuse(reply, response::SYSTEM_BUSY, COMPACTED_FULL),
             Unkept::TooLong => self.refuse(reply, response::MESSAGE_ILLEGAL, PROPERTIES_TOO_LONG),
             Unkept::Log(error) => self.refuse_append(reply, error),
         }
