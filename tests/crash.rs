@@ -37,6 +37,8 @@ const TOPICS: usize = 3;
 const QUEUES: i32 = 4;
 /// Offsets are facts once a second; the rest is a slow machine's.
 const WINDOW: Duration = Duration::from_millis(2_500);
+/// One commit counts for at most so much of that: while the machine stands still nothing becomes a fact.
+const STEP_MAX: Duration = Duration::from_millis(50);
 const GROUP: &str = "g";
 const RETRY_TOPIC: &str = "%RETRY%g";
 /// What both logs keep together: some of the smallest segments, so that all rounds use them again.
@@ -145,14 +147,15 @@ fn send_until_cut(address: SocketAddr, topics: &[String], round: u64, sender: u6
     }
 }
 
-/// A commit that was sent: what, and when it was answered.
-type Commit = (Queue, i64, Option<Instant>);
+/// A commit that was sent: what, and when it was answered, by the time that went by in steps of at most `STEP_MAX`.
+type Commit = (Queue, i64, Option<Duration>);
 
 /// Commits ever higher offsets until the connection breaks.
 fn commit_until_cut(address: SocketAddr, topics: &[String], mut next: i64, seed: u64) -> Vec<Commit> {
     let mut random = Random::new(seed);
     let mut client = Client::connect(address);
     let mut done = Vec::new();
+    let (mut passed, mut before) = (Duration::ZERO, Instant::now());
     loop {
         let queue = (random.below(TOPICS as u64) as usize, random.below(QUEUES as u64) as i32);
         next += 1;
@@ -166,7 +169,10 @@ fn commit_until_cut(address: SocketAddr, topics: &[String], mut next: i64, seed:
             return done;
         }
         assert_eq!(answer.header.code, response::SUCCESS, "{answer:?}");
-        done.last_mut().expect("it was pushed").2 = Some(Instant::now());
+        let now = Instant::now();
+        passed += (now - before).min(STEP_MAX);
+        before = now;
+        done.last_mut().expect("it was pushed").2 = Some(passed);
     }
 }
 
@@ -260,12 +266,13 @@ impl Ledger {
         }
     }
 
-    /// `until`: what was answered before is a fact.
-    fn take_commits(&mut self, commits: &[Commit], until: Instant) {
+    /// What was answered so long before the last answer is a fact.
+    fn take_commits(&mut self, commits: &[Commit], window: Duration) {
+        let last = commits.iter().rev().find_map(|commit| commit.2).unwrap_or_default();
         for (queue, offset, answered) in commits {
             let (least, most) = self.offsets.entry(*queue).or_default();
             *most = *offset;
-            if answered.is_some_and(|at| at < until) {
+            if answered.is_some_and(|at| at + window <= last) {
                 *least = *offset;
             }
             self.offset_next = self.offset_next.max(*offset);
@@ -404,20 +411,20 @@ fn live_and_die(server: Server, ledger: &mut Ledger, round: u64, seed: u64, life
     };
     // A clock is what decides here; there is nothing to wait for.
     thread::sleep(life);
-    let until = match end {
+    let window = match end {
         End::Kill => {
             server.kill();
-            Instant::now() - WINDOW
+            WINDOW
         }
         End::Stop => {
             server.stop();
-            Instant::now()
+            Duration::ZERO
         }
     };
     for thread in threads {
         ledger.take(thread.join().expect("a sender"));
     }
-    ledger.take_commits(&committer.join().expect("the committer"), until);
+    ledger.take_commits(&committer.join().expect("the committer"), window);
     ledger.backs.extend(returner.join().expect("the returner"));
 }
 

@@ -27,6 +27,8 @@ const WAITING_BYTES: u64 = 200;
 const OTHER_BYTES: u64 = 192 << 20;
 /// Requests under way.
 const WINDOW: u64 = 512;
+/// When the one that says a time is due, from the start of the test: by then it must have been sent.
+const ABSOLUTE_MS: u64 = 4_000;
 /// How late a message may come where other tests want the CPU, too.
 const LATE_MS: u64 = 5_000;
 /// The remark when there was nothing to recall.
@@ -51,18 +53,31 @@ fn a_timer_is_due_to_the_millisecond() {
         let mut client = server.client();
         client.expect(response::SUCCESS, create_topic("T", 4));
         let now = now_ms().cast_unsigned();
-        let (absolute, past) = ((now + 1_500).to_string(), (now - 5).to_string());
-        let rows: [(&[(&str, &str)], u64); 4] = [
-            (&[("TIMER_DELIVER_MS", &absolute), ("UNIQ_KEY", "A")], 1_500),
-            (&[("TIMER_DELAY_MS", "777"), ("UNIQ_KEY", "B"), ("TAGS", "t")], 777),
-            (&[("TIMER_DELAY_SEC", "2"), ("TIMER_DELAY_MS", "1"), ("UNIQ_KEY", "C")], 2_000),
-            (&[("TIMER_DELAY_MS", "1250")], 1_250),
+        let (absolute, past) = ((now + ABSOLUTE_MS).to_string(), (now - 5).to_string());
+        // `None`: due at the time it says itself.
+        type Row<'a> = (&'a [(&'a str, &'a str)], Option<u64>);
+        let rows: [Row<'_>; 4] = [
+            (&[("TIMER_DELIVER_MS", &absolute), ("UNIQ_KEY", "A")], None),
+            (&[("TIMER_DELAY_MS", "777"), ("UNIQ_KEY", "B"), ("TAGS", "t")], Some(777)),
+            (&[("TIMER_DELAY_SEC", "2"), ("TIMER_DELAY_MS", "1"), ("UNIQ_KEY", "C")], Some(2_000)),
+            (&[("TIMER_DELAY_MS", "1250")], Some(1_250)),
         ];
-        for (queue, (pairs, delay_ms)) in rows.iter().enumerate() {
-            let handle = handle_of(&mut client, send_timer(queue as i32, pairs, b"later"));
-            let handle = RecallHandle::parse(&handle).expect("a handle");
-            let due_ms = handle.due_ms.expect("a number");
-            assert!((now + delay_ms..now + delay_ms + LATE_MS).contains(&due_ms), "{handle:?}");
+        let sent: Vec<(RecallHandle, u64)> = (0..)
+            .zip(rows)
+            .map(|(queue, (pairs, delay_ms))| {
+                let before_ms = now_ms().cast_unsigned();
+                let handle = handle_of(&mut client, send_timer(queue, pairs, b"later"));
+                let after_ms = now_ms().cast_unsigned();
+                let handle = RecallHandle::parse(&handle).expect("a handle");
+                let due_ms = handle.due_ms.expect("a number");
+                match delay_ms {
+                    None => assert_eq!(due_ms, now + ABSOLUTE_MS, "{handle:?}"),
+                    Some(ms) => assert!((before_ms + ms..=after_ms + ms).contains(&due_ms), "{handle:?}"),
+                }
+                (handle, due_ms)
+            })
+            .collect();
+        for (queue, (handle, due_ms)) in sent.into_iter().enumerate() {
             assert_eq!((&*handle.topic, &*handle.broker_name), ("T", "broker-a"));
             let answer = client.expect(response::SUCCESS, pull_waiting("T", queue as i32, 0, LONG_MS));
             let message = messages(&answer)[0];

@@ -46,7 +46,7 @@ fn an_orderly_queue_gives_nothing_before_it_has_its_answers() {
         none(&mut client, orderly(2, LONG_MS, None));
         // A message tells one of those who wait for it. The other one looks once more when its time is over.
         let mut others = [server.client(), server.client()];
-        let waiting = others.each_mut().map(|client| client.write(notice("three", 1_500)));
+        let waiting = others.each_mut().map(|client| client.write(notice("three", 4_000)));
         client.expect(response::SUCCESS, send("T", 1, b"d"));
         let popped = got(&client.ask(orderly(1, LONG_MS, Some("three"))));
         for (client, waiting) in others.iter_mut().zip(waiting) {

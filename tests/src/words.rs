@@ -1,6 +1,7 @@
 //! The requests that tests make, and what they read in answers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use bytes::Bytes;
 use protocol::bodies::{self, ConsumerData, HeartbeatData, MessageQueue, ProducerData, SubscriptionData};
@@ -11,6 +12,7 @@ use protocol::message::{BatchEntry, records};
 use protocol::names::pull_flag;
 use protocol::{Command, StoredMessage};
 
+use crate::PATIENCE;
 use crate::client::Client;
 
 /// When a tests' message was born, in ms since 1970.
@@ -213,11 +215,14 @@ pub fn runtime(client: &mut Client) -> BTreeMap<String, String> {
 
 /// Waits until everything that was answered is on the disk, offsets too, which are written within a second.
 pub fn wait_until_durable(client: &mut Client) {
+    let give_up = Instant::now() + PATIENCE;
     loop {
         let runtime = runtime(client);
-        if runtime["ringmq_offsets_unwritten"] == "0" && runtime["remainHowManyDataToFlush"] == "0 B" {
+        let (unwritten, unflushed) = (&runtime["ringmq_offsets_unwritten"], &runtime["remainHowManyDataToFlush"]);
+        if unwritten == "0" && unflushed == "0 B" {
             return;
         }
+        assert!(Instant::now() < give_up, "{unwritten} offsets and {unflushed} are not on the disk");
     }
 }
 
