@@ -10,11 +10,11 @@ use protocol::names::sys_flag;
 use protocol::{Command, StoredMessage};
 use tests::client::Client;
 use tests::server::Server;
-use tests::with_cores;
 use tests::words::{
     asking, create_topic, edge, field, heartbeat, messages, number, oneway, properties, pull, pull_waiting, runtime,
     send, send_as, telling, wait_until_durable,
 };
+use tests::{PATIENCE, with_cores};
 
 /// A wait that would be noticed.
 const LONG_MS: i64 = 25_000;
@@ -311,13 +311,14 @@ fn each_producer_of_a_group_is_asked_about_each_of_its_messages() {
 #[test]
 fn who_says_nothing_is_asked_and_who_decided_is_not() {
     with_cores(|home, cores| {
+        let set = |text: &'static str| telling(request::UPDATE_BROKER_CONFIG, &[], text);
         let more = [
             "--set",
-            "broker.transaction_timeout_ms=400",
+            "broker.transaction_timeout_ms=60000",
             "--set",
             "broker.transaction_check_interval_ms=300",
             "--set",
-            "broker.transaction_check_max=4",
+            "broker.transaction_check_max=1000",
         ];
         let server = Server::with_cores(home, cores, &more);
         let (mut client, mut producer) = (server.client(), server.client());
@@ -328,6 +329,7 @@ fn who_says_nothing_is_asked_and_who_decided_is_not() {
             let half = prepare(&mut client, number % 4, &format!("done-{number}"), &[]);
             client.expect(response::SUCCESS, end(&half, COMMIT));
         }
+        client.expect(response::SUCCESS, set("transactionTimeOut=400"));
         let began = Instant::now();
         let halves: Vec<Half> =
             (0..8).map(|number| prepare(&mut client, number % 4, &format!("open-{number}"), &[])).collect();
@@ -342,12 +344,14 @@ fn who_says_nothing_is_asked_and_who_decided_is_not() {
                 producer.write(oneway(end));
             }
         }
+        let began = Instant::now();
         for queue in 0..4 {
             let bodies = loop {
                 let bodies = committed(&mut client, queue);
                 if bodies.len() == 4 {
                     break bodies;
                 }
+                assert!(began.elapsed() < PATIENCE, "{bodies:?}: not all of them are committed");
                 client.ask(pull_waiting("T", queue, bodies.len() as i64, LONG_MS));
             };
             assert_eq!(bodies.iter().filter(|body| body.starts_with("open-")).count(), 2);
@@ -360,7 +364,12 @@ fn who_says_nothing_is_asked_and_who_decided_is_not() {
         // Each time that somebody was to be asked is a record.
         let records = |client: &mut Client| runtime(client)["ringmq_log_records"].parse::<u64>().expect("a number");
         let before = records(&mut client);
-        while records(&mut client) < before + 2 {}
+        let began = Instant::now();
+        while records(&mut client) < before + 2 {
+            assert!(began.elapsed() < PATIENCE, "nobody was to be asked");
+        }
+        // The last time is not before the kill, however long that takes.
+        client.expect(response::SUCCESS, set("transactionCheckMax=4"));
         wait_until_durable(&mut client);
         server.kill();
         let server = Server::with_cores(home, cores, &more);
@@ -369,7 +378,7 @@ fn who_says_nothing_is_asked_and_who_decided_is_not() {
         let partitions = cores.parse().expect("a number");
         let began = Instant::now();
         while lost.len() < 2 {
-            assert!(began.elapsed() < Duration::from_secs(60), "they are never given up");
+            assert!(began.elapsed() < PATIENCE, "they are never given up");
             lost.clear();
             for queue in 0..partitions {
                 let answer = client.ask(pull("TRANS_CHECK_MAX_TIME_TOPIC", queue, 0));
@@ -387,6 +396,7 @@ fn who_says_nothing_is_asked_and_who_decided_is_not() {
         assert_eq!(lost, ["lost-0", "lost-1"]);
         assert_eq!(committed(&mut client, 0).len(), 4);
         // Whoever wanted to be left alone for longer may not decide by himself after that.
+        client.expect(response::SUCCESS, set("transactionCheckMax=1000"));
         let mut producer = server.client();
         producer.expect(response::SUCCESS, heartbeat("p", "consumers", &["T"]));
         let began = Instant::now();

@@ -6,6 +6,9 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
 
+/// How often is tried what a machine that stands still for a moment spoils.
+const TRIES: usize = 20;
+
 fn tool(home: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ringmq-bench")).current_dir(home).args(arguments).output().expect("it runs")
 }
@@ -27,6 +30,10 @@ fn count(job: &Value, way: &str) -> u64 {
     job[way]["total_ios"].as_u64().unwrap()
 }
 
+fn requests(job: &Value) -> u64 {
+    job["ringmq"]["requests"].as_u64().unwrap()
+}
+
 #[test]
 fn a_broker_is_loaded_in_every_way() {
     let home = tempfile::tempdir().unwrap();
@@ -46,28 +53,32 @@ fn a_broker_is_loaded_in_every_way() {
     assert_eq!(jobs[0]["write"]["io_bytes"], 2000 * 1024);
     assert_eq!(jobs[1]["ringmq"]["requests"], 50);
     // What was sent is read: 2,800 messages in eight queues, each once, from the oldest on.
-    let jobs = run(home.path(), &format!("{global}runtime=500ms\nlog_avg_msec=100\n[all]\nrw=coldread\nnumjobs=3\n"));
+    let jobs = run(home.path(), &format!("{global}log_avg_msec=100\n[all]\nrw=coldread\nnumjobs=3\nnumber_ios=640\n"));
     assert_eq!(jobs.len(), 3, "a report for each connection");
-    assert!(jobs.iter().all(|job| count(job, "read") >= 300), "{jobs:?}");
-    let jobs = run(
-        home.path(),
-        &format!("{global}runtime=300ms\n[tail]\nrw=consume\nnumjobs=2\niodepth=4\ngroup_reporting\n"),
-    );
-    assert!(count(&jobs[0], "read") > 1000, "{jobs:?}");
-    let jobs =
-        run(home.path(), &format!("{global}runtime=300ms\n[both]\nrw=mixed\nnumjobs=2\niodepth=4\ngroup_reporting\n"));
+    assert!(jobs.iter().all(|job| requests(job) == 20 && count(job, "read") >= 300), "{jobs:?}");
+    let grouped = format!("{global}iodepth=4\nnumjobs=2\ngroup_reporting\n");
+    let jobs = run(home.path(), &format!("{grouped}[tail]\nrw=consume\nnumber_ios=1280\n"));
+    assert!(requests(&jobs[0]) == 80 && count(&jobs[0], "read") > 1000, "{jobs:?}");
+    let jobs = run(home.path(), &format!("{grouped}[both]\nrw=mixed\nnumber_ios=100\n"));
     assert!(count(&jobs[0], "read") > 10 && count(&jobs[0], "write") > 10, "{jobs:?}");
     // An open loop keeps its rate, two jobs beside each other.
-    let jobs = run(
-        home.path(),
-        &format!(
-            "{global}runtime=1\nrate_iops=500\nnumjobs=2\niodepth=64\ngroup_reporting\n[one]\n[two]\nrw=consume\nbatch=5\n"
-        ),
-    );
-    for (job, way) in jobs.iter().zip(["write", "read"]) {
-        assert!((400..=510).contains(&count(job, way)), "{way}: {}", count(job, way));
-        assert!(job[way]["lat_ns"]["mean"].as_f64() >= job[way]["clat_ns"]["mean"].as_f64(), "{job}");
+    let mut took_ms = Vec::new();
+    for _ in 0..TRIES {
+        let jobs = run(
+            home.path(),
+            &format!("{grouped}iodepth=64\nrate_iops=500\nnumber_ios=250\n[one]\n[two]\nrw=consume\nbatch=5\n"),
+        );
+        for (job, way) in jobs.iter().zip(["write", "read"]) {
+            assert_eq!(count(job, way), 500, "{job}");
+            assert!(job[way]["lat_ns"]["mean"].as_f64() >= job[way]["clat_ns"]["mean"].as_f64(), "{job}");
+        }
+        took_ms = jobs.iter().map(|job| job["job_runtime"].as_u64().unwrap()).collect();
+        assert!(took_ms.iter().all(|ms| *ms >= 980), "{took_ms:?}");
+        if took_ms.iter().all(|ms| *ms < 1_250) {
+            return;
+        }
     }
+    panic!("500 messages at 500 a second took {took_ms:?} ms in {TRIES} tries");
 }
 
 #[test]
@@ -85,15 +96,20 @@ fn what_needs_more_than_one_request_is_counted_once() {
     );
     let counts: Vec<_> = jobs.iter().map(|job| count(job, "write")).collect();
     assert_eq!(counts, [200, 50, 50]);
-    // What was committed is there, in both queues, and pops take each of it once.
-    let pops = "rw=pop\nnumjobs=2\niodepth=2\nbatch=7\nruntime=2\n";
-    let jobs = run(home.path(), &format!("{global}[batch]\ntopic=T\n{pops}[nothing]\ntopic=T\n{pops}"));
-    assert_eq!((count(&jobs[0], "read"), count(&jobs[1], "read")), (200, 0));
-    let jobs = run(
-        home.path(),
-        &format!("{global}[more]\ntopic=U\nnumber_ios=40\n[each]\ntopic=U\n{pops}ack=each\n[nothing]\ntopic=U\n{pops}"),
-    );
-    assert_eq!((count(&jobs[1], "read"), count(&jobs[2], "read")), (40, 0));
+    // What was committed is there, in both queues, and pops take each of it once, however long that takes.
+    run(home.path(), &format!("{global}[more]\ntopic=U\nnumber_ios=40\n"));
+    for (job, messages) in [("topic=T\n", 200), ("topic=U\nack=each\n", 40)] {
+        let pops = format!("{global}[pops]\n{job}rw=pop\nnumjobs=2\niodepth=2\nbatch=7\nruntime=1\n");
+        let mut popped = 0;
+        for _ in 0..TRIES {
+            popped += count(&run(home.path(), &pops)[0], "read");
+            if popped >= messages {
+                break;
+            }
+        }
+        popped += count(&run(home.path(), &pops)[0], "read");
+        assert_eq!(popped, messages);
+    }
 }
 
 #[test]
@@ -101,17 +117,17 @@ fn the_engine_and_plain_files_are_loaded() {
     let home = tempfile::tempdir().unwrap();
     let jobs = run(
         home.path(),
-        "[global]\nruntime=300ms\nlog_avg_msec=50\ngroup_reporting\nstonewall\n\
-         [append]\nioengine=engine\nsize=16m\nnumjobs=2\niodepth=16\n\
-         [tail]\nioengine=engine\nsize=16m\nrw=consume\n\
-         [cold]\nioengine=engine\nsize=16m\nrw=coldread\n\
+        "[global]\nruntime=60\nlog_avg_msec=50\ngroup_reporting\nstonewall\n\
+         [append]\nioengine=engine\nsize=16m\nnumjobs=2\niodepth=16\nnumber_ios=500\n\
+         [tail]\nioengine=engine\nsize=16m\nrw=consume\nnumber_ios=1000\n\
+         [cold]\nioengine=engine\nsize=16m\nrw=coldread\nnumber_ios=1000\n\
          [write]\nioengine=ring\nsize=16m\niodepth=4\nnumjobs=2\nunlink=1\nnumber_ios=10\n\
-         [read]\nioengine=ring\nsize=16m\nrw=read\nbs=64k\nrate_iops=100\nwrite_iops_log=read\n",
+         [read]\nioengine=ring\nsize=16m\nrw=read\nbs=64k\nrate_iops=100\nnumber_ios=31\nwrite_iops_log=read\n",
     );
     let counts: Vec<_> = jobs.iter().map(|job| (count(job, "read"), count(job, "write"))).collect();
-    assert!(counts[0].1 > 32 && counts[1].0 > 32 && counts[2].0 > 32, "{counts:?}");
-    assert_eq!(counts[3], (0, 20));
-    assert!((20..=31).contains(&counts[4].0), "{counts:?}");
+    assert!(counts[1].0 > 32 && counts[2].0 > 32, "{counts:?}");
+    assert_eq!((counts[0], counts[3], counts[4]), ((0, 1000), (0, 20), (31, 0)));
+    assert!(jobs[4]["job_runtime"].as_u64().unwrap() >= 295, "its rate is not exceeded: {}", jobs[4]);
     assert!(!home.path().join("write.0").exists() && home.path().join("read.0").exists());
     // The job's number is its place among all.
     let log = std::fs::read_to_string(home.path().join("read_iops.5.log")).unwrap();

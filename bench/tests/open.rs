@@ -12,9 +12,9 @@ use std::time::Duration;
 
 /// How long the server stands still.
 const STOP: Duration = Duration::from_millis(300);
-/// Messages a second of the open loop, and seconds.
+/// Messages a second of the open loop, and how many there are: three seconds of it.
 const RATE: u64 = 1000;
-const SECONDS: u64 = 3;
+const MESSAGES: u64 = 3 * RATE;
 
 /// What [`Server::start`] runs: it does nothing unless it is told where.
 #[test]
@@ -52,12 +52,12 @@ impl Server {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 
-    /// Runs the tool, and stops the server for a while as soon as messages go. Returns what it says of writes.
+    /// Runs the tool, and stops the server for a while as soon as messages go. Returns what it says.
     fn load_with_a_stop(&self, arguments: &[&str]) -> Value {
         let mut tool = Command::new(env!("CARGO_BIN_EXE_ringmq-bench"))
             .current_dir(self.home.path())
             .args(["--eta=always", "--output-format=json", "--output=report.json", "--name=stopped"])
-            .args([&format!("--broker={}", self.address), &format!("--runtime={SECONDS}"), "--group_reporting"])
+            .args([&format!("--broker={}", self.address), "--group_reporting", "--numjobs=2"])
             .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
@@ -77,7 +77,7 @@ impl Server {
         assert!(tool.wait().unwrap().success(), "{}", String::from_utf8_lossy(&seen));
         let report = std::fs::read(self.home.path().join("report.json")).unwrap();
         let mut report: Value = serde_json::from_slice(&report).unwrap();
-        report["jobs"][0]["write"].take()
+        report["jobs"][0].take()
     }
 }
 
@@ -98,19 +98,20 @@ fn every_message_that_fell_due_during_a_stop_shows_it() {
     let server = Server::start();
     let stop = STOP.as_secs_f64() * 1e3;
     // Far fewer may be under way than fall due during the stop: the others wait to be written.
-    let rate = format!("--rate_iops={RATE}");
-    let open = server.load_with_a_stop(&[&rate, "--numjobs=2", "--iodepth=8"]);
+    let (rate, each) = (format!("--rate_iops={RATE}"), format!("--number_ios={}", MESSAGES / 2));
+    let open = &server.load_with_a_stop(&[&rate, &each, "--iodepth=8", "--runtime=60"])["write"];
     let (lat, slat) = (&open["lat_ns"], &open["slat_ns"]);
     assert!(lat["max"].as_f64().unwrap() / 1e6 >= stop - 1.0, "who fell due first waited for all of it: {lat}");
-    // (Those that fall due in the last moment are not waited for.)
-    assert!(open["total_ios"].as_u64().unwrap() >= RATE * SECONDS - RATE / 50, "nobody was left out: {open}");
+    assert_eq!(open["total_ios"], MESSAGES, "nobody was left out: {open}");
     // A tenth of all fell due while the server stood still, and waited evenly between all of it and nothing: the 95th
     // percentile is half of it, the 92nd a fifth.
     assert!(percentile(lat, "95.000000") >= stop * 0.45, "{lat}");
     assert!(slat["max"].as_f64().unwrap() / 1e6 >= stop * 0.9, "they waited to be written: {slat}");
-    // In a closed loop two messages see the stop, whatever it lasts.
-    let closed = server.load_with_a_stop(&["--numjobs=2", "--iodepth=1"]);
-    let lat = &closed["lat_ns"];
-    assert!(lat["max"].as_f64().unwrap() / 1e6 >= stop - 1.0, "{lat}");
-    assert!(percentile(lat, "95.000000") < stop * 0.45, "all but two see nothing of it: {lat}");
+    let waited = |lat: &Value| lat["mean"].as_f64().unwrap() * lat["N"].as_f64().unwrap() / 1e6;
+    assert!(waited(lat) >= RATE as f64 * STOP.as_secs_f64() * stop * 0.45, "{lat}");
+    // In a closed loop two messages see the stop, whatever it lasts: no more than two wait at any time.
+    let closed = server.load_with_a_stop(&["--iodepth=1", "--runtime=3"]);
+    let lat = &closed["write"]["lat_ns"];
+    assert!(lat["max"].as_f64().unwrap() / 1e6 >= stop * 0.5, "{lat}");
+    assert!(waited(lat) <= 2.0 * (closed["job_runtime"].as_f64().unwrap() + 1.0), "{closed}");
 }
