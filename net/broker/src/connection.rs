@@ -22,7 +22,7 @@ pub struct ConnectionLimits {
     pub pinned_bytes_max: usize,
     /// Bytes of unfinished frames in one core. Beyond it the connection that asks for more is closed.
     pub partial_bytes_max: usize,
-    /// A connection on which nothing moved for so long is closed. Milliseconds.
+    /// A connection on which nothing moved for so long, and that no answer is owed to, is closed. Milliseconds.
     pub idle_ms: u64,
     /// A frame must be whole within this time of its first byte. Milliseconds.
     pub frame_ms: u64,
@@ -338,7 +338,9 @@ impl Connection {
         if !self.partial.is_empty() && !self.paused && over(self.frame_since_ms, limits.frame_ms) {
             return Some(Reason::SlowFrame);
         }
-        over(self.active_ms, limits.idle_ms).then_some(Reason::Idle)
+        // Who waits for an answer is silent because we are: a slow disk, or a pull that waits for its message.
+        let is_owed = self.outstanding > 0 || self.has_unsent();
+        (!is_owed && over(self.active_ms, limits.idle_ms)).then_some(Reason::Idle)
     }
 
     /// Starts closing: lets go of everything that is not in the ring.
@@ -597,6 +599,16 @@ mod tests {
         idle.received(1000);
         assert_eq!(idle.overdue(&LIMITS, 121_000), None);
         assert_eq!(idle.overdue(&LIMITS, 121_001), Some(Reason::Idle));
+        let mut waiting = connection();
+        waiting.outstanding = 1;
+        assert_eq!(waiting.overdue(&LIMITS, 1_000_000), None, "we are late, not the peer");
+        waiting.push(b"answer");
+        waiting.settle();
+        assert_eq!(waiting.overdue(&LIMITS, 1_000_000), None, "its answer has not left yet");
+        waiting.next_send(1_000_000).unwrap();
+        waiting.sent(1_000_000);
+        assert_eq!(waiting.overdue(&LIMITS, 1_120_000), None);
+        assert_eq!(waiting.overdue(&LIMITS, 1_120_001), Some(Reason::Idle));
         let mut slow = connection();
         assert_eq!(slow.cut(&mut &[0, 0][..], &mut spare, 5), Ok(Cut::More));
         slow.received(60_000);

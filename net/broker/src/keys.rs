@@ -206,7 +206,7 @@ pub const KEYS: &[Key] = &[
     number("limits.connections", Count, 16_000, 16, 1_000_000, "Connections at once, all cores together; also bounded by RLIMIT_NOFILE and ring_slots. One more is closed."),
     number("limits.connection_requests", Count, 4_096, 1, 65_536, "Unanswered requests of one connection. More: nothing is received from it until some are answered."),
     number("limits.connection_unsent_bytes", Bytes, 32 * MIB, MIB, GIB, "Answers that one connection has not taken. More: nothing is received from it until some are."),
-    number("limits.idle_timeout_ms", Milliseconds, 120_000, 100, 3_600_000, "A connection that is silent so long is closed; stock servers and clients do the same."),
+    number("limits.idle_timeout_ms", Milliseconds, 120_000, 100, 3_600_000, "A connection that is silent so long and waits for no answer is closed; stock servers and clients do the same."),
     number("limits.frame_timeout_ms", Milliseconds, 60_000, 100, 3_600_000, "A frame that began must be whole by then, or its connection is closed."),
     number("limits.send_timeout_ms", Milliseconds, 30_000, 100, 3_600_000, "A connection that takes no byte of its answers for so long is closed."),
     number("limits.pull_messages", Count, 32, 1, 1_024, "Messages of one pull at most (maxTransferCountOnMessageInMemory)."),
