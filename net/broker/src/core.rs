@@ -40,6 +40,9 @@ const PARTIAL_BYTES_MAX: usize = 256 << 20;
 const STOP_MS: u64 = 3000;
 /// How long it then waits for answers of other cores, which stop at the same time. Milliseconds.
 const STOP_MAIL_MS: u64 = 100;
+/// A stopping core turns every millisecond. If a turn comes later than this after the last one, the process itself stood
+/// still, disk and network perhaps not: that time is nobody's, and does not count. Milliseconds.
+const STOOD_STILL_MS: u64 = 500;
 
 /// What a core is made of.
 pub struct CoreConfig {
@@ -217,7 +220,8 @@ impl<I: Io> Core<I> {
         let wait = self.wait(wait_max);
         let mut done = std::mem::take(&mut self.done);
         self.io.drive(wait, &mut done);
-        self.now_ms = clock();
+        let before_ms = std::mem::replace(&mut self.now_ms, clock());
+        self.forgive(self.now_ms.saturating_sub(before_ms));
         self.more = false;
         self.desk.counters.turns += 1;
         for done in done.drain(..) {
@@ -442,6 +446,15 @@ impl<I: Io> Core<I> {
         self.more = true;
     }
 
+    /// Puts the end of a stop off if a turn came so much later than the last one that the process must have stood still.
+    fn forgive(&mut self, passed_ms: u64) {
+        if passed_ms > STOOD_STILL_MS {
+            for at_ms in [&mut self.stop_at_ms, &mut self.shut_at_ms].into_iter().flatten() {
+                *at_ms += passed_ms;
+            }
+        }
+    }
+
     /// Whether everything that was promised is kept, answered and sent; closes what is left.
     fn has_stopped(&mut self) -> bool {
         let Some(stop_at_ms) = self.stop_at_ms else { return false };
@@ -600,6 +613,27 @@ mod tests {
             for client in [greedy, other] {
                 assert_eq!(world.sim.borrow_mut().take(client, 1 << 20), Some(Bytes::new()), "nobody is refused");
             }
+        }
+    }
+
+    #[test]
+    fn a_stop_does_not_count_time_in_which_the_process_stood_still() {
+        for still_ms in [0, STOOD_STILL_MS + 1, 10 * STOP_MS] {
+            let mut world = World::new();
+            let client = world.connect();
+            world.turns();
+            let mut now_ms = world.sim.borrow().now_ms();
+            let mut turn = |world: &mut World, ms: u64| {
+                now_ms += ms;
+                world.core.turn(Some(Duration::ZERO), || now_ms)
+            };
+            world.core.mailboxes.push(1, Mail::Stop).unwrap();
+            assert!(turn(&mut world, 1), "another core may have answers yet");
+            assert!(turn(&mut world, still_ms), "stood still for {still_ms} ms");
+            assert!((0..STOP_MAIL_MS - 1).all(|_| turn(&mut world, 1)), "it waits as long as ever");
+            // Then its connection is closed, which takes a few turns.
+            assert!((0..STOP_MAIL_MS).any(|_| !turn(&mut world, 1)), "and no longer");
+            assert_eq!(world.sim.borrow_mut().take(client, 1), None, "closed");
         }
     }
 }
