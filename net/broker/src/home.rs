@@ -20,9 +20,12 @@ use serde::{Deserialize, Serialize};
 
 /// The format of what lies in the directory. A directory of another one is refused.
 pub const FORMAT: u32 = 1;
-/// How long to wait for a lock or a port of a dead process. 3 s: its ring lets go of them some tens
-/// of milliseconds after `kill -9`, on a busy machine later, and not before its last write has come back from the disk.
+/// How long to wait for a lock or a port of a process that may be dead. 3 s: its ring lets go of them some tens
+/// of milliseconds after `kill -9`, on a busy machine later.
 pub const PATIENCE: Duration = Duration::from_secs(3);
+/// How long to wait for the lock of one that is dead for certain. 30 s: the kernel holds it until the last write has come
+/// back, from a disk that may be slow or stand still, and nobody else can take the directory meanwhile.
+const PATIENCE_WITH_DEAD: Duration = Duration::from_secs(30);
 /// How often to look again: the kernel has no event for it.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// `store.toml` is at most this long; ours has 40 bytes.
@@ -50,7 +53,8 @@ impl Home {
     ///
     /// - `partitions`: how many a new directory gets, once [`keep`](Home::keep) is called. One that
     ///   exists keeps its own number.
-    /// - `patience`: how long to wait for a lock that is held, usually [`PATIENCE`].
+    /// - `patience`: how long to wait for a lock that is held, usually [`PATIENCE`]. That of a dead process is
+    ///   waited for longer, 30 s.
     /// - `Err` says what is wrong with which path, and names the key to change.
     pub fn open(path: &Path, partitions: u16, patience: Duration) -> Result<Home, String> {
         assert!(partitions > 0, "a store has a partition");
@@ -152,16 +156,18 @@ fn user(lock: &Path) -> Option<u32> {
     })
 }
 
-/// Tries again while what is wanted is held by somebody, `patience` at most; at least once.
+/// Tries again while what is wanted is held by somebody, as long as `patience` says of the error; at least once.
+/// `None`: nobody holds it, the error is another one.
 pub fn patiently<T, E>(
-    patience: Duration,
-    is_held: impl Fn(&E) -> bool,
+    patience: impl Fn(&E) -> Option<Duration>,
     mut attempt: impl FnMut() -> Result<T, E>,
 ) -> Result<T, E> {
-    let give_up = Instant::now() + patience;
+    let began = Instant::now();
     loop {
         match attempt() {
-            Err(error) if is_held(&error) && Instant::now() < give_up => std::thread::sleep(LOOK_INTERVAL),
+            Err(error) if patience(&error).is_some_and(|patience| began.elapsed() < patience) => {
+                std::thread::sleep(LOOK_INTERVAL);
+            }
             ended => return ended,
         }
     }
@@ -181,16 +187,17 @@ enum LockError {
 fn lock(path: &Path, patience: Duration) -> Result<File, LockError> {
     let mut options = OpenOptions::new();
     let mut file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(LockError::Io)?;
-    let is_held = |error: &Errno| *error == Errno::WOULDBLOCK;
-    match patiently(patience, is_held, || flock(&file, FlockOperation::NonBlockingLockExclusive)) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            let read = (&file).take(32).read_to_string(&mut text);
-            return Err(LockError::Held(read.ok().and_then(|_| text.trim().parse().ok())));
-        }
-        Err(error) => return Err(LockError::Io(error.into())),
-    }
+    let attempt = || match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => Err(LockError::Held(holder(&file))),
+        Err(error) => Err(LockError::Io(error.into())),
+    };
+    let with = |error: &LockError| match error {
+        LockError::Held(Some(pid)) if is_dead(*pid) => Some(PATIENCE_WITH_DEAD),
+        LockError::Held(_) => Some(patience),
+        LockError::Io(_) => None,
+    };
+    patiently(with, attempt)?;
     // For the message of the next one that comes; no decision hangs on it.
     let mut note = || {
         file.set_len(0)?;
@@ -199,6 +206,22 @@ fn lock(path: &Path, patience: Duration) -> Result<File, LockError> {
     };
     note().map_err(LockError::Io)?;
     Ok(file)
+}
+
+/// Who wrote its pid into the lock's file.
+fn holder(mut file: &File) -> Option<u32> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Whether a process has ended: it is gone, or a zombie, which nobody has waited for yet (`1234 (name) Z …`).
+fn is_dead(pid: u32) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X'])),
+        Err(error) => error.kind() == io::ErrorKind::NotFound && Path::new("/proc/self").exists(),
+    }
 }
 
 fn read_store(dir: &Path) -> io::Result<Option<Store>> {
@@ -266,6 +289,30 @@ mod tests {
             Home::open(&path, 1, Duration::from_secs(60)).map(|home| home.partitions())
         });
         wait.recv().unwrap();
+        drop(home);
+        assert_eq!(opener.join().unwrap(), Ok(1));
+    }
+
+    #[test]
+    fn the_lock_of_a_dead_process_is_waited_for_longer() {
+        assert!(!is_dead(std::process::id()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let give_up = Instant::now() + Duration::from_secs(60);
+        while !is_dead(child.id()) {
+            assert!(Instant::now() < give_up, "it ends, and nobody has waited for it");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.wait().unwrap();
+        assert!(is_dead(child.id()));
+        // As if the kernel still wrote for it.
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path(), 1, NOW).unwrap();
+        fs::write(dir.path().join("LOCK"), format!("{}\n", child.id())).unwrap();
+        let path = dir.path().to_path_buf();
+        let opener = std::thread::spawn(move || Home::open(&path, 1, NOW).map(|home| home.partitions()));
+        // There is no event for who waits: this is long enough to give up.
+        std::thread::sleep(LOOK_INTERVAL * 5);
+        assert!(!opener.is_finished(), "it waits");
         drop(home);
         assert_eq!(opener.join().unwrap(), Ok(1));
     }

@@ -154,8 +154,8 @@ impl Doors {
 const FAST_PATIENCE: Duration = Duration::from_millis(500);
 
 fn listen(address: SocketAddr, patience: Duration) -> io::Result<TcpListener> {
-    let is_held = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
-    let listener = patiently(patience, is_held, || TcpListener::bind(address))?;
+    let patience = |error: &io::Error| (error.kind() == io::ErrorKind::AddrInUse).then_some(patience);
+    let listener = patiently(patience, || TcpListener::bind(address))?;
     // The standard library's backlog is for small servers; listening again replaces it.
     SockRef::from(&listener).listen(BACKLOG)?;
     Ok(listener)

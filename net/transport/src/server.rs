@@ -26,9 +26,9 @@ use crate::seldom::Seldom;
 const BACKLOG: i32 = 1024;
 /// Answers to pipelined requests leave together once they are this long. 64 KiB.
 const FLUSH_BYTES_WANTED: usize = 64 * 1024;
-/// How long `listen` waits for a dead process to let go of its port. 1 s: its ring is torn down
-/// some tens of milliseconds after `kill -9`.
-const LISTEN_PATIENCE: Duration = Duration::from_secs(1);
+/// How long `listen` waits for a dead process to let go of its port. 3 s, as for a broker's: its ring is torn down
+/// some tens of milliseconds after `kill -9`, on a busy machine later.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(3);
 /// How often `listen` looks again. The kernel has no event for a port that becomes free.
 const LISTEN_INTERVAL: Duration = Duration::from_millis(20);
 /// The longest pause after a failed accept if no connection ends before. 1 s.
@@ -102,7 +102,7 @@ pub trait Handler: 'static {
 }
 
 /// Listens on one address, without `SO_REUSEPORT` (with it a second process would bind the same
-/// port unseen). Port 0 lets the kernel choose. Waits up to a second for a port in use: a process
+/// port unseen). Port 0 lets the kernel choose. Waits up to three seconds for a port in use: a process
 /// that was just killed lets go of it a moment late.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let give_up = std::time::Instant::now() + LISTEN_PATIENCE;
