@@ -13,7 +13,7 @@ use protocol::{Command, Serialize};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tests::client::Client;
 use tests::random::{Random, seed};
-use tests::server::Server;
+use tests::server::{STOP_MAX, Server};
 use tests::words::{
     asking, create_topic, edge, heartbeat, messages, number, properties, pull, pull_header, pull_waiting, pull_with,
     send, send_as, send_batch, telling,
@@ -433,7 +433,7 @@ fn who_waits_a_thousand_times_for_one_message_is_told_to_slow_down() {
 #[test]
 fn who_sends_a_byte_at_a_time_is_served_in_time_or_closed() {
     let home = tempfile::tempdir().unwrap();
-    let server = Server::with_cores(home.path(), "2", &["--set", "limits.frame_timeout_ms=1500"]);
+    let server = Server::with_cores(home.path(), "2", &[]);
     // In time.
     let mut client = server.client();
     let command = send("T", 0, b"piecemeal").encode();
@@ -447,7 +447,10 @@ fn who_sends_a_byte_at_a_time_is_served_in_time_or_closed() {
     assert_eq!((client.read().header.code, client.read().header.code), (response::SUCCESS, response::SUCCESS));
     client.stream.write_all(&command[20..]).unwrap();
     assert_eq!(client.read().header.code, response::SUCCESS);
+    server.stop();
     // Not in time, although a byte comes now and then.
+    let server = Server::with_cores(home.path(), "2", &["--set", "limits.frame_timeout_ms=1500"]);
+    let mut client = server.client();
     let began = Instant::now();
     let mut bytes = command.iter().cycle();
     client.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -541,7 +544,7 @@ fn one_connection_too_many_is_closed_and_no_other_one() {
 #[test]
 fn a_stop_does_not_wait_for_those_who_are_there() {
     with_cores(|home, cores| {
-        let server = Server::with_cores(home, cores, &[]);
+        let server = Server::with_cores(home, cores, &["--set", "process.stop_timeout_ms=4000"]);
         let mut client = server.client();
         client.expect(response::SUCCESS, create_topic("T", 4));
         (0..40).for_each(|_| drop(client.expect(response::SUCCESS, send("T", 1, &[1; 60_000]))));
@@ -561,7 +564,7 @@ fn a_stop_does_not_wait_for_those_who_are_there() {
         }
         let idle: Vec<Client> = (0..200).map(|_| server.client()).collect();
         client.expect(response::SUCCESS, heartbeat("c", "g", &["T"]));
-        server.stop();
+        server.stop_within(STOP_MAX);
         drop((parked, half, deaf, idle));
         let server = Server::with_cores(home, cores, &[]);
         assert_eq!(edge(&mut server.client(), request::GET_MAX_OFFSET, "T", 1), 40);

@@ -8,10 +8,8 @@ import java.util.function.Supplier;
 
 /** A NameServer, a broker, or both, with addresses and a directory that stay: it can be stopped or killed and started again. */
 public final class Node implements AutoCloseable {
-    /** How long a RingMQ may take to stop after SIGTERM. */
-    private static final Duration RINGMQ_STOP_MAX = Duration.ofSeconds(5);
-    /** A stock broker waits for some of its threads. */
-    private static final Duration JAVA_STOP_MAX = Duration.ofSeconds(60);
+    /** How long one may take to stop after SIGTERM: a stock broker waits for some of its threads, and a machine may be slow. */
+    private static final Duration STOP_MAX = Duration.ofSeconds(60);
 
     private final Rig.Kind kind;
     private final String namesrv;
@@ -53,16 +51,12 @@ public final class Node implements AutoCloseable {
         }
     }
 
-    /** SIGTERM, until it has ended. A RingMQ has five seconds and exits with 0. */
+    /** SIGTERM, until it has ended. A RingMQ exits with 0. */
     public void stop() {
         while (!servers.isEmpty()) {
             Server server = servers.remove(servers.size() - 1);
-            if (kind == Rig.Kind.JAVA) {
-                server.stop(JAVA_STOP_MAX);
-                continue;
-            }
-            int code = server.stop(RINGMQ_STOP_MAX);
-            if (code != 0) {
+            int code = server.stop(STOP_MAX);
+            if (kind == Rig.Kind.RINGMQ && code != 0) {
                 throw new AssertionError("exit code " + code + " after SIGTERM");
             }
         }

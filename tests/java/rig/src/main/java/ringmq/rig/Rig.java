@@ -36,6 +36,8 @@ public final class Rig {
 
     /** The shortest that RocketMQ allows: a NameServer that comes back knows its brokers after this. */
     private static final int REGISTER_INTERVAL_MS = 10_000;
+    /** How long a RingMQ that stops waits for its disk: what it waits for by default is no time on a slow machine. */
+    private static final String STOP_TIMEOUT = "process.stop_timeout_ms = 50000";
     /** How long a stock broker that is up may take to be registered: it tries again every ten seconds. */
     private static final Duration REGISTERED_MAX = Duration.ofSeconds(60);
     private static final AtomicInteger NEXT_NODE = new AtomicInteger(1);
@@ -76,7 +78,7 @@ public final class Rig {
         }
         return new Node(Kind.RINGMQ, address(namesrv), address(broker), dir, List.of(() -> Server.start(
             List.of(ringmq(), "dev", "--data", dir.toString(), "--namesrv-port", "" + namesrv, "--broker-port", "" + broker,
-                "--flush", "sync", "--cores", "2"),
+                "--flush", "sync", "--cores", "2", "--set", STOP_TIMEOUT.replace(" ", "")),
             log(dir), line -> line.startsWith("ready "))));
     }
 
@@ -113,6 +115,7 @@ public final class Rig {
                 "broker.namesrv = \"" + joined + "\"",
                 "broker.register_interval_ms = " + REGISTER_INTERVAL_MS,
                 "log.dir = \"" + dir + "/data\"",
+                STOP_TIMEOUT,
                 // Some of these run beside each other: small files are ready soon.
                 "log.segment_bytes = \"64MiB\"",
                 // How full the machine's disk is does not concern them.
