@@ -88,6 +88,12 @@ class ClusterTest {
     @Test
     void loadSpreads() throws Exception {
         String topic = clients.topic(QUEUES);
+        // The producer may ask either NameServer.
+        for (Node namesrv : NAMESRVS) {
+            try (Clients one = new Clients(namesrv.namesrv())) {
+                one.awaitRoute(topic, 3 * QUEUES);
+            }
+        }
         List<String> bodies = Clients.bodies("spread", 10 * 3 * QUEUES);
         Map<MessageQueue, Integer> sent = new HashMap<>();
         for (SendResult result : clients.send(clients.producer(), topic, bodies)) {

@@ -119,11 +119,11 @@ class RestartTest {
             }
         });
         sender.start();
-        Until.holds(Clients.SOON, "some messages", () -> acknowledged.size() > 100);
+        Until.holds(Clients.SOON, "some messages", () -> acknowledged.size() > 20);
         node.kill();
         int atKill = acknowledged.size();
         node.start();
-        Until.holds(Clients.LATER, "the same producer sends again", () -> acknowledged.size() > atKill + 100);
+        Until.holds(Clients.LATER, "the same producer sends again", () -> acknowledged.size() > atKill + 20);
         enough.set(true);
         sender.join();
         inbox.awaitAll(Clients.LATER, new ArrayList<>(acknowledged));

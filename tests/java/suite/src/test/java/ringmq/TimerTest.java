@@ -42,7 +42,7 @@ class TimerTest extends SharedServer {
         DefaultMQProducer producer = clients.producer();
         List<String> bodies = new ArrayList<>();
         for (int i = 0; i < 60; i++) {
-            long delayMs = 1_000 + i * 37L % 3_000;
+            long delayMs = 4_000 + i * 37L % 3_000;
             long dueMs = System.currentTimeMillis() + delayMs;
             Message message = new Message(topic, Clients.bytes("timer-" + i));
             switch (i % 3) {
@@ -68,7 +68,8 @@ class TimerTest extends SharedServer {
         String topic = clients.topic(4);
         Inbox inbox = clients.inbox(Clients.unique("group"), topic);
         DefaultMQProducer producer = clients.producer();
-        long dueMs = System.currentTimeMillis() + 5_000;
+        // By then all of them are sent and recalled, whatever a write to the disk takes.
+        long dueMs = System.currentTimeMillis() + 20_000;
         List<String> left = new ArrayList<>();
         List<String> handles = new ArrayList<>();
         for (int i = 0; i < 20; i++) {
@@ -89,6 +90,7 @@ class TimerTest extends SharedServer {
         last.setDeliverTimeMs(dueMs + 1_000);
         producer.send(last);
         left.add("last");
+        inbox.awaitAll(Clients.LATER, left);
         inbox.awaitExactly(left);
     }
 
