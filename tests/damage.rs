@@ -79,20 +79,20 @@ fn fill(home: &Path) -> Sent {
         let queue = (number % 3) as i32;
         if number.is_multiple_of(7) {
             let bodies: Vec<Vec<u8>> = (0..3).map(|more| body(10_000 + number * 10 + more)).collect();
-            client.expect(response::SUCCESS, send_batch("T", queue, &bodies));
+            client.insist(send_batch("T", queue, &bodies));
             bodies.into_iter().for_each(|body| keep(queue, body));
             continue;
         }
         let key = format!("key-{number} all");
         let text = properties(&[(name::KEYS, &key), (name::TAGS, "red")]);
-        client.expect(response::SUCCESS, send_as(request::SEND_MESSAGE_V2, "T", queue, &text, &body(number)));
+        client.insist(send_as(request::SEND_MESSAGE_V2, "T", queue, &text, &body(number)));
         keep(queue, body(number));
         if number.is_multiple_of(50) {
             client.expect(response::SUCCESS, commit("g", "T", queue, number as i64 / 10));
         }
     }
     let delayed = properties(&[(name::DELAY, "18")]);
-    client.expect(response::SUCCESS, send_as(request::SEND_MESSAGE_V2, "T", 0, &delayed, b"later"));
+    client.insist(send_as(request::SEND_MESSAGE_V2, "T", 0, &delayed, b"later"));
     server.stop();
     sent
 }
@@ -343,7 +343,7 @@ fn a_log_in_use_is_read_up_to_where_it_is_whole() {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    client.expect(response::SUCCESS, send("T", sender, &body(number)));
+                    client.insist(send("T", sender, &body(number)));
                 }
             });
         }

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use protocol::StoredMessage;
@@ -112,8 +112,7 @@ fn what_logs_may_have_of_a_disk_is_set_while_they_run_and_outlives_a_kill() {
     client.expect(response::SUCCESS, create_topic("T", 1));
     let send_64_mib = |client: &mut Client| {
         for _ in 0..64 {
-            // A log that waits for its next segment is busy.
-            while client.ask(send("T", 0, &[7; 1 << 20])).header.code == response::SYSTEM_BUSY {}
+            client.insist(send("T", 0, &[7; 1 << 20]));
         }
     };
     let first_is_above = |client: &mut Client, offset: i64| {
@@ -239,9 +238,10 @@ fn a_broker_that_is_stopped_and_goes_on_loses_nothing() {
     let server = Server::start(home.path(), &["--cores", "2"]);
     server.client().expect(response::SUCCESS, create_topic("T", 4));
     let is_over = AtomicBool::new(false);
+    let counts: [AtomicI64; 4] = Default::default();
     let stored = std::thread::scope(|scope| {
         let senders = (0..4).map(|queue| {
-            let (server, is_over) = (&server, &is_over);
+            let (server, is_over, count) = (&server, &is_over, &counts[queue as usize]);
             scope.spawn(move || {
                 let mut client = server.client();
                 let mut stored = 0i64;
@@ -249,13 +249,20 @@ fn a_broker_that_is_stopped_and_goes_on_loses_nothing() {
                     let answer = client.expect(response::SUCCESS, send("T", queue, &stored.to_be_bytes()));
                     assert_eq!(number(&answer, "queueOffset"), stored);
                     stored += 1;
+                    count.store(stored, Ordering::Relaxed);
                 }
                 stored
             })
         });
         let senders: Vec<_> = senders.collect();
         let mut client = server.client();
-        for round in 0..10 {
+        let began = Instant::now();
+        let have_all = || counts.iter().all(|count| count.load(Ordering::Relaxed) > 10);
+        for round in 0.. {
+            // As often as it takes until each was stopped in the middle of many.
+            if round >= 10 && (have_all() || began.elapsed() > PATIENCE) {
+                break;
+            }
             server.signal(Signal::STOP);
             // A request that comes while it stands still is answered afterwards.
             let opaque = client.write(asking(request::GET_MAX_OFFSET, &[("topic", "T"), ("queueId", "0")]));

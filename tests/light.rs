@@ -177,8 +177,8 @@ fn a_group_of_a_light_queue_has_no_configuration() {
             client.expect(response::SUCCESS, send("%RETRY%%LMQ%reader", 0, b"again"));
             let popped = client.expect(response::SUCCESS, pop());
             client.expect(response::SUCCESS, send("T", 0, b"two"));
-            client.expect(response::SUCCESS, pop_of("T", 1_000));
             let before = revived(&mut client);
+            client.expect(response::SUCCESS, pop_of("T", 1_000));
             let offset = messages(&popped)[0].queue_offset;
             assert_eq!(config(&mut client), SubscriptionGroupConfig::new(GROUP), "it has the defaults");
             assert!(!configs(&mut client).contains_key(GROUP), "and they are not kept");

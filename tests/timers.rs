@@ -183,31 +183,32 @@ fn what_is_recalled_never_comes_also_across_a_kill() {
         let server = Server::with_cores(home, cores, &[]);
         let mut client = server.client();
         client.expect(response::SUCCESS, create_topic("T", 4));
-        let due = (now_ms() + 6_000).to_string();
+        let due = (now_ms() + 10_000).to_string();
         // All have one time, and one of each queue has the same unique id, as one that is sent again: a recall is of all.
-        let mut handles = Vec::new();
-        for queue in 0..4 {
-            for number in 0..10 {
-                let unique = if number == 9 { "same".to_owned() } else { format!("{queue}-{number}") };
-                let pairs = [("TIMER_DELIVER_MS", &*due), ("UNIQ_KEY", &*unique)];
-                let handle = handle_of(&mut client, send_timer(queue, &pairs, format!("{queue}-{number}").as_bytes()));
-                handles.push((number, handle));
-            }
-        }
+        let numbers = || (0..4).flat_map(|queue| (0..10).map(move |number| (queue, number)));
+        let sent = client.ask_all(numbers().map(|(queue, number)| {
+            let unique = if number == 9 { "same".to_owned() } else { format!("{queue}-{number}") };
+            let pairs = [("TIMER_DELIVER_MS", &*due), ("UNIQ_KEY", &*unique)];
+            send_timer(queue, &pairs, format!("{queue}-{number}").as_bytes())
+        }));
+        let handles: Vec<(i32, String)> = numbers()
+            .zip(&sent)
+            .map(|((_, number), answer)| (number, field(answer, "recallHandle").to_owned()))
+            .collect();
+        let recall_all = |client: &mut Client, handles: &mut dyn Iterator<Item = &(i32, String)>| {
+            let answers = client.ask_all(handles.map(|(_, handle)| recall("T", handle)));
+            assert!(answers.iter().all(|answer| answer.header.code == response::SUCCESS), "{answers:?}");
+            answers
+        };
         let same = handles.iter().position(|(number, _)| *number == 9).expect("there are four");
         let alone = |at: &usize| handles[*at].0 % 3 == 0 && (handles[*at].0 != 9 || *at == same);
-        for (_, handle) in (0..handles.len()).filter(alone).map(|at| &handles[at]) {
-            client.expect(response::SUCCESS, recall("T", handle));
-        }
+        recall_all(&mut client, &mut (0..handles.len()).filter(alone).map(|at| &handles[at]));
         server.kill();
         let server = Server::with_cores(home, cores, &[]);
         let mut client = server.client();
-        for (_, handle) in handles.iter().filter(|(number, _)| number % 3 == 1) {
-            client.expect(response::SUCCESS, recall("T", handle));
-        }
-        for (_, handle) in handles.iter().filter(|(number, _)| number % 3 == 0) {
-            let answer = client.expect(response::SUCCESS, recall("T", handle));
-            assert_eq!(answer.header.remark, "no message waits that has this handle", "it is recalled already");
+        recall_all(&mut client, &mut handles.iter().filter(|(number, _)| number % 3 == 1));
+        for answer in recall_all(&mut client, &mut handles.iter().filter(|(number, _)| number % 3 == 0)) {
+            assert_eq!(answer.header.remark, NONE_WAITS, "it is recalled already");
         }
         server.kill();
         let server = Server::with_cores(home, cores, &[]);
@@ -357,12 +358,13 @@ fn a_message_deletes_another_one_that_waits() {
         for topic in ["T", "U"] {
             client.expect(response::SUCCESS, create_topic(topic, 4));
         }
-        let due = (now_ms() + 5_000).to_string();
+        let due = (now_ms() + 8_000).to_string();
         let timer = |queue: i32, unique: &str| {
             send_timer(queue, &[("TIMER_DELIVER_MS", &due), ("UNIQ_KEY", unique)], unique.as_bytes())
         };
-        for (queue, unique) in [(0, "A"), (1, "B"), (2, "C"), (3, "D")] {
-            client.expect(response::SUCCESS, timer(queue, unique));
+        let waiting = [(0, "A"), (1, "B"), (2, "C"), (3, "D")].map(|(queue, unique)| timer(queue, unique));
+        for answer in client.ask_all(waiting) {
+            assert_eq!(answer.header.code, response::SUCCESS, "{answer:?}");
         }
         let delete = |topic: &str, key: &str, due: &str| {
             let text = properties(&[("TIMER_DELIVER_MS", due), ("TIMER_DEL_UNIQKEY", key), ("UNIQ_KEY", "own")]);
@@ -370,15 +372,17 @@ fn a_message_deletes_another_one_that_waits() {
         };
         // It is answered alike whether there is one or not.
         let other = (due.parse::<i64>().expect("a number") + 1).to_string();
-        for (topic, key, due) in [("T", "A", &due), ("T", "A", &due), ("T", "B", &other), ("U", "B", &due)] {
-            let answer = client.expect(response::SUCCESS, delete(topic, key, due));
-            assert_eq!((field(&answer, "msgId"), field(&answer, "queueOffset")), (key, "0"));
+        let deletes = [("T", "A", &due), ("T", "A", &due), ("T", "B", &other), ("U", "B", &due)];
+        let answers = client.ask_all(deletes.map(|(topic, key, due)| delete(topic, key, due)));
+        for ((_, key, _), answer) in deletes.into_iter().zip(&answers) {
+            assert_eq!(answer.header.code, response::SUCCESS, "{answer:?}");
+            assert_eq!((field(answer, "msgId"), field(answer, "queueOffset")), (key, "0"));
         }
         // With the topic in the key, as the setting says.
         let setting = telling(request::UPDATE_BROKER_CONFIG, &[], &b"appendTopicForTimerDeleteKey=true"[..]);
         client.expect(response::SUCCESS, setting);
-        for key in ["B", "U+B", "T+C"] {
-            client.expect(response::SUCCESS, delete("U", key, &due));
+        for answer in client.ask_all(["B", "U+B", "T+C"].map(|key| delete("U", key, &due))) {
+            assert_eq!(answer.header.code, response::SUCCESS, "{answer:?}");
         }
         server.kill();
         let server = Server::with_cores(home, cores, &[]);

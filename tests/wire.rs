@@ -16,10 +16,9 @@ use tests::with_cores;
 use tests::words::{
     BORN_MS, asking, commit, committed, create_topic, edge, field, heartbeat, messages, now_ms, number, oneway,
     properties, pull, pull_all, pull_header, pull_waiting, pull_with, send, send_as, send_batch, telling,
+    wait_until_durable,
 };
 
-/// A coalesced fact is durable within a second; the rest is a slow machine's.
-const COALESCED: Duration = Duration::from_millis(2_500);
 /// A wait that would be noticed.
 const LONG_MS: i64 = 25_000;
 
@@ -404,7 +403,10 @@ fn a_delay_level_is_kept_also_across_a_kill() {
                 client.expect(response::SYSTEM_ERROR, send_as(request::SEND_MESSAGE_V2, "T", 0, &text, b"no"));
             assert!(refused.header.remark.contains(&format!("\"{wrong}\"")), "{refused:?}");
         }
-        client.expect(response::PULL_NOT_FOUND, pull("T", 0, 0));
+        // What is asked at once comes before its time, unless the machine stood still in between.
+        let early = client.ask(pull("T", 0, 0));
+        let is_due = began.elapsed() + Duration::from_millis(1) >= Duration::from_secs(1);
+        assert!(early.header.code == response::PULL_NOT_FOUND || is_due, "{early:?}");
         let answer = client.expect(response::SUCCESS, pull_waiting("T", 0, 0, LONG_MS));
         assert!(began.elapsed() + Duration::from_millis(1) >= Duration::from_secs(1));
         let soon = messages(&answer)[0];
@@ -467,8 +469,7 @@ fn messages_topics_and_offsets_survive_stops_and_kills() {
         same(&mut client);
         assert_eq!(committed(&mut client, "g", "made", 0), Some(2));
         client.expect(response::SUCCESS, commit("g", "made", 0, 7));
-        // Nothing tells when it has become a fact.
-        std::thread::sleep(COALESCED);
+        wait_until_durable(&mut client);
         client.expect(response::SUCCESS, commit("g", "made", 0, 9));
         client.expect(response::SUCCESS, create_topic("newest", 5));
         server.kill();

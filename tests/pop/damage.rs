@@ -97,16 +97,17 @@ fn a_damaged_message_holds_no_other_of_its_loan() {
     for index in 0..3 {
         client.expect(response::SUCCESS, send("T", 0, text(index).as_bytes()));
     }
-    let began_ms = now_ms();
-    let invisible_time = 5 * SHORT_MS;
-    assert_eq!(got(&client.ask(pop_with(PopMessage { invisible_time, ..header("T", 0) }))).len(), 3);
+    let lent = got(&client.ask(pop_with(PopMessage { invisible_time: 60_000, ..header("T", 0) })));
+    assert_eq!(lent.len(), 3);
     // They leave the memory; then one bit of the first rots.
     let filler = vec![b'x'; 4 << 20];
     for _ in 0..12 {
-        client.expect(response::SUCCESS, send("others", 0, &filler));
+        client.insist(send("others", 0, &filler));
     }
-    assert!(now_ms() - began_ms < invisible_time - SHORT_MS, "this machine is too slow");
     rot(&home.path().join("data/partition-00000"), text(0).as_bytes());
+    for got in &lent {
+        client.expect(response::SUCCESS, change(got, 50));
+    }
     let mut again = Vec::new();
     while again.len() < 2 {
         again.extend(got(&client.ask(pop_with(PopMessage { poll_time: 30_000, ..header("T", 0) }))));

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
 
+use protocol::codes::response;
 use protocol::{Command, Frames, Serialize};
 
 use crate::PATIENCE;
@@ -67,6 +69,8 @@ impl Client {
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
                     return Ok(None);
                 }
+                // This process was stopped, and goes on.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
@@ -119,6 +123,24 @@ impl Client {
         let answer = self.ask(command);
         assert_eq!(answer.header.code, code, "{asked:?} was answered {answer:?}");
         answer
+    }
+
+    /// Sends all these requests, then waits for their answers, in their order: one write to the disk may serve many.
+    pub fn ask_all(&mut self, commands: impl IntoIterator<Item = Command>) -> Vec<Command> {
+        let asked: Vec<i32> = commands.into_iter().map(|command| self.write(command)).collect();
+        asked.into_iter().map(|opaque| self.answer(opaque)).collect()
+    }
+
+    /// As `expect` of success; what a log refuses because it waits for its next segment is sent again.
+    pub fn insist(&mut self, command: Command) -> Command {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.ask(command.clone());
+            if answer.header.code != response::SYSTEM_BUSY || Instant::now() >= give_up {
+                assert_eq!(answer.header.code, response::SUCCESS, "{answer:?}");
+                return answer;
+            }
+        }
     }
 
     /// Waits until the server closes; what it says before is dropped.

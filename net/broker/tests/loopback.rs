@@ -573,7 +573,7 @@ fn a_message_sent_back_comes_again_and_then_is_dead() {
 #[test]
 fn a_retry_of_a_group_that_holds_locks_is_dead() {
     with_cores(|directory, cores| {
-        let rig = Rig::start(directory, cores, &[("limits.lock_timeout_ms", "1000")]);
+        let rig = Rig::start(directory, cores, &[("limits.lock_timeout_ms", "3000")]);
         let mut client = rig.client();
         client.heartbeat("g", &["T", "%RETRY%g"]);
         let queue = MessageQueue { broker_name: "broker-a".to_owned(), queue_id: 0, topic: "T".to_owned() };
@@ -601,7 +601,7 @@ fn a_retry_of_a_group_that_holds_locks_is_dead() {
         assert_eq!(messages(&client.ask(pull("%RETRY%g", 0, 0, 15_000)))[0].body, b"unlocked");
         change_lock(&mut client, request::LOCK_BATCH_MQ);
         // What is tested is that time passes; there is no event for it.
-        std::thread::sleep(Duration::from_millis(1_100));
+        std::thread::sleep(Duration::from_millis(3_100));
         retry(&mut client, b"expired");
         assert_eq!(messages(&client.ask(pull("%RETRY%g", 0, 1, 15_000)))[0].body, b"expired");
         assert_eq!(client.pull("%DLQ%g", 0, 1).header.code, response::PULL_NOT_FOUND);
@@ -615,7 +615,9 @@ fn a_delayed_message_is_due_later() {
         let mut client = rig.client();
         let started = Instant::now();
         assert_eq!(client.ask(send("T", 1, "DELAY\u{1}2\u{2}KEYS\u{1}k\u{2}", b"later")).header.code, 0);
-        assert_eq!(client.ask(pull("T", 1, 0, 0)).header.code, response::PULL_NOT_FOUND);
+        let early = client.ask(pull("T", 1, 0, 0));
+        let is_due = started.elapsed() > Duration::from_millis(900);
+        assert!(early.header.code == response::PULL_NOT_FOUND || is_due, "{early:?}");
         let answer = client.ask(pull("T", 1, 0, 15_000));
         assert!(started.elapsed() > Duration::from_millis(900));
         let message = messages(&answer)[0];
