@@ -55,6 +55,8 @@ const MAILBOX_PAUSE: Duration = Duration::from_millis(1);
 const ROUTE_PATIENCE: Duration = Duration::from_millis(700);
 /// How often a start that takes long says how far it is.
 const PATIENCE_INTERVAL: Duration = Duration::from_secs(1);
+/// A wait that is bounded is counted in steps of this length.
+const WITHIN_STEP: Duration = Duration::from_millis(100);
 /// How long the NameServer's connections have for their last answers.
 const NAMESRV_STOP: Duration = Duration::from_millis(300);
 
@@ -133,9 +135,23 @@ async fn serve(
             registration.end().await;
         }
     };
-    let cores = async { timeout(stop_timeout, broker.stop()).await };
-    let (cores, ()) = tokio::join!(cores, unregister);
-    cores.unwrap_or_else(|_| Err(format!("the cores did not stop within {} ms", stop_timeout.as_millis())))
+    let (cores, ()) = tokio::join!(within(stop_timeout, broker.stop()), unregister);
+    cores.unwrap_or_else(|| Err(format!("the cores did not stop within {} ms", stop_timeout.as_millis())))
+}
+
+/// Waits for something, at most so long. `None`: it was not over by then. Time in which the process itself stood still
+/// counts as one step, as it does for the cores.
+async fn within<T>(limit: Duration, what: impl Future<Output = T>) -> Option<T> {
+    let mut what = std::pin::pin!(what);
+    let mut left = limit;
+    while !left.is_zero() {
+        let step = left.min(WITHIN_STEP);
+        if let Ok(over) = timeout(step, what.as_mut()).await {
+            return Some(over);
+        }
+        left -= step;
+    }
+    None
 }
 
 /// SIGTERM and SIGINT.
@@ -635,6 +651,18 @@ fn seed() -> u64 {
 mod tests {
     use super::*;
     use crate::config::Source;
+
+    #[test]
+    fn a_wait_does_not_count_time_in_which_the_process_stood_still() {
+        let limit = WITHIN_STEP * 3;
+        let stands_still = async {
+            std::thread::sleep(limit * 2);
+            sleep(WITHIN_STEP / 2).await;
+        };
+        let never = std::future::pending::<()>();
+        let waits = async { (within(limit, stands_still).await, within(limit, never).await) };
+        assert_eq!(transport::run(waits).unwrap(), (Some(()), None));
+    }
 
     #[test]
     fn clients_are_told_an_address_that_reaches_us() {
