@@ -130,16 +130,18 @@ fn serve(path: PathBuf, listen: SocketAddr, depth: usize, size: u64) -> io::Resu
     }
 }
 
-/// What a completion is about: a connection's number, or a write's, above these two bits.
+/// What a completion is about: a connection's number, or a write's, above these three bits.
 const ACCEPT: u64 = 0;
 const RECEIVE: u64 = 1;
 const SEND: u64 = 2;
 const WRITE: u64 = 3;
+const SHUTDOWN: u64 = 4;
+const KIND_BITS: u32 = 3;
 /// Of what nobody waits for.
-const IGNORED: Tag = Tag(u64::MAX - 3);
+const IGNORED: Tag = Tag(u64::MAX);
 
 fn tag(kind: u64, number: usize) -> Tag {
-    Tag(kind | (number as u64) << 2)
+    Tag(kind | (number as u64) << KIND_BITS)
 }
 
 struct Connection {
@@ -151,6 +153,9 @@ struct Connection {
     sending: bool,
     /// The peer has closed, or cannot be reached any more.
     ended: bool,
+    /// A shutdown is in the kernel. It looks its socket up late, by number: if that were closed before, the number could
+    /// be another connection's by then.
+    shutting: bool,
 }
 
 /// Requests of one connection, in one batch.
@@ -231,8 +236,8 @@ impl<I: Io> Server<I> {
         if this == IGNORED {
             return Ok(());
         }
-        let number = (this.0 >> 2) as usize;
-        match (this.0 & 3, outcome) {
+        let number = (this.0 >> KIND_BITS) as usize;
+        match (this.0 & ((1 << KIND_BITS) - 1), outcome) {
             (ACCEPT, outcome) => {
                 match outcome {
                     Ok(Outcome::Accepted { socket, .. }) => self.welcome(socket),
@@ -259,6 +264,12 @@ impl<I: Io> Server<I> {
                 self.end(number, outcome.is_err());
                 self.touched.push(number);
             }
+            (SHUTDOWN, _) => {
+                if let Some(connection) = self.connections.get_mut(&number) {
+                    connection.shutting = false;
+                }
+                self.end(number, false);
+            }
             (_, Ok(Outcome::Count(bytes))) if self.flying[number].as_ref().is_some_and(|(all, _)| *all == bytes) => {
                 let (_, mut shares) = self.flying[number].take().expect("just seen");
                 for (number, requests) in shares.drain(..) {
@@ -278,7 +289,8 @@ impl<I: Io> Server<I> {
         if self.connections.len() >= CONNECTIONS_MAX {
             return self.submit(IGNORED, Op::Close { handle: socket });
         }
-        let connection = Connection { socket, part: Vec::new(), owed: 0, sending: false, ended: false };
+        let connection =
+            Connection { socket, part: Vec::new(), owed: 0, sending: false, ended: false, shutting: false };
         self.connections.insert(self.next, connection);
         self.submit(tag(RECEIVE, self.next), Op::Receive { socket });
         self.next += 1;
@@ -289,13 +301,12 @@ impl<I: Io> Server<I> {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         let (socket, first) = (connection.socket, now && !connection.ended);
         connection.ended |= now;
-        if first && connection.sending {
-            // A send to a peer that does not read would never come back.
-            self.submit(IGNORED, Op::Shutdown { socket });
-        } else if connection.ended && !connection.sending {
+        if first {
+            // Its receive, if there still is one, ends with it; and a send to a peer that does not read.
+            connection.shutting = true;
+            self.submit(tag(SHUTDOWN, number), Op::Shutdown { socket });
+        } else if connection.ended && !connection.sending && !connection.shutting {
             self.connections.remove(&number);
-            // Its receive, if there still is one, ends with it.
-            self.submit(IGNORED, Op::Shutdown { socket });
             self.submit(IGNORED, Op::Close { handle: socket });
         }
     }
@@ -563,6 +574,8 @@ mod tests {
         receive(&mut server, 0, vec![1; 1500]);
         let flying = writes(&mut server);
         happens(&mut server, tag(RECEIVE, 0), false, Outcome::Received(Bytes::new()));
+        assert!(matches!(server.io.asked.last(), Some((_, Op::Shutdown { socket: Handle(100) }))), "not yet closed");
+        happens(&mut server, tag(SHUTDOWN, 0), false, Outcome::Nothing);
         assert!(matches!(server.io.asked.last(), Some((_, Op::Close { handle: Handle(100) }))));
         happens(&mut server, flying[0].0, false, Outcome::Count(BLOCK));
         assert!(sends(&mut server).is_empty() && server.connections.is_empty());
