@@ -678,12 +678,24 @@ fn a_reader_that_never_reads_is_stopped_and_closed() {
                 }
             }
         });
+        // What is on its way between cores has a bound, too: one that is slow is busy for a moment.
+        let mut served = Instant::now();
         while !writer.is_finished() {
-            let served = client.pull("T", 0, 0);
-            assert_eq!(served.header.code, 0, "others are served: {}", served.header.remark);
+            let answer = client.pull("T", 0, 0);
+            if answer.header.code == 0 {
+                served = Instant::now();
+            }
+            let is_busy = answer.header.code == response::SYSTEM_BUSY && served.elapsed() < PATIENCE;
+            assert!(answer.header.code == 0 || is_busy, "others are served: {answer:?}");
         }
         let error = writer.join().unwrap();
         assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
-        assert_eq!(client.pull("T", 0, 0).header.code, 0, "and still are");
+        let answer = loop {
+            let answer = client.pull("T", 0, 0);
+            if answer.header.code != response::SYSTEM_BUSY || served.elapsed() > PATIENCE {
+                break answer;
+            }
+        };
+        assert_eq!(answer.header.code, 0, "and still are");
     });
 }
