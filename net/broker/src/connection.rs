@@ -291,9 +291,8 @@ impl Connection {
     /// Whether no more requests may be taken from it for now. Remembered until [`may_resume`](Self::may_resume).
     #[inline]
     pub fn is_full(&mut self, limits: &ConnectionLimits) -> bool {
-        self.paused |=
-            self.held_back || self.outstanding >= limits.requests_max || self.unsent_bytes >= limits.unsent_bytes_max;
-        self.paused
+        self.paused |= self.outstanding >= limits.requests_max || self.unsent_bytes >= limits.unsent_bytes_max;
+        self.is_paused()
     }
 
     /// Whether requests may be taken again: it was full, and half of what filled it is gone.
@@ -324,9 +323,9 @@ impl Connection {
         self.unsent_bytes > 0
     }
 
-    /// Whether it is over a limit.
+    /// Whether it is over a limit, or held back.
     pub fn is_paused(&self) -> bool {
-        self.paused
+        self.paused || self.held_back
     }
 
     /// Whether it has run out of time, and for what.
@@ -335,11 +334,11 @@ impl Connection {
         if self.sending && over(self.send_since_ms, limits.stall_ms) {
             return Some(Reason::SlowReader);
         }
-        if !self.partial.is_empty() && !self.paused && over(self.frame_since_ms, limits.frame_ms) {
+        if !self.partial.is_empty() && !self.is_paused() && over(self.frame_since_ms, limits.frame_ms) {
             return Some(Reason::SlowFrame);
         }
         // Who waits for an answer is silent because we are: a slow disk, or a pull that waits for its message.
-        let is_owed = self.outstanding > 0 || self.has_unsent();
+        let is_owed = self.outstanding > 0 || self.has_unsent() || self.is_paused();
         (!is_owed && over(self.active_ms, limits.idle_ms)).then_some(Reason::Idle)
     }
 
@@ -609,6 +608,9 @@ mod tests {
         waiting.sent(1_000_000);
         assert_eq!(waiting.overdue(&LIMITS, 1_120_000), None);
         assert_eq!(waiting.overdue(&LIMITS, 1_120_001), Some(Reason::Idle));
+        let mut held_back = connection();
+        held_back.held_back = true;
+        assert_eq!(held_back.overdue(&LIMITS, 1_000_000), None, "it is not being read");
         let mut slow = connection();
         assert_eq!(slow.cut(&mut &[0, 0][..], &mut spare, 5), Ok(Cut::More));
         slow.received(60_000);

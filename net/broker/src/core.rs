@@ -30,14 +30,14 @@ const ACCEPT_AGAIN_MS: u64 = 100;
 /// A connection with more unanswered requests than this, or more in what it sent at once, does not wait for answers.
 /// 64: the threads of a busy client.
 const FEW: u32 = 64;
+/// It is held back so long at most, and then served some: it has heartbeats to send. Milliseconds.
+const HELD_BACK_MS: u64 = 1000;
 /// While another core's mailbox is full it is tried again this much later. Milliseconds.
 const MAIL_AGAIN_MS: u64 = 1;
 /// One connection's unsent answers pin at most this much of the log's memory. Bytes.
 const PINNED_BYTES_MAX: usize = 4 << 20;
 /// Unfinished frames of one core. 256 MiB: sixty of the largest messages at once. Bytes.
 const PARTIAL_BYTES_MAX: usize = 256 << 20;
-/// How long a stopping core waits for its partitions and its last answers. Milliseconds.
-const STOP_MS: u64 = 3000;
 /// How long it then waits for answers of other cores, which stop at the same time. Milliseconds.
 const STOP_MAIL_MS: u64 = 100;
 /// A stopping core turns every millisecond. If a turn comes later than this after the last one, the process itself stood
@@ -117,8 +117,8 @@ pub struct Core<I: Io> {
     deferred: std::collections::VecDeque<(Tag, Op)>,
     /// Slots of connections with something to send, to resume or to arm.
     listed: Vec<u32>,
-    /// Slots of connections that are not read while mailboxes are crowded.
-    held_back: Vec<u32>,
+    /// Slots of connections that are not read while mailboxes are crowded, and until when at most.
+    held_back: std::collections::VecDeque<(u64, u32)>,
     /// Connections that are gone since the last look.
     gone: Vec<ConnectionId>,
     header: Header,
@@ -200,7 +200,7 @@ impl<I: Io> Core<I> {
             more: true,
             deferred: std::collections::VecDeque::new(),
             listed: Vec::new(),
-            held_back: Vec::new(),
+            held_back: std::collections::VecDeque::new(),
             gone: Vec::new(),
             header: Header::default(),
             shapes: Shapes::default(),
@@ -437,7 +437,7 @@ impl<I: Io> Core<I> {
         if self.stop_at_ms.is_some() {
             return;
         }
-        self.stop_at_ms = Some(self.now_ms + STOP_MS);
+        self.stop_at_ms = Some(self.now_ms + self.desk.settings.stop_ms);
         self.accept_again_ms = u64::MAX;
         for door in 0..self.doors.len() {
             self.submit(tag(kind::NONE, 0), Op::Cancel { tag: tag(kind::ACCEPT, door as u64) });
@@ -458,7 +458,7 @@ impl<I: Io> Core<I> {
     /// Whether everything that was promised is kept, answered and sent; closes what is left.
     fn has_stopped(&mut self) -> bool {
         let Some(stop_at_ms) = self.stop_at_ms else { return false };
-        self.more |= self.desk.shut(self.now_ms + STOP_MS / 2 >= stop_at_ms, self.now_ms);
+        self.more |= self.desk.shut(self.now_ms + self.desk.settings.stop_ms / 2 >= stop_at_ms, self.now_ms);
         let late = self.now_ms >= stop_at_ms;
         let is_shut = self.shut >= self.desk.partitions.len();
         if late && !is_shut {
@@ -617,8 +617,23 @@ mod tests {
     }
 
     #[test]
+    fn who_is_held_back_is_served_some_now_and_then() {
+        let mut world = World::new();
+        let greedy = world.connect();
+        world.turns();
+        world.ask(greedy, BOX, true);
+        world.turns();
+        let before = world.core.mailboxes.len(0);
+        assert!((BOX / 2..BOX).contains(&before), "{before}");
+        (0..HELD_BACK_MS / 100 - 2).for_each(|_| world.turns());
+        assert_eq!(world.core.mailboxes.len(0), before);
+        (0..2).for_each(|_| world.turns());
+        assert!(world.core.mailboxes.len(0) > before);
+    }
+
+    #[test]
     fn a_stop_does_not_count_time_in_which_the_process_stood_still() {
-        for still_ms in [0, STOOD_STILL_MS + 1, 10 * STOP_MS] {
+        for still_ms in [0, STOOD_STILL_MS + 1, 30_000] {
             let mut world = World::new();
             let client = world.connect();
             world.turns();

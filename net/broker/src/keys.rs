@@ -235,7 +235,7 @@ pub const KEYS: &[Key] = &[
 
     // The process.
     text("process.log", "info", "a filter such as `info` or `warn,broker=debug`", is_filter, "What is logged on stderr."),
-    number("process.stop_timeout_ms", Milliseconds, 4_000, 100, 60_000, "SIGTERM: longest wait for what is under way; the process ends a second later at the latest, by default within 5 s, not counting time in which it is itself stopped."),
+    number("process.stop_timeout_ms", Milliseconds, 4_000, 100, 60_000, "SIGTERM: longest wait for what is under way; the process ends a second later at the latest, by default within 5 s, not counting time in which it is itself stopped. Systemd's TimeoutStopSec has to be longer."),
 ];
 
 const NAME: &str = "1 to 120 of the characters a-z A-Z 0-9 _ - % |";

@@ -309,6 +309,11 @@ impl Mailboxes {
         self.boxes.iter().any(|mails| mails.len() >= mails.capacity() / 2)
     }
 
+    /// How much waits for a core.
+    pub fn len(&self, core: usize) -> usize {
+        self.boxes[core].len()
+    }
+
     /// The oldest mail for a core.
     pub fn pop(&self, core: usize) -> Option<Mail> {
         self.boxes[core].pop()

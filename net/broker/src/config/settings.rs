@@ -165,6 +165,9 @@ pub struct Settings {
     pub flush_interval_ms: u64,
     /// `log.retention_hours`.
     pub retention_hours: u64,
+    /// How long a core that stops waits for its partitions and its last answers: three quarters of
+    /// `process.stop_timeout_ms`. Milliseconds.
+    pub stop_ms: u64,
     /// `log.compaction_interval_ms`.
     pub compaction_interval_ms: u64,
     /// `log.retention_bytes`.
@@ -336,6 +339,7 @@ impl Config {
             },
             flush_interval_ms: self.number("log.flush_interval_ms"),
             retention_hours: self.number("log.retention_hours"),
+            stop_ms: self.number("process.stop_timeout_ms") / 4 * 3,
             compaction_interval_ms: self.number("log.compaction_interval_ms"),
             retention_bytes: self.number("log.retention_bytes"),
             segment_bytes: self.number("log.segment_bytes"),

@@ -3,7 +3,7 @@
 use engine::io::{Fault, Handle, Io, Op, Outcome};
 use protocol::frame;
 
-use super::{ACCEPT_AGAIN_MS, Core, FEW, SWEEP_LEAST, kind, tag, tag_of};
+use super::{ACCEPT_AGAIN_MS, Core, FEW, HELD_BACK_MS, SWEEP_LEAST, kind, tag, tag_of};
 use crate::call::{Peer, ReplyTo};
 use crate::connection::{Connection, Cut, Reason, Receiving};
 use crate::mail::Mail;
@@ -69,7 +69,7 @@ impl<I: Io> Core<I> {
             Ok(Outcome::Received(bytes)) if bytes.is_empty() => return self.close(slot, Reason::Peer),
             Ok(Outcome::Received(bytes)) => {
                 connection.received(self.now_ms);
-                self.feed(slot, &bytes);
+                self.feed(slot, &bytes, 0);
             }
             Ok(other) => unreachable!("{other:?} is no answer to a receive"),
             Err(Fault(libc::ENOBUFS)) => self.desk.counters.starved += 1,
@@ -83,9 +83,10 @@ impl<I: Io> Core<I> {
 
     /// Takes the frames out of what was received, and serves them. One connection that asks without waiting could fill the
     /// mailboxes, and everybody else were refused: once they are crowded it is read no further.
-    fn feed(&mut self, slot: u32, bytes: &[u8]) {
+    /// `served`: frames of it that count as served already.
+    fn feed(&mut self, slot: u32, bytes: &[u8], served: u32) {
         let mut rest = bytes;
-        for count in 0.. {
+        for count in served.. {
             let Some(connection) = self.connections.at(slot) else { return };
             if connection.closing.is_some() {
                 return;
@@ -93,7 +94,7 @@ impl<I: Io> Core<I> {
             let rushes = if count == 0 { connection.outstanding > FEW } else { count % FEW == 0 };
             if rushes && !connection.held_back && self.mailboxes.are_crowded() {
                 connection.held_back = true;
-                self.held_back.push(slot);
+                self.held_back.push_back((self.now_ms + HELD_BACK_MS, slot));
             }
             if connection.is_full(&self.limits) {
                 if !rest.is_empty() {
@@ -196,14 +197,7 @@ impl<I: Io> Core<I> {
 
     /// Sends, resumes and arms what was listed.
     pub(super) fn serve_listed(&mut self) {
-        if !self.held_back.is_empty() && !self.mailboxes.are_crowded() {
-            let mut held_back = std::mem::take(&mut self.held_back);
-            for slot in held_back.drain(..) {
-                self.connections.at(slot).into_iter().for_each(|connection| connection.held_back = false);
-                self.list(slot);
-            }
-            self.held_back = held_back;
-        }
+        self.let_go();
         let mut listed = std::mem::take(&mut self.listed);
         for slot in listed.drain(..) {
             let Some(connection) = self.connections.at(slot) else { continue };
@@ -226,13 +220,35 @@ impl<I: Io> Core<I> {
         }
     }
 
-    fn resume(&mut self, slot: u32) {
-        let Some(connection) = self.connections.at(slot) else { return };
-        if !connection.may_resume(&self.limits) {
+    /// Those that were held back go on: when there is room, or with a few requests when they waited for long.
+    fn let_go(&mut self) {
+        if self.held_back.is_empty() {
             return;
         }
+        let (is_over, now_ms) = (!self.mailboxes.are_crowded(), self.now_ms);
+        for _ in 0..self.held_back.len() {
+            let next = self.held_back.pop_front_if(|(until_ms, _)| is_over || *until_ms <= now_ms);
+            let Some((_, slot)) = next else { return };
+            let Some(connection) = self.connections.at(slot) else { continue };
+            if std::mem::take(&mut connection.held_back) && !connection.is_paused() && connection.closing.is_none() {
+                self.go_on(slot);
+            }
+            self.list(slot);
+        }
+    }
+
+    fn resume(&mut self, slot: u32) {
+        let Some(connection) = self.connections.at(slot) else { return };
+        if connection.may_resume(&self.limits) {
+            self.go_on(slot);
+        }
+    }
+
+    /// Serves what was kept of a connection that was paused.
+    fn go_on(&mut self, slot: u32) {
+        let Some(connection) = self.connections.at(slot) else { return };
         let kept = connection.take_kept(&mut self.spare);
-        self.feed(slot, &kept);
+        self.feed(slot, &kept, 1);
         self.spare.give(kept);
         // Its requests wait for the partitions, or are answered already.
         self.more = true;
