@@ -68,10 +68,10 @@ impl Home {
         };
         fs::create_dir_all(path).map_err(|error| fail("cannot be made", error))?;
         let lock = lock(&path.join("LOCK"), patience).map_err(|error| match error {
-            LockError::Held(pid) => format!(
+            LockError::Held(holder) => format!(
                 "data directory {} (log.dir) is in use by {}",
                 path.display(),
-                pid.map_or("another process".into(), |pid| format!("process {pid}")),
+                holder.map_or("another process".into(), |holder| format!("process {}", holder.pid)),
             ),
             LockError::Io(error) => fail("cannot be locked", error),
         })?;
@@ -180,7 +180,7 @@ pub fn partition_name(partition: u16) -> String {
 
 enum LockError {
     /// By this process, if it said so.
-    Held(Option<u32>),
+    Held(Option<Holder>),
     Io(io::Error),
 }
 
@@ -193,35 +193,64 @@ fn lock(path: &Path, patience: Duration) -> Result<File, LockError> {
         Err(error) => Err(LockError::Io(error.into())),
     };
     let with = |error: &LockError| match error {
-        LockError::Held(Some(pid)) if is_dead(*pid) => Some(PATIENCE_WITH_DEAD),
+        LockError::Held(Some(holder)) if holder.is_dead() => Some(PATIENCE_WITH_DEAD),
         LockError::Held(_) => Some(patience),
         LockError::Io(_) => None,
     };
     patiently(with, attempt)?;
-    // For the message of the next one that comes; no decision hangs on it.
+    // For the message of the next one that comes, and how long that one waits; nothing else hangs on it.
     let mut note = || {
         file.set_len(0)?;
         file.rewind()?;
-        writeln!(file, "{}", std::process::id())
+        let pid = std::process::id();
+        match state_of(pid) {
+            Ok(Some((_, started))) => writeln!(file, "{pid} {started}"),
+            _ => writeln!(file, "{pid}"),
+        }
     };
     note().map_err(LockError::Io)?;
     Ok(file)
 }
 
-/// Who wrote its pid into the lock's file.
-fn holder(mut file: &File) -> Option<u32> {
-    let mut text = String::new();
-    file.rewind().ok()?;
-    file.take(32).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+/// Who holds a lock, as it said itself: its pid, and when it was started, which tells it from one that got its pid.
+#[derive(Clone, Copy)]
+struct Holder {
+    pid: u32,
+    started: Option<u64>,
 }
 
-/// Whether a process has ended: it is gone, or a zombie, which nobody has waited for yet (`1234 (name) Z …`).
-fn is_dead(pid: u32) -> bool {
-    match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X'])),
-        Err(error) => error.kind() == io::ErrorKind::NotFound && Path::new("/proc/self").exists(),
+impl Holder {
+    /// Whether that process has ended: it is gone, another one has its pid (as pid 1 of a container that was started
+    /// again), or it is a zombie, which nobody has waited for yet.
+    fn is_dead(self) -> bool {
+        match state_of(self.pid) {
+            Ok(Some((state, started))) => {
+                matches!(state, 'Z' | 'X') || self.started.is_some_and(|known| known != started)
+            }
+            Ok(None) => false,
+            Err(error) => error.kind() == io::ErrorKind::NotFound && Path::new("/proc/self").exists(),
+        }
     }
+}
+
+/// Who wrote itself into the lock's file.
+fn holder(mut file: &File) -> Option<Holder> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(64).read_to_string(&mut text).ok()?;
+    let mut words = text.split_ascii_whitespace();
+    Some(Holder { pid: words.next()?.parse().ok()?, started: words.next().and_then(|word| word.parse().ok()) })
+}
+
+/// A process's state and when it was started, in ticks since the host was: fields 3 and 22 of
+/// `1234 (name) S 1 …` (proc_pid_stat(5)). `None`: it says something else.
+fn state_of(pid: u32) -> io::Result<Option<(char, u64)>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let Some((_, rest)) = stat.rsplit_once(')') else { return Ok(None) };
+    let mut words = rest.split_ascii_whitespace();
+    let state = words.next().and_then(|word| word.chars().next());
+    let started = words.nth(18).and_then(|word| word.parse().ok());
+    Ok(state.zip(started))
 }
 
 fn read_store(dir: &Path) -> io::Result<Option<Store>> {
@@ -295,7 +324,10 @@ mod tests {
 
     #[test]
     fn the_lock_of_a_dead_process_is_waited_for_longer() {
-        assert!(!is_dead(std::process::id()));
+        let is_dead = |pid: u32| Holder { pid, started: None }.is_dead();
+        let (pid, started) = (std::process::id(), state_of(std::process::id()).unwrap().unwrap().1);
+        assert!(!is_dead(pid) && !Holder { pid, started: Some(started) }.is_dead());
+        assert!(Holder { pid, started: Some(started + 1) }.is_dead(), "its pid is another one's");
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let give_up = Instant::now() + Duration::from_secs(60);
         while !is_dead(child.id()) {
