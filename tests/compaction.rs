@@ -9,7 +9,6 @@ use std::time::Instant;
 use protocol::Command;
 use protocol::codes::{request, response};
 use protocol::message::BatchEntry;
-use protocol::names::sys_flag;
 use protocol::properties::name;
 use tests::PATIENCE;
 use tests::client::Client;
@@ -163,20 +162,13 @@ fn what_cannot_stay_is_refused() {
         refuse(&mut client, batch(["k", ""]), response::MESSAGE_ILLEGAL, no_key);
         client.expect(response::SUCCESS, batch(["k", "l"]));
         wait_for(&mut client, "C", 1, &[0, 1]);
-        // Those that wait are asked when they come.
-        let half = |key: Option<&str>| {
-            let pairs = [Some((name::TRAN_MSG, "true")), Some(("PGROUP", "p")), key.map(|key| (name::KEYS, key))];
-            let mut command = send_as(
-                request::SEND_MESSAGE,
-                "C",
-                1,
-                &properties(&pairs.into_iter().flatten().collect::<Vec<_>>()),
-                b"half",
-            );
-            command.header.fields.push_int("sysFlag", sys_flag::TRANSACTION_PREPARED);
-            command
-        };
-        refuse(&mut client, half(None), response::MESSAGE_ILLEGAL, no_key);
+        refuse(&mut client, send_as(request::SEND_BATCH_MESSAGE, "C", 1, "", b""), response::MESSAGE_ILLEGAL, "body");
+        // None waits: there has to be room when it comes.
+        for (name, value) in [("DELAY", "1"), ("TIMER_DELAY_MS", "100"), ("TRAN_MSG", "true")] {
+            let pairs = properties(&[(name::KEYS, "k"), ("PGROUP", "p"), (name, value)]);
+            let command = send_as(request::SEND_MESSAGE_V2, "C", 1, &pairs, b"late");
+            refuse(&mut client, command, response::MESSAGE_ILLEGAL, "stored at once");
+        }
         // What is lent must be there when it comes again.
         let fields = [
             ("consumerGroup", "g"),

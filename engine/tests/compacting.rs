@@ -188,7 +188,10 @@ impl World {
 
     fn send_durably(&mut self, at: u32, key: u8, has_body: bool) -> u64 {
         let number = self.sent;
-        self.send(at, key, has_body, HEADER_BYTES + 100);
+        // A log that is busy takes it later.
+        while self.sent == number {
+            self.send(at, key, has_body, HEADER_BYTES + 100);
+        }
         self.until(|world| world.keys[&(at, key)].get(&number).is_some_and(|(_, promised)| *promised));
         number
     }

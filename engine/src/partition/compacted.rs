@@ -62,8 +62,9 @@ pub(super) struct Compaction {
     pub more: Option<u64>,
     /// A read that it waits for.
     pub awaited: Option<LoadId>,
-    /// Since when a segment is held that retention wants, or when that was told last.
+    /// Since when a segment is held that retention wants; and when that is told next.
     pub held_since_ms: Option<u64>,
+    pub tell_held_ms: u64,
     /// A failure is not told again before.
     pub quiet_until_ms: u64,
     /// The queue that is looked at next.
@@ -78,8 +79,9 @@ pub(super) struct Compacted {
     pub upto: u64,
     /// Where the message at that offset lies and when it was stored, if that is known.
     pub next: Option<(u64, u64)>,
-    /// Offsets below this one waited when the log was opened.
+    /// Offsets below this one waited when the log was opened; and how many of them still do.
     pub backlog_end: u64,
+    backlog: u64,
     bytes: usize,
     waiting_bytes: usize,
     /// Hashes of the keys, with the offsets of the messages that stay.
@@ -122,6 +124,7 @@ impl Compaction {
             more: None,
             awaited: None,
             held_since_ms: None,
+            tell_held_ms: 0,
             quiet_until_ms: 0,
             next: None,
             hasher: RandomState::with_seed(seed as usize),
@@ -143,14 +146,14 @@ impl Compaction {
         if !self.topics.contains(&queue.topic) {
             return;
         }
+        let (bytes, waited) = (cost(entry.length as usize), self.waits_too_much());
         let compacted = self.queues.entry(queue).or_default();
         if compacted.upto == offset {
             compacted.next = Some((entry.byte, entry.store_time_ms));
         }
-        let bytes = cost(entry.length as usize);
         compacted.waiting_bytes += bytes;
         self.waiting_bytes += bytes;
-        if self.waits_too_much() {
+        if self.waits_too_much() && !waited {
             self.look_ms = 0;
         }
     }
@@ -178,8 +181,8 @@ impl Compaction {
         (compacted.bytes, self.bytes) = (compacted.bytes + begun - ended, self.bytes + begun - ended);
         changes.ends.iter().for_each(|key| _ = compacted.keys.remove(key));
         compacted.keys.extend(changes.begins.iter().map(|(hash, offset, _)| (*hash, *offset)));
-        let backlog = |upto: u64| compacted.backlog_end.saturating_sub(upto);
-        self.backlog = (self.backlog + backlog(upto)).saturating_sub(backlog(compacted.upto));
+        let backlog = compacted.backlog.min(compacted.backlog_end.saturating_sub(upto));
+        self.backlog -= std::mem::replace(&mut compacted.backlog, backlog) - backlog;
         (compacted.upto, compacted.next) = (upto, None);
         if is_all {
             self.waiting_bytes -= std::mem::take(&mut compacted.waiting_bytes);
@@ -245,6 +248,7 @@ impl Partition {
         for (queue, compacted) in gone {
             compaction.bytes -= compacted.bytes;
             compaction.waiting_bytes -= compacted.waiting_bytes;
+            compaction.backlog -= compacted.backlog;
             compaction.gone.insert(queue);
         }
         if was_idle {
@@ -284,7 +288,8 @@ impl Partition {
             let Some(Span { min, max }) = self.derived.index.get(queue).map(|queue| queue.span()) else { continue };
             let compacted = compaction.queues.entry(queue).or_default();
             compacted.backlog_end = max;
-            compaction.backlog += max.saturating_sub(compacted.upto.max(min));
+            compacted.backlog = max.saturating_sub(compacted.upto.max(min));
+            compaction.backlog += compacted.backlog;
         }
     }
 

@@ -18,6 +18,9 @@ use std::ops::Bound;
 const LOOK_MS: u64 = 1000;
 /// What fails is told again after this long, and a segment that is held so long. Milliseconds.
 const TELL_MS: u64 = 60_000;
+/// A segment is held so long for messages of which nobody knows where they lie, because their run is lost. Longer than a lost
+/// run is tried again ([`upkeep`](crate::upkeep)) twice. Milliseconds.
+const HOLD_MS: u64 = 1_500_000;
 /// Messages and bytes of a queue that are compacted before it is waited until that is written: what one cold read brings.
 const SLICE: PullLimits = PullLimits { messages: 256, bytes: LOAD_BYTES, scan: 256 };
 /// Messages that lie so far back in the log are compacted whatever their age, so that a log does not grow for them.
@@ -49,7 +52,7 @@ impl Partition {
         self.compaction.look_ms = now_ms + LOOK_MS;
         let more = self.forget_gone(now_ms) | self.compact_queues(now_ms);
         self.compaction.more = more.then(|| self.log.accepted());
-        self.free_log();
+        self.free_log(more);
         let is_wanted = self.compaction.wanted > self.compaction.free;
         if is_wanted {
             self.compaction.look_ms = self.compaction.look_ms.min(now_ms + RETRY_MS);
@@ -78,10 +81,12 @@ impl Partition {
 
     /// Says now and then that a segment is held: its log may be damaged.
     fn tell_held(&mut self, is_held: bool, now_ms: u64) {
-        let since_ms = self.compaction.held_since_ms.filter(|_| is_held).unwrap_or(now_ms);
-        let is_long = now_ms.saturating_sub(since_ms) >= TELL_MS;
-        self.compaction.held_since_ms = is_held.then_some(if is_long { now_ms } else { since_ms });
-        if is_long {
+        if !is_held || self.compaction.held_since_ms.is_none() {
+            self.compaction.held_since_ms = is_held.then_some(now_ms);
+            self.compaction.tell_held_ms = now_ms + TELL_MS;
+        }
+        if now_ms >= self.compaction.tell_held_ms {
+            self.compaction.tell_held_ms = now_ms + TELL_MS;
             let (partition, upto) = (self.config.partition, self.compaction.wanted);
             tracing::warn!(
                 partition,
@@ -140,7 +145,7 @@ impl Partition {
             // `None`: it is gone, and so a pull will say.
             Ok(_) => {}
             Err(Miss::Loading(load)) => {
-                self.compaction.awaited = Some(load);
+                self.compaction.awaited.get_or_insert(load);
                 return false;
             }
             Err(Miss::Damaged(_)) => return self.pass_lost(queue, from, now_ms),
@@ -159,10 +164,14 @@ impl Partition {
                 (Vec::new(), behind)
             }
             Pull::Loading(load) => {
-                self.compaction.awaited = Some(load);
+                self.compaction.awaited.get_or_insert(load);
                 return false;
             }
-            _ => return false,
+            _ => {
+                // Where it was seen nobody may know any more.
+                self.compaction.queues.get_mut(&queue).expect("it was looked at").next = None;
+                return false;
+            }
         };
         let mut due = Vec::with_capacity(messages.len());
         let mut next = behind;
@@ -207,8 +216,12 @@ impl Partition {
             || self.log.accepted().saturating_sub(byte) > BEHIND_BYTES_MAX
     }
 
-    /// Where some offsets lie is lost, with the run that knew and the log that it was made of: they do not stay.
+    /// Where some offsets lie is lost, with the run that knew and the log that it was made of. That may change, so nothing is
+    /// done before retention has waited for it for long; then they do not stay.
     fn pass_lost(&mut self, queue: QueueKey, from: u64, now_ms: u64) -> bool {
+        if self.compaction.held_since_ms.is_none_or(|since_ms| now_ms < since_ms + HOLD_MS) {
+            return false;
+        }
         let Some(Span { max, .. }) = self.derived.index.get(queue).map(|queue| queue.span()) else { return false };
         let mut next = from;
         while next < max.min(from + LOOKS_PER_TURN) && matches!(self.locate(queue, next), Err(Miss::Damaged(_))) {
@@ -261,14 +274,15 @@ impl Partition {
         }
     }
 
-    /// Notes up to where the log is not needed for it any more, if retention wants more than that.
-    fn free_log(&mut self) {
+    /// Notes up to where the log is not needed for it any more, if retention wants more than that. `more`: something is
+    /// still to be compacted. Cost: at most one look at each queue.
+    fn free_log(&mut self, more: bool) {
         let durable = self.log.durable();
         if let Some((_, free)) = self.compaction.freeing.take_if(|(at, _)| *at <= durable) {
             self.compaction.free = free;
         }
         let wanted = self.compaction.wanted;
-        if self.compaction.freeing.is_some() || wanted <= self.compaction.free {
+        if more || self.compaction.freeing.is_some() || wanted <= self.compaction.free {
             return;
         }
         // What is durable is visible: everything below that was compacted, or stands in its queue.
@@ -279,7 +293,7 @@ impl Partition {
             match self.locate_uncompacted(queue, from) {
                 Ok(Some((byte, _))) if byte >= wanted => free = free.min(byte),
                 Err(Miss::Loading(load)) => {
-                    self.compaction.awaited = Some(load);
+                    self.compaction.awaited.get_or_insert(load);
                     return;
                 }
                 // It is compacted or passed first.

@@ -49,8 +49,7 @@ const BATCH_TOPIC_BYTES_MAX: usize = names::TOPIC_BYTES_MAX;
 
 /// Messages of a usual batch: so many are read without growing a list.
 const BATCH_USUAL: usize = 64;
-/// Longest body of a message that may stay as the newest of its key: it has to fit a fact with all properties that it may
-/// get, while it waits or is decided.
+/// Longest body of a message that may stay as the newest of its key: it has to fit a fact with any properties.
 const STAYING_BODY_MAX: usize = FACT_BYTES_MAX - PROPERTIES_BYTES_MAX - names::TOPIC_BYTES_MAX - 1024;
 /// Said to a message that would be the newest of a new key.
 const COMPACTED_FULL: &str =
@@ -400,7 +399,8 @@ impl Desk {
         }
         let body_max = self.settings.limits.message_bytes;
         // One without a body ends its key, where the newest of each key stays.
-        if call.body.is_empty() && !topic.is_compacted || call.body.len() > body_max {
+        let may_be_empty = topic.is_compacted && !is_batch;
+        if call.body.is_empty() && !may_be_empty || call.body.len() > body_max {
             let remark =
                 format!("the message is illegal: its body has {} bytes, 1 to {body_max} are allowed", call.body.len());
             return Err((response::MESSAGE_ILLEGAL, remark));
@@ -516,6 +516,11 @@ fn check_stays(call: &Call<'_>, send: &SendMessage<'_>, said: &Said<'_>) -> Resu
         }
         Ok(())
     };
+    if said.delay_level > 0 || said.is_timer || is_half(send, said) {
+        // When they come there has to be room for them, which nobody can keep free for so long.
+        let remark = "a message of a compacted topic is stored at once: it has no delay, and is no half message";
+        return Err((response::MESSAGE_ILLEGAL, remark.to_owned()));
+    }
     if call.header.code != request::SEND_BATCH_MESSAGE {
         return check(said.key, call.body);
     }

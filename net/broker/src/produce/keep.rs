@@ -294,22 +294,23 @@ impl Desk {
         if put.pieces().iter().any(|piece| piece.message.properties.len() > PROPERTIES_BYTES_MAX) {
             return Err(Unkept::TooLong);
         }
-        if !self.catalog.compacted().is_empty() && !self.has_room_to_stay(local, put) {
+        let compacted = self.catalog.compacted();
+        if !compacted.is_empty()
+            && compacted.contains(&put.queue().topic)
+            && !self.has_room_to_stay(local, put.queue(), put.pieces())
+        {
             return Err(Unkept::NoRoom);
         }
         Ok(())
     }
 
-    /// Whether there is room for messages of compacted topics. One that its producer decides was asked when it came.
+    /// Whether there is room for messages of a compacted topic.
     #[cold]
-    fn has_room_to_stay(&self, local: usize, put: &Put<'_>) -> bool {
-        let mut queues = put.queues().iter().filter(|queue| self.catalog.compacted().contains(&queue.topic));
-        let has_room = |queue: &QueueKey, message: &StoredMessage<'_>| {
+    fn has_room_to_stay(&self, local: usize, queue: QueueKey, pieces: &[Piece<'_>]) -> bool {
+        pieces.iter().all(|Piece { message, .. }| {
             let key = message.property(name::KEYS).unwrap_or_default();
-            self.partitions[local].has_room_to_stay(*queue, key.as_bytes(), message.encoded_len())
-        };
-        matches!(put, Put::End(..))
-            || queues.all(|queue| put.pieces().iter().all(|piece| has_room(queue, &piece.message)))
+            self.partitions[local].has_room_to_stay(queue, key.as_bytes(), message.encoded_len())
+        })
     }
 
     /// Answers that nothing was put into the log.
