@@ -8,6 +8,9 @@ use crate::format::{Kind, QueueKey};
 use crate::limits::{FACT_BYTES_MAX, Flush, NOTES_INTERVAL_MS};
 use crate::log::Ticket;
 
+/// Facts deleted in one record.
+const FORGOTTEN_TOGETHER: usize = 256;
+
 impl Partition {
     /// Changes facts together; `None` deletes one. They are readable at once; when the ticket comes back all of them are
     /// as safe as a message is then, or, after a failure, all or none. Keys start with a byte that is not zero.
@@ -117,18 +120,23 @@ impl Partition {
 
     /// Deletes every fact whose key starts with `prefix`.
     pub fn forget_facts(&mut self, prefix: &[u8], now_ms: u64) -> Result<(), AppendError> {
+        while self.forget_some(prefix, FORGOTTEN_TOGETHER, now_ms)? == FORGOTTEN_TOGETHER {}
+        Ok(())
+    }
+
+    /// Deletes some of them, at most `most`. Returns how many.
+    pub(super) fn forget_some(&mut self, prefix: &[u8], most: usize, now_ms: u64) -> Result<usize, AppendError> {
         self.check_open()?;
-        loop {
-            let mut payload = Vec::new();
-            let keys =
-                self.derived.facts.with_prefix(prefix).map(|(key, _)| key.to_vec()).take(256).collect::<Vec<_>>();
-            if keys.is_empty() {
-                return Ok(());
-            }
-            keys.iter().for_each(|key| facts::encode(&mut payload, key, None));
-            self.write_facts(&payload, now_ms)?;
-            keys.iter().for_each(|key| self.derived.facts.set(key, None));
+        let keys: Vec<Vec<u8>> =
+            self.derived.facts.with_prefix(prefix).map(|(key, _)| key.to_vec()).take(most).collect();
+        if keys.is_empty() {
+            return Ok(0);
         }
+        let mut payload = Vec::new();
+        keys.iter().for_each(|key| facts::encode(&mut payload, key, None));
+        self.write_facts(&payload, now_ms)?;
+        keys.iter().for_each(|key| self.derived.facts.set(key, None));
+        Ok(keys.len())
     }
 
     pub(super) fn write_facts(&mut self, payload: &[u8], now_ms: u64) -> Result<u64, AppendError> {

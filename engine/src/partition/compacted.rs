@@ -16,6 +16,7 @@
 
 use super::{Partition, Pull, PullLimits};
 use crate::derived::OWN_PREFIX;
+use crate::error::AppendError;
 use crate::facts::Facts;
 use crate::format::QueueKey;
 use crate::index::{Entry, Span};
@@ -190,7 +191,8 @@ impl Compaction {
     }
 }
 
-fn queue_key(queue: QueueKey) -> [u8; QUEUE_BYTES] {
+/// The key of the fact that says up to where a queue is compacted; those of its messages begin with it.
+pub(super) fn queue_key(queue: QueueKey) -> [u8; QUEUE_BYTES] {
     let mut key = [OWN_PREFIX; QUEUE_BYTES];
     key[1] = MARK;
     key[2..6].copy_from_slice(&queue.topic.to_be_bytes());
@@ -390,11 +392,6 @@ impl Partition {
         }
     }
 
-    /// Keys of facts of a queue, some of them.
-    pub(super) fn facts_of(&self, queue: QueueKey, most: usize) -> Vec<Vec<u8>> {
-        self.derived.facts.with_prefix(&queue_key(queue)).map(|(key, _)| key.to_vec()).take(most).collect()
-    }
-
     /// Puts changes of what stays into the log, up to an offset.
     pub(super) fn put_compacted(
         &mut self,
@@ -402,7 +399,7 @@ impl Partition {
         changes: &Changes<'_>,
         upto: u64,
         now_ms: u64,
-    ) -> Result<(), crate::error::AppendError> {
+    ) -> Result<(), AppendError> {
         let (first, value) = (queue_key(queue), upto.to_be_bytes());
         let old: Vec<_> = changes.ends.iter().map(|(_, offset)| message_key(queue, *offset)).collect();
         let new: Vec<_> =

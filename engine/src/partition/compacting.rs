@@ -1,7 +1,7 @@
 //! Compacting: messages of queues of which the newest of each key stays become facts, and the log below is free. See
 //! `compacted.rs`.
 
-use super::compacted::{Changes, may_stay};
+use super::compacted::{Changes, may_stay, queue_key};
 use super::{Partition, Pull, PullLimits, RETRY_MS};
 use crate::error::AppendError;
 use crate::format::{Position, QueueKey};
@@ -100,16 +100,12 @@ impl Partition {
     fn forget_gone(&mut self, now_ms: u64) -> bool {
         let mut left = FORGOTTEN_MAX;
         while let Some(queue) = self.compaction.gone.first().copied() {
-            let keys = self.facts_of(queue, left);
-            let changes: Vec<(&[u8], Option<&[u8]>)> = keys.iter().map(|key| (&**key, None)).collect();
-            if !changes.is_empty() && self.put_facts(&changes, None, now_ms).is_err() {
-                return false;
-            }
-            if keys.len() == left {
+            let Ok(count) = self.forget_some(&queue_key(queue), left, now_ms) else { return false };
+            if count == left {
                 return true;
             }
             // One that has no facts counts, too: it was looked for.
-            left -= keys.len().max(1);
+            left -= count.max(1);
             self.compaction.gone.remove(&queue);
             if left == 0 {
                 return !self.compaction.gone.is_empty();

@@ -310,6 +310,7 @@ impl Mailboxes {
     }
 
     /// How much waits for a core.
+    #[cfg(test)]
     pub fn len(&self, core: usize) -> usize {
         self.boxes[core].len()
     }
