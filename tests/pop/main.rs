@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::bodies::{
     self, Assignments, BatchAck, BatchAcks, BitSet, QueryAssignment, RequestMode, RequestModes, SetRequestMode,
