@@ -220,15 +220,14 @@ impl<I: Io> Core<I> {
         let wait = self.wait(wait_max);
         let mut done = std::mem::take(&mut self.done);
         self.io.drive(wait, &mut done);
-        let before_ms = std::mem::replace(&mut self.now_ms, clock());
-        self.forgive(self.now_ms.saturating_sub(before_ms));
+        self.look_at(&clock);
         self.more = false;
         self.desk.counters.turns += 1;
         for done in done.drain(..) {
             self.on_done(done);
         }
         self.done = done;
-        self.take_mail();
+        self.take_mail(&clock);
         self.desk.on_time(self.now_ms);
         if self.now_ms >= self.tick_at_ms {
             self.tick_at_ms = self.now_ms + TICK_MS;
@@ -312,9 +311,14 @@ impl<I: Io> Core<I> {
 
     // -- mail, partitions, answers -----------------------------------------------------------------
 
-    fn take_mail(&mut self) {
-        for _ in 0..MAILS_PER_TURN {
-            let Some(mail) = self.mailboxes.pop(self.desk.index) else { return };
+    fn take_mail(&mut self, clock: &impl Fn() -> u64) {
+        let count = self.mailboxes.len(self.desk.index).min(MAILS_PER_TURN);
+        if count > 0 {
+            // It may have come while completions were handled: no message is stored before it was sent.
+            self.look_at(clock);
+        }
+        for _ in 0..count {
+            let mail = self.mailboxes.pop(self.desk.index).expect("only this core takes from its box");
             match mail {
                 Mail::Adopt { socket, peer, fast } => self.adopt(socket, peer, fast),
                 Mail::Answer { connection, pieces, settles } => self.on_answer(connection, pieces, settles),
@@ -324,7 +328,7 @@ impl<I: Io> Core<I> {
                 mail => self.desk.on_mail(mail, self.now_ms),
             }
         }
-        self.more = true;
+        self.more |= self.mailboxes.len(self.desk.index) > 0;
     }
 
     fn on_answer(&mut self, id: ConnectionId, pieces: Pieces, settles: bool) {
@@ -446,8 +450,10 @@ impl<I: Io> Core<I> {
         self.more = true;
     }
 
-    /// Puts the end of a stop off if a turn came so much later than the last one that the process must have stood still.
-    fn forgive(&mut self, passed_ms: u64) {
+    /// Reads the clock. If so much time has passed that the process must have stood still, the end of a stop is put off.
+    fn look_at(&mut self, clock: &impl Fn() -> u64) {
+        let before_ms = std::mem::replace(&mut self.now_ms, clock());
+        let passed_ms = self.now_ms.saturating_sub(before_ms);
         if passed_ms > STOOD_STILL_MS {
             for at_ms in [&mut self.stop_at_ms, &mut self.shut_at_ms].into_iter().flatten() {
                 *at_ms += passed_ms;
@@ -514,7 +520,7 @@ fn give(
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::rc::Rc;
 
     use engine::sim::{Side, Sim};
@@ -629,6 +635,27 @@ mod tests {
         assert_eq!(world.core.mailboxes.len(0), before);
         (0..2).for_each(|_| world.turns());
         assert!(world.core.mailboxes.len(0) > before);
+    }
+
+    #[test]
+    fn mail_is_handled_at_a_time_that_is_not_before_it_was_sent() {
+        let mut world = World::new();
+        let socket = world.sim.borrow_mut().connect(world.listener);
+        let peer = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
+        let mailboxes = world.core.mailboxes.clone();
+        let now_ms = Cell::new(world.sim.borrow().now_ms());
+        let sent_ms = now_ms.get() + 1;
+        // Another core sends something just after the turn has read the clock.
+        let clock = || {
+            if now_ms.get() < sent_ms {
+                mailboxes.push(1, Mail::Adopt { socket, peer, fast: false }).unwrap();
+                return now_ms.replace(sent_ms);
+            }
+            now_ms.get()
+        };
+        assert!(world.core.turn(Some(Duration::ZERO), clock));
+        assert_eq!(world.core.connections(), 1, "it is taken");
+        assert_eq!(world.core.now_ms, sent_ms);
     }
 
     #[test]

@@ -309,8 +309,7 @@ impl Mailboxes {
         self.boxes.iter().any(|mails| mails.len() >= mails.capacity() / 2)
     }
 
-    /// How much waits for a core.
-    #[cfg(test)]
+    /// How much waits for a core: at least so much can be taken by it.
     pub fn len(&self, core: usize) -> usize {
         self.boxes[core].len()
     }
