@@ -27,12 +27,12 @@ class BenchmarkTest extends SharedServer {
     private static final Pattern PRODUCED = Pattern.compile("Send TPS: [1-9]\\d* .*Send Failed: \\d+ \\| Response Failed: \\d+");
     private static final Pattern BATCHED = Pattern.compile("Send TPS: [1-9]\\d* \\| Send MPS: [1-9]\\d* .*Send Failed: \\d+ \\| Send Message Failed: \\d+");
     private static final Pattern ENDED =
-        Pattern.compile("Send TPS: +[1-9]\\d* .*Send Failed: \\d+ \\| Check: \\d+ \\| UnexpectedCheck: 0 \\| DuplicatedCheck: 0");
+        Pattern.compile("Send TPS: +[1-9]\\d* .*Send Failed: \\d+ \\| Check: \\d+ \\| UnexpectedCheck: \\d+ \\| DuplicatedCheck: \\d+");
     private static final Pattern PUT_OFF = Pattern.compile("Send TPS: [1-9]\\d*, .*Send Failed: \\d+, Response Failed: \\d+");
     // Never before its time.
     private static final Pattern DUE = Pattern.compile("Consume TPS: [1-9]\\d*, Avg delayedDuration: +\\d+\\.\\d+, Max delayedDuration: \\d+");
     private static final Pattern CONSUMED = Pattern.compile("Consume TPS: [1-9]\\d* .*Consume Fail: \\d+");
-    private static final Pattern FAILED = Pattern.compile("Fail(ed)?: [1-9]");
+    private static final Pattern FAILED = Pattern.compile("(Fail(ed)?|UnexpectedCheck|DuplicatedCheck): [1-9]");
 
     @TempDir
     private Path dir;
@@ -42,7 +42,10 @@ class BenchmarkTest extends SharedServer {
         List<Path> run(Path dir) throws Exception;
     }
 
-    /** No send may fail. Where the machine stands still for the three seconds that a client waits, one does: then once more. */
+    /**
+     * No send may fail, nor one be asked about that was decided. Where the machine stands still for the three seconds that a
+     * client waits, one does: then once more.
+     */
     private void withoutFailure(Round round) throws Exception {
         List<Path> outputs = round.run(Files.createTempDirectory(dir, "round"));
         if (outputs.stream().anyMatch(output -> FAILED.matcher(read(output)).find())) {
@@ -71,16 +74,24 @@ class BenchmarkTest extends SharedServer {
 
     @Test
     void exactlySoMany() throws Exception {
+        withoutFailure(this::exactlySoMany);
+    }
+
+    private List<Path> exactlySoMany(Path dir) throws Exception {
         String topic = clients.topic(4);
         Path produced = dir.resolve("producer");
         try (Server producer = start(produced, "Complete", "Producer", "-t", topic, "-w", "4", "-s", "500", "-q", "5000",
             "-k", "true", "-l", "3")) {
             assertTrue(read(produced).contains("Send Total: 5000"), read(produced));
         }
-        clients.awaitCount(topic, 5000);
+        // A send that failed is repeated: then there may be more.
+        if (!FAILED.matcher(read(produced)).find()) {
+            clients.awaitCount(topic, 5000);
+        }
         for (MessageQueue queue : clients.queues(topic)) {
             clients.read(queue).forEach(m -> assertEquals(500, m.getBody().length));
         }
+        return List.of(produced);
     }
 
     @Test
@@ -113,7 +124,6 @@ class BenchmarkTest extends SharedServer {
                         && PUT_OFF.matcher(read(putOff)).find() && DUE.matcher(read(due)).find();
                 });
             }
-            assertFalse(read(ended).matches("(?s).*(UnexpectedCheck|DuplicatedCheck): [1-9].*"), read(ended));
             return List.of(batched, ended, putOff);
         }
     }

@@ -9,6 +9,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.atomic.AtomicReference;
 import java.util.function.Consumer;
 import java.util.stream.IntStream;
 import org.apache.rocketmq.client.ClientConfig;
@@ -38,13 +39,14 @@ import ringmq.rig.Until;
 
 /** The stock clients of one test, all closed with it, and the few things every test does with them. */
 final class Clients implements AutoCloseable {
-    /** For what needs some round trips and threads of a client: long, because the machine may be busy. */
-    static final Duration SOON = Duration.ofSeconds(20);
+    /** For what needs some round trips and threads of a client: longer than the 20 s after which one balances again. */
+    static final Duration SOON = Duration.ofSeconds(45);
     /** For what waits for a timer of the client or of the broker, up to 30 s each. */
     static final Duration LATER = Duration.ofSeconds(75);
 
     private static final int SEND_TIMEOUT_MS = 15_000;
     private static final int API_TIMEOUT_MS = 10_000;
+    private static final int ADMIN_TIMEOUT_MS = 30_000;
     private static final int TIMER_MS = 2_000;
     private static final String RUN = Long.toString(System.currentTimeMillis(), 36);
     private static final AtomicInteger NEXT = new AtomicInteger();
@@ -132,7 +134,7 @@ final class Clients implements AutoCloseable {
 
     DefaultMQAdminExt admin() throws Exception {
         if (admin == null) {
-            admin = new DefaultMQAdminExt(unique("admins"));
+            admin = new DefaultMQAdminExt(unique("admins"), ADMIN_TIMEOUT_MS);
             settle(admin);
             admin.start();
             closers.add(admin::shutdown);
@@ -171,7 +173,7 @@ final class Clients implements AutoCloseable {
             .map(BrokerData::selectBrokerAddr).toList();
     }
 
-    /** Waits until the topic's route has exactly so many queues to write to. */
+    /** Waits until the topic's route has exactly so many queues to write to, at the NameServer that the tools ask. */
     void awaitRoute(String topic, int queues) {
         Until.holds(LATER, topic + " has a route of " + queues + " queues", () -> {
             TopicRouteData route = admin().examineTopicRouteInfo(topic);
@@ -218,6 +220,25 @@ final class Clients implements AutoCloseable {
             return offsets.keySet().equals(queues(topic))
                 && offsets.values().stream().allMatch(o -> o.getConsumerOffset() == o.getBrokerOffset());
         });
+    }
+
+    /** Waits until all that the broker knows is on its disk: offsets go there a little later. */
+    void awaitDurable(String broker) {
+        Until.holds(LATER, broker + " has written everything", () -> {
+            Map<String, String> state = admin().fetchBrokerRuntimeStats(broker).getTable();
+            return state.getOrDefault("ringmq_offsets_unwritten", "0").equals("0")
+                && state.get("remainHowManyDataToFlush").startsWith("0 ");
+        });
+    }
+
+    /** The message with this id; asks again, because the client waits six seconds for an answer, whatever it is told. */
+    MessageExt view(String topic, String id) throws Exception {
+        AtomicReference<MessageExt> found = new AtomicReference<>();
+        Until.holds(SOON, id + " is found", () -> {
+            found.set(admin().viewMessage(topic, id));
+            return true;
+        });
+        return found.get();
     }
 
     /** Waits until the topic holds so many messages, for those whose sending is not answered. */

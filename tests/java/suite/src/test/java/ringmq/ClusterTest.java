@@ -87,13 +87,7 @@ class ClusterTest {
 
     @Test
     void loadSpreads() throws Exception {
-        String topic = clients.topic(QUEUES);
-        // The producer may ask either NameServer.
-        for (Node namesrv : NAMESRVS) {
-            try (Clients one = new Clients(namesrv.namesrv())) {
-                one.awaitRoute(topic, 3 * QUEUES);
-            }
-        }
+        String topic = topic();
         List<String> bodies = Clients.bodies("spread", 10 * 3 * QUEUES);
         Map<MessageQueue, Integer> sent = new HashMap<>();
         for (SendResult result : clients.send(clients.producer(), topic, bodies)) {
@@ -112,7 +106,7 @@ class ClusterTest {
 
     @Test
     void killedBroker() throws Exception {
-        String topic = clients.topic(QUEUES);
+        String topic = topic();
         Inbox inbox = clients.inbox(Clients.unique("group"), topic);
         DefaultMQProducer producer = clients.producer(settings -> settings.setRetryTimesWhenSendFailed(10));
         List<String> acknowledged = new ArrayList<>(Clients.bodies("before", 60));
@@ -156,7 +150,7 @@ class ClusterTest {
 
     @Test
     void killedNamesrv() throws Exception {
-        String topic = clients.topic(QUEUES);
+        String topic = topic();
         Inbox inbox = clients.inbox(Clients.unique("group"), topic);
         DefaultMQProducer producer = clients.producer();
         List<String> bodies = new ArrayList<>(Clients.bodies("before", 30));
@@ -185,6 +179,17 @@ class ClusterTest {
         try (Clients one = new Clients(killed.namesrv())) {
             one.awaitRoute(made, 3 * QUEUES);
         }
+    }
+
+    /** A topic that both NameServers know everywhere: a client may ask either. */
+    private String topic() throws Exception {
+        String topic = clients.topic(QUEUES);
+        for (Node namesrv : NAMESRVS) {
+            try (Clients one = new Clients(namesrv.namesrv())) {
+                one.awaitRoute(topic, 3 * QUEUES);
+            }
+        }
+        return topic;
     }
 
     /** Waits until this NameServer, asked alone, knows so many brokers of the cluster. */

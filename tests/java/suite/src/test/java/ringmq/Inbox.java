@@ -45,7 +45,7 @@ final class Inbox implements MessageListenerConcurrently {
 
     /** Waits until all these bodies have come, and expects nothing else and nothing twice. */
     void awaitExactly(Collection<String> bodies) {
-        awaitAll(Clients.SOON, bodies);
+        awaitAll(Clients.LATER, bodies);
         assertEquals(bodies.stream().sorted().toList(), texts().stream().sorted().toList());
     }
 }

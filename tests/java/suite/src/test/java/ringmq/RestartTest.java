@@ -82,7 +82,10 @@ class RestartTest {
         DefaultMQPullConsumer consumer = clients.pull(group);
         MessageQueue queue = consumer.fetchSubscribeMessageQueues(topic).iterator().next();
         OffsetStore offsets = consumer.getDefaultMQPullConsumerImpl().getOffsetStore();
-        offsets.updateConsumeOffsetToBroker(queue, 5, false);
+        Until.holds(Clients.SOON, "the offset is taken", () -> {
+            offsets.updateConsumeOffsetToBroker(queue, 5, false);
+            return true;
+        });
 
         node.kill();
         node.start();
@@ -119,7 +122,7 @@ class RestartTest {
             }
         });
         sender.start();
-        Until.holds(Clients.SOON, "some messages", () -> acknowledged.size() > 20);
+        Until.holds(Clients.LATER, "some messages", () -> acknowledged.size() > 20);
         node.kill();
         int atKill = acknowledged.size();
         node.start();

@@ -3,6 +3,7 @@ package ringmq;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.util.Collection;
 import java.util.List;
 import java.util.Map;
 import java.util.Queue;
@@ -41,12 +42,11 @@ class RetryTest extends SharedServer {
         message.putUserProperty("own", "价值");
         String id = clients.producer().send(message).getMsgId();
         // The consumer learns of its retry topic, which its heartbeat made, at its next rebalance: up to 20 s later.
-        Until.holds(Clients.LATER, () -> "three deliveries: " + seen.size(), () -> seen.size() >= 3);
+        Until.holds(Clients.LATER, () -> "three deliveries: " + seen.size(), () -> seen.stream().anyMatch(m -> m.getReconsumeTimes() == 2));
 
         List<MessageExt> deliveries = List.copyOf(seen);
-        for (int i = 0; i < 3; i++) {
-            MessageExt delivery = deliveries.get(i);
-            assertEquals(i, delivery.getReconsumeTimes());
+        assertEquals(List.of(0, 1, 2), distinct(deliveries.stream().map(MessageExt::getReconsumeTimes).toList()));
+        for (MessageExt delivery : deliveries) {
             assertEquals(topic, delivery.getTopic(), "the client shows the topic it was sent to");
             assertEquals("again", Clients.text(delivery));
             assertEquals("tag", delivery.getTags());
@@ -95,14 +95,14 @@ class RetryTest extends SharedServer {
 
         String dead = MixAll.getDLQTopic(group);
         clients.awaitRoute(dead, 1);
-        clients.awaitCount(dead, 3);
+        Until.holds(Clients.LATER, dead + " holds them", () -> distinct(Clients.texts(clients.read(dead))).size() == 3);
         List<MessageExt> letters = clients.read(dead);
-        assertEquals(bad, Clients.texts(letters).stream().sorted().toList());
+        assertEquals(bad, distinct(Clients.texts(letters)).stream().sorted().toList());
         for (MessageExt letter : letters) {
             assertEquals(topic, letter.getProperty(MessageConst.PROPERTY_RETRY_TOPIC));
             assertEquals(3, letter.getReconsumeTimes());
         }
-        bad.forEach(body -> assertEquals(List.of(0, 1, 2), List.copyOf(seen.get(body)), body));
+        bad.forEach(body -> assertEquals(List.of(0, 1, 2), distinct(seen.get(body)), body));
         good.forEach(body -> assertEquals(List.of(0), List.copyOf(seen.get(body)), body));
     }
 
@@ -121,9 +121,9 @@ class RetryTest extends SharedServer {
         clients.send(clients.producer(), topic, List.of("hopeless"));
         String dead = MixAll.getDLQTopic(group);
         clients.awaitRoute(dead, 1);
-        clients.awaitCount(dead, 1);
-        assertEquals(List.of("hopeless"), Clients.texts(clients.read(dead)));
-        assertEquals(List.of("hopeless"), List.copyOf(seen));
+        Until.holds(Clients.LATER, dead + " holds it", () -> !clients.read(dead).isEmpty());
+        assertEquals(List.of("hopeless"), distinct(Clients.texts(clients.read(dead))));
+        assertEquals(List.of("hopeless"), distinct(seen));
     }
 
     @Test
@@ -142,10 +142,16 @@ class RetryTest extends SharedServer {
         clients.send(producer, topic, Clients.bodies("o", 3));
         consumer.start();
         Until.holds(Clients.SOON, () -> "the message behind the bad one: " + seen, () -> seen.contains("o-2"));
-        assertEquals(List.of("o-0", "o-1", "o-1", "o-1", "o-2"), List.copyOf(seen), "nothing overtakes it before it is given up");
+        assertEquals(Clients.bodies("o", 3), distinct(seen));
+        assertTrue(List.copyOf(seen).indexOf("o-2") >= 4, () -> "nothing overtakes it before it is given up: " + seen);
         String dead = MixAll.getDLQTopic(group);
         clients.awaitRoute(dead, 1);
-        clients.awaitCount(dead, 1);
-        assertEquals(List.of("o-1"), Clients.texts(clients.read(dead)));
+        Until.holds(Clients.LATER, dead + " holds it", () -> !clients.read(dead).isEmpty());
+        assertEquals(List.of("o-1"), distinct(Clients.texts(clients.read(dead))));
+    }
+
+    /** Each once: a client that waits three or five seconds for an answer sends a message back twice. */
+    private static <T> List<T> distinct(Collection<T> all) {
+        return all.stream().distinct().toList();
     }
 }
