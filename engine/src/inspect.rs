@@ -20,12 +20,15 @@ pub use sequence::{Fact, facts};
 
 use crate::format::{BLOCK_BYTES, Batch, BatchHeader, SEGMENT_HEADER_BYTES};
 use crate::kernel::list;
-use segments::Segments;
+use segments::{Segments, base};
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use walk::Walk;
+
+/// How often files that change while they are opened are opened again. 64: a segment is retired or made in between.
+const LOOKS_MAX: u32 = 64;
 
 /// Something that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,13 +107,23 @@ impl Inspector {
     /// - `partition`: its number; `None` believes the first whole segment header.
     /// - `Err`: the directory cannot be listed. Whatever is wrong with a file in it is a [`Damage`] of the walk.
     pub fn open(directory: &Path, partition: Option<u16>) -> io::Result<Inspector> {
-        let files = list(directory)?;
-        let (segments, found) = Segments::open(directory, &files, partition);
-        // One that is damaged says nothing; it is named with the other derived files.
-        let checkpoint = derived::read_checkpoint(directory, segments.partition).ok().flatten();
-        let promised = checkpoint.map_or(0, |checkpoint| checkpoint.durable.max(checkpoint.head));
-        let spares = files.into_iter().filter(|(file, _)| file.starts_with("spare-")).collect();
-        Ok(Inspector { segments, spares, promised, found })
+        let mut files = list(directory)?;
+        let mut looks = 0;
+        loop {
+            let (segments, found) = Segments::open(directory, &files, partition);
+            // One that is damaged says nothing; it is named with the other derived files.
+            let checkpoint = derived::read_checkpoint(directory, segments.partition).ok().flatten();
+            let promised = checkpoint.map_or(0, |checkpoint| checkpoint.durable.max(checkpoint.head));
+            let is_whole = found.is_empty() && segments.pieces.last().is_some_and(|piece| promised <= piece.end());
+            // The log may be in use: nothing is called damaged until the segments were the same before and behind it.
+            let again = list(directory)?;
+            looks += 1;
+            if is_whole || is_same_log(&files, &again) || looks == LOOKS_MAX {
+                let spares = files.into_iter().filter(|(file, _)| file.starts_with("spare-")).collect();
+                return Ok(Inspector { segments, spares, promised, found });
+            }
+            files = again;
+        }
     }
 
     /// Its number.
@@ -158,4 +171,10 @@ impl Inspector {
         }
         Walk::new(self.promised, sight).along(&mut self.segments, from)
     }
+}
+
+/// Whether two lists of a directory have the same segments.
+fn is_same_log(before: &[(String, u64)], behind: &[(String, u64)]) -> bool {
+    let segments = |files: &[(String, u64)]| files.iter().filter_map(|(file, _)| base(file)).collect::<Vec<_>>();
+    segments(before) == segments(behind)
 }

@@ -164,7 +164,10 @@ impl Segments {
     pub fn forget_retired(&mut self, byte: u64) -> bool {
         let Some(held) = self.holding(byte).map(|piece| piece.base) else { return false };
         let is_there = |piece: &Piece| piece.path.exists();
+        // Newest first: the oldest go first, so that those behind one that is there still are, too.
+        self.pieces.reverse();
         self.pieces.retain(is_there);
+        self.pieces.reverse();
         self.holding(byte).is_none_or(|piece| piece.base != held)
     }
 

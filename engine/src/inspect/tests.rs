@@ -1,12 +1,15 @@
 //! Logs written by hand, harmed, and walked along.
 
-use super::segments::base;
 use super::view::View;
 use super::*;
+use crate::checkpoint;
+use crate::format::derived::{Closing, Piece as CheckpointPiece, PieceKind, encode_begin};
 use crate::format::{BATCH_HEADER_BYTES, Kind, QueueKey, RecordHeader, SegmentHeader, crc32c};
+use crate::log::End;
 use crate::recover::{Next, OpenError, Recovery};
 use crate::segment::name;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
 
 const SEGMENT: u64 = 64 << 10;
 const QUEUE: QueueKey = QueueKey { topic: 3, queue: 1 };
@@ -292,6 +295,95 @@ fn a_torn_tail_is_no_damage_and_what_lies_behind_the_end_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let (batches, damages, ending) = walk(dir.path());
     assert_eq!((batches.len(), damages.len(), ending.head, ending.behind), (0, 0, 0, Behind::Nothing));
+}
+
+/// Writes a checkpoint as a log does: everything below `head` is durable.
+fn write_checkpoint(dir: &Path, head: u64) {
+    let begin = encode_begin(End { head, chain: 7, epoch: 1 });
+    let end = Closing { durable: head, begun: None, snapshot: None }.encode();
+    let mut bytes = Vec::new();
+    for (number, (kind, payload)) in [(PieceKind::Begin, &begin[..]), (PieceKind::End, &end)].into_iter().enumerate() {
+        CheckpointPiece { partition: 2, number: number as u32, kind, payload }.encode(&mut bytes);
+    }
+    fs::write(dir.join("checkpoint.new"), bytes).unwrap();
+    fs::rename(dir.join("checkpoint.new"), dir.join(checkpoint::NAME)).unwrap();
+}
+
+/// A log in use: segments are made, filled, retired and used again as the log does it, and checkpoints promise it.
+#[test]
+fn a_log_in_use_is_not_called_damaged() {
+    const SEGMENTS: u64 = 2_000;
+    const KEPT: u64 = 4;
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path();
+    let path = |file: &str| dir.join(file);
+    // While it is looked at once, all segments may change twice: that is less than a look follows.
+    let (allow, allowed) = std::sync::mpsc::sync_channel(2 * KEPT as usize);
+    let write = move || {
+        let mut maker = Maker::new();
+        for (index, ()) in (0..SEGMENTS).zip(allowed) {
+            if index < KEPT {
+                fs::write(path("next"), vec![0; SEGMENT as usize]).unwrap();
+            } else {
+                fs::rename(path(&name((index - KEPT) * SEGMENT)), path("next")).unwrap();
+            }
+            let file = OpenOptions::new().write(true).open(path("next")).unwrap();
+            let header = &maker.files[index as usize][..SEGMENT_HEADER_BYTES as usize];
+            file.write_all_at(header, 0).unwrap();
+            fs::rename(path("next"), path(&name(index * SEGMENT))).unwrap();
+            for _ in 0..3 {
+                maker.batch(&[1500]);
+                let (at, length) = *maker.batches.last().unwrap();
+                let at = at - index * SEGMENT;
+                let bytes = &maker.files[index as usize][at as usize..(at + length) as usize];
+                file.write_all_at(bytes, at).unwrap();
+            }
+            write_checkpoint(dir, maker.head);
+            maker.files[index as usize] = Vec::new();
+            maker.segment();
+        }
+    };
+    std::thread::scope(|scope| {
+        // Gone at the end of the looks, whichever: then the writer does not wait for it.
+        let allow = allow;
+        let writer = scope.spawn(write);
+        while !writer.is_finished() {
+            while allow.try_send(()).is_ok() {}
+            let mut damages = Vec::new();
+            Inspector::open(dir, None).unwrap().walk(0, &mut |sight| {
+                if let Sight::Damage(damage) = sight {
+                    damages.push(damage.to_string());
+                }
+                ControlFlow::Continue(())
+            });
+            assert!(damages.is_empty(), "{damages:#?}");
+        }
+    });
+}
+
+#[test]
+fn what_is_retired_on_the_way_is_not_called_missing() {
+    let maker = Maker::log();
+    let dir = maker.write();
+    let (mut batches, mut damages) = (0, Vec::new());
+    let ending = Inspector::open(dir.path(), None).unwrap().walk(0, &mut |sight| {
+        match sight {
+            Sight::Batch(..) => {
+                batches += 1;
+                // While the first segment is read, two go, to be used again.
+                for index in if batches == 1 { 0..2 } else { 0..0 } {
+                    let path = dir.path().join(name(index * SEGMENT));
+                    fs::write(&path, vec![0; SEGMENT as usize]).unwrap();
+                    fs::rename(path, dir.path().join(format!("spare-{index}"))).unwrap();
+                }
+            }
+            Sight::Damage(damage) => damages.push(damage.to_string()),
+            Sight::Read(_) => {}
+        }
+        ControlFlow::Continue(())
+    });
+    let ending = ending.expect("nobody broke off");
+    assert!(damages.is_empty() && ending.moved && ending.head == maker.head, "{damages:#?} {ending:?}");
 }
 
 #[test]

@@ -95,6 +95,8 @@ impl<'a> Walk<'a> {
                     // A gap was named when the files were listed; behind it is more.
                     let end = segments.contiguous(at).last().map_or(head, Piece::end);
                     let Some(beyond) = segments.pieces.iter().find(|piece| piece.base > end) else {
+                        // What was promised may have been retired on the way to it.
+                        self.moves += u32::from(head < self.promised && segments.forget_retired(head));
                         return self.finish(segments, head);
                     };
                     at = beyond.base + SEGMENT_HEADER_BYTES;
@@ -106,6 +108,8 @@ impl<'a> Walk<'a> {
             if segments.forget_retired(head) {
                 self.moves += 1;
                 self.last = None;
+                // What came between went unseen, and is not missing.
+                self.sequence = Sequence::default();
                 let Some(oldest) = segments.pieces.first() else { return self.finish(segments, head) };
                 at = oldest.base + SEGMENT_HEADER_BYTES;
             } else if looked != Some(head) {
