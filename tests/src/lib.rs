@@ -29,3 +29,14 @@ pub fn with_cores(test: impl Fn(&std::path::Path, &str)) {
         test(home.path(), cores);
     }
 }
+
+/// Runs a test that has to be done with something before a time is over: with so many ms, and with more if it says that
+/// a slow machine was too late, each time in a directory of its own.
+pub fn in_time(home: &std::path::Path, times_ms: [i64; 3], test: impl Fn(&std::path::Path, i64) -> bool) {
+    let is_done = |time_ms: &i64| {
+        let home = home.join(format!("{time_ms}-ms"));
+        std::fs::create_dir(&home).expect("the directory is ours");
+        test(&home, *time_ms)
+    };
+    assert!(times_ms.iter().any(is_done), "it was not done within {times_ms:?} ms");
+}
