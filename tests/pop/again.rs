@@ -15,15 +15,15 @@ fn what_is_not_acknowledged_in_time_comes_again_however_often() {
         for (queue, body) in [(0, "good"), (1, "bad")] {
             client.expect(response::SUCCESS, send_as(request::SEND_MESSAGE_V2, "T", queue, &text, body.as_bytes()));
         }
-        let short = |queue| pop_with(PopMessage { invisible_time: SHORT_MS, ..header("T", queue) });
-        let good = got(&client.ask(short(0)));
+        let good = got(&client.ask(pop("T", 0)));
         client.expect(response::SUCCESS, ack(&good[0]));
-        let mut bad = got(&client.ask(short(1)));
+        let mut bad = got(&client.ask(pop_with(PopMessage { invisible_time: 50, ..header("T", 1) })));
         for times in 1..4 {
             let stale = bad;
             bad = got(&client.ask(pop_with(PopMessage {
                 poll_time: 30_000,
-                invisible_time: SHORT_MS,
+                // The last one is acknowledged.
+                invisible_time: if times < 3 { 50 } else { LONG_MS },
                 expression: Some("tag"),
                 ..header("T", 0)
             })));
@@ -47,20 +47,25 @@ fn what_is_not_acknowledged_in_time_comes_again_however_often() {
 fn all_who_wait_hear_of_a_retry_topic_that_is_new() {
     with_cores(|home, cores| {
         let server = Server::with_cores(home, cores, &[]);
-        let [mut one, mut two] = [server.client(), server.client()];
-        one.expect(response::SUCCESS, create_topic("T", 4));
-        // Two loans, so that the messages come again one after the other.
-        for (queue, body, invisible_time) in [(1, "sooner", SHORT_MS), (2, "later", 2 * SHORT_MS)] {
-            one.expect(response::SUCCESS, send("T", queue, body.as_bytes()));
-            let lent = got(&one.ask(pop_with(PopMessage { invisible_time, ..header("T", queue) })));
+        let [mut one, mut two, mut lender] = [server.client(), server.client(), server.client()];
+        lender.expect(response::SUCCESS, create_topic("T", 4));
+        let lent = [(1, "sooner"), (2, "later")].map(|(queue, body)| {
+            lender.expect(response::SUCCESS, send("T", queue, body.as_bytes()));
+            let lent = got(&lender.ask(pop("T", queue)));
             assert_eq!(bodies_of(&lent), [body]);
-        }
+            lent
+        });
         // They wait in one line, and do not know the retry topic yet.
         let wait = |client: &mut Client| {
             client.write(pop_with(PopMessage { poll_time: 60_000, max_msg_nums: 1, ..header("T", -1) }))
         };
         let began_ms = now_ms();
         let [first, second] = [wait(&mut one), wait(&mut two)];
+        while polling(&mut lender, "-1") < 2 {}
+        // The messages come again one after the other.
+        give_back(&mut lender, &lent[0][0], "T", 1);
+        while polling(&mut lender, "-1") != 1 {}
+        give_back(&mut lender, &lent[1][0], "T", 2);
         let both = [got(&one.answer(first)), got(&two.answer(second))];
         assert!(now_ms() - began_ms < 30_000, "they were told, not asked again when their time was over");
         assert_eq!(

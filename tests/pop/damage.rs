@@ -14,9 +14,16 @@ fn bury(home: &Path, cores: &str, more: &[&str]) -> (PathBuf, Vec<u8>) {
     for _ in 0..100 {
         client.expect(response::SUCCESS, send("T", 1, &[b'x'; 150_000]));
     }
+    // The first checkpoint begins where the first run ends, behind the message.
+    let partition = home.join(format!("data/partition-{:05}", place >> 48));
+    let until_ms = now_ms() + 60_000;
+    while !partition.join("checkpoint").exists() {
+        assert!(now_ms() < until_ms, "it is written");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     server.stop();
     let entry = [place, stored_ms].map(|number| number.to_be_bytes()[2..].to_vec()).concat();
-    (home.join(format!("data/partition-{:05}", place >> 48)), entry)
+    (partition, entry)
 }
 
 const SMALL_STRETCH: [&str; 2] = ["--set", "log.stretch_bytes=1MiB"];

@@ -60,11 +60,6 @@ fn a_pop_waits_for_a_message_in_any_queue() {
         for queue in 0..4 {
             // Each of them gets one of two messages, wherever they are.
             let [first, second] = [waiting(&mut one, -1), waiting(&mut two, -1)];
-            let polling = |client: &mut Client, queue: &str| {
-                let fields = [("consumerGroup", GROUP), ("topic", "T"), ("queueId", queue)];
-                let asked = asking(request::POLLING_INFO, &fields);
-                number(&client.expect(response::SUCCESS, asked), "pollingNum")
-            };
             while polling(&mut producer, "-1") < 2 {}
             assert_eq!(polling(&mut producer, "1"), 0);
             producer.expect(response::SUCCESS, send("T", queue, b"a"));

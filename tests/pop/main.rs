@@ -13,11 +13,11 @@ use protocol::headers::{AckMessage, ChangeInvisibleTime, Notification, PeekMessa
 use protocol::{Command, StoredMessage};
 use tests::client::Client;
 use tests::server::Server;
-use tests::with_cores;
 use tests::words::{
     asking, commit, committed, create_topic, edge, field, handles, heartbeat, messages, now_ms, number, properties,
     pull, send, send_as, telling, wait_until_durable,
 };
+use tests::{in_time, with_cores};
 
 mod again;
 mod damage;
@@ -29,8 +29,6 @@ mod priority;
 const GROUP: &str = "poppers";
 /// Longer than any test takes.
 const LONG_MS: i64 = 600_000;
-/// A time that is over soon, and not before the requests that a test makes in between, on a busy machine.
-const SHORT_MS: i64 = 3_000;
 
 fn header(topic: &str, queue: i32) -> PopMessage<'_> {
     PopMessage {
@@ -133,6 +131,12 @@ fn notice(attempt: &str, poll_time: i64) -> Command {
 
 fn is_told(answer: &Command) -> bool {
     field(answer, "hasMsg") == "true"
+}
+
+/// How many pops of a queue wait; of all together: -1.
+fn polling(client: &mut Client, queue: &str) -> i64 {
+    let asked = asking(request::POLLING_INFO, &[("consumerGroup", GROUP), ("topic", "T"), ("queueId", queue)]);
+    number(&client.expect(response::SUCCESS, asked), "pollingNum")
 }
 
 fn none(client: &mut Client, command: Command) {

@@ -46,11 +46,15 @@ fn an_orderly_queue_gives_nothing_before_it_has_its_answers() {
         none(&mut client, orderly(2, LONG_MS, None));
         // A message tells one of those who wait for it. The other one looks once more when its time is over.
         let mut others = [server.client(), server.client()];
+        let began = Instant::now();
         let waiting = others.each_mut().map(|client| client.write(notice("three", 4_000)));
         client.expect(response::SUCCESS, send("T", 1, b"d"));
         let popped = got(&client.ask(orderly(1, LONG_MS, Some("three"))));
+        // A slow machine may be done with it only when their time is over.
+        let is_late = began.elapsed() > Duration::from_millis(3_900);
         for (client, waiting) in others.iter_mut().zip(waiting) {
-            assert!(is_told(&client.answer(waiting)), "its own loan is not closed to it");
+            let is_told = is_told(&client.answer(waiting)) || is_late && is_told(&client.ask(notice("three", 0)));
+            assert!(is_told, "its own loan is not closed to it");
         }
         client.expect(response::SUCCESS, ack(&popped[0]));
         // One of three is given back: it comes again, and what follows it after it, acknowledged or not.
