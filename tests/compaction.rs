@@ -238,7 +238,7 @@ fn what_stays_outlives_its_log_and_kills() {
                     if count % 4 == 0 {
                         let key = random.below(200) as u32;
                         let body = format!("{life} {count} {}", "x".repeat(random.below(2_000) as usize)).into_bytes();
-                        client.expect(response::SUCCESS, keyed("C", queue, &key.to_string(), &body));
+                        client.insist(keyed("C", queue, &key.to_string(), &body));
                         newest.insert((queue, key), body);
                     }
                     let answer = client.ask(send("Plain", queue, &vec![b'p'; 200_000]));
