@@ -25,7 +25,7 @@ const WINDOW: usize = 32;
 const PULLED: u32 = 32;
 
 /// Most that a message may cost: measured, and some percent more.
-const SEND_ALLOCATIONS: f64 = 0.012;
+const SEND_ALLOCATIONS: f64 = 0.0135;
 const PULL_ALLOCATIONS: f64 = 0.1;
 /// On the real ring receives and sends have owners too. A faster server sends fewer answers at once, so this one
 /// has more room.

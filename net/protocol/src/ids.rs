@@ -105,7 +105,12 @@ pub fn key_hash(topic: &str, key: &str) -> u64 {
     mix(topic_hash(topic), key.as_bytes())
 }
 
-/// The topic's part of `key_hash`, for several keys of one topic.
+/// The hash under which a tag of a topic is indexed: beside the keys, and never that of a key but by chance.
+pub fn tag_key_hash(topic: &str, tag: &str) -> u64 {
+    mix(!topic_hash(topic), tag.as_bytes())
+}
+
+/// The topic's part of `key_hash`, for several keys of one topic; inverted, of `tag_key_hash`.
 pub(crate) fn topic_hash(topic: &str) -> u64 {
     const START: u64 = 0xcbf2_9ce4_8422_2325;
     mix(START, topic.as_bytes())
@@ -283,6 +288,7 @@ mod tests {
         assert_eq!(key_hash("T", "k1"), 0xbd06_b982_eafa_9aa9);
         assert_eq!(key_hash("TopicTest", "7F000001000118B4AAC2000000000000"), 0x44e7_a643_8531_e19c);
         assert_eq!(key_hash("", ""), 0x5417_5fae_69c1_ede6);
+        assert_eq!(tag_key_hash("T", "k1"), 0x19f4_d637_f488_d341);
         assert_ne!(key_hash("T", "a"), key_hash("T", "a\0"));
         assert_ne!(key_hash("Ta", "b"), key_hash("T", "ab"));
     }

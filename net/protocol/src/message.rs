@@ -291,8 +291,8 @@ pub struct Description<'a> {
 }
 
 impl<'a> Description<'a> {
-    /// Hashes of the keys under which the message can be queried: of UNIQ_KEY and of each word in
-    /// KEYS. None for a rolled back half message, as in RocketMQ.
+    /// Hashes of what the message can be queried by: UNIQ_KEY, each word in KEYS, and TAGS. None for a rolled back half
+    /// message, as in RocketMQ.
     pub fn key_hashes(&self) -> impl Iterator<Item = u64> + 'a {
         let is_rollback = self.sys_flag & sys_flag::TRANSACTION_MASK == sys_flag::TRANSACTION_ROLLBACK;
         let properties = if is_rollback { "" } else { self.properties };
@@ -300,18 +300,19 @@ impl<'a> Description<'a> {
     }
 }
 
-/// Hashes of the keys in a message's properties; see `ids::key_hash`.
+/// Hashes of the keys and the tag in a message's properties; see `ids::key_hash` and `ids::tag_key_hash`.
 pub fn key_hashes<'a>(topic: &str, properties: &'a str) -> impl Iterator<Item = u64> + 'a {
+    use properties::name::{KEYS, TAGS, UNIQ_KEY};
     let topic_hash = ids::topic_hash(topic);
-    let unique = |name: &str| name == properties::name::UNIQ_KEY;
-    properties::iter(properties)
-        .filter(move |(name, _)| unique(name) || *name == properties::name::KEYS)
-        .flat_map(move |(name, value)| {
-            // A unique id is one key, whatever it holds; the chain makes both cases one type.
-            let (whole, words) = if unique(name) { (Some(value), "") } else { (None, value) };
-            whole.into_iter().chain(properties::keys(words))
-        })
-        .map(move |key| ids::mix(topic_hash, key.as_bytes()))
+    properties::iter(properties).filter(|(name, _)| [KEYS, TAGS, UNIQ_KEY].contains(name)).flat_map(
+        move |(name, value)| {
+            let start = if name == TAGS { !topic_hash } else { topic_hash };
+            // A unique id and a tag are one key, whatever they hold; the chain makes all cases one type.
+            let (whole, words) = if name == KEYS { (None, value) } else { (Some(value), "") };
+            let whole = whole.filter(|value| name == UNIQ_KEY || !value.is_empty());
+            whole.into_iter().chain(properties::keys(words)).map(move |key| ids::mix(start, key.as_bytes()))
+        },
+    )
 }
 
 /// The hash of the tag in a message's properties; 0 without one.
@@ -591,8 +592,8 @@ mod tests {
         assert_eq!((found.topic, found.queue_id, found.queue_offset), ("T", 2, 5));
         assert_eq!((found.tag_hash, found.store_timestamp), (2_598_919, 1_700_000_000_001));
         let hashes: Vec<_> = found.key_hashes().collect();
-        let wanted = ["k1", "k2", "U 1"].map(|key| ids::key_hash("T", key));
-        assert_eq!(hashes, wanted);
+        let [one, two, unique] = ["k1", "k2", "U 1"].map(|key| ids::key_hash("T", key));
+        assert_eq!(hashes, [one, two, ids::tag_key_hash("T", "TagA"), unique]);
 
         message.sys_flag = sys_flag::TRANSACTION_ROLLBACK;
         message.properties = "";

@@ -1,7 +1,7 @@
 //! What the properties of a message that is sent say to the broker.
 
 use engine::message::Keys;
-use protocol::ids::key_hash;
+use protocol::ids::{key_hash, tag_key_hash};
 use protocol::properties::{self, name};
 
 /// What a producer's properties say to the broker, found in one walk.
@@ -47,7 +47,12 @@ impl<'a> Said<'a> {
         let said = self;
         for (name, value) in properties::iter(text) {
             match name {
-                name::TAGS => said.tags = Some(value),
+                name::TAGS => {
+                    said.tags = Some(value);
+                    if !value.is_empty() {
+                        said.keys.push(tag_key_hash(topic, value));
+                    }
+                }
                 name::UNIQ_KEY => {
                     said.unique = Some(value);
                     said.keys.push(key_hash(topic, value));
@@ -95,7 +100,8 @@ mod tests {
         let many: String = (0..40).map(|key| format!("k{key} ")).collect();
         for text in [
             String::new(),
-            "UNIQ_KEY\u{1}one two\u{2}TAGS\u{1}A\u{2}".to_owned(),
+            "UNIQ_KEY\u{1}one two\u{2}TAGS\u{1}A B\u{2}".to_owned(),
+            "TAGS\u{1}\u{2}UNIQ_KEY\u{1}\u{2}KEYS\u{1}\u{2}".to_owned(),
             "KEYS\u{1}a b  c\u{2}UNIQ_KEY\u{1}u\u{2}".to_owned(),
             format!("KEYS\u{1}{many}\u{2}UNIQ_KEY\u{1}u\u{2}"),
         ] {

@@ -8,7 +8,7 @@ use protocol::bodies::{self, GroupList, TopicList};
 use protocol::codes::response;
 use protocol::headers::ViewStats;
 use protocol::headers::{CloneGroupOffset, CorrectionOffset, GetConsumeStats, QueryMessage, ResetOffset, TimeSpanOf};
-use protocol::ids::key_hash;
+use protocol::ids::{key_hash, tag_key_hash};
 use protocol::names;
 
 use super::{BUSY, Order, Outcome, Registrar, system_error, too_large};
@@ -22,16 +22,13 @@ use crate::stats::Counted;
 /// Questions to all cores.
 impl Registrar {
     pub(super) fn query(&self, header: &QueryMessage<'_>) -> Result<Outcome, Answer> {
-        // What is found by its unique id is found by that alone, whatever stands beside it.
-        if !header.unique_key && header.index_type == Some(names::index_type::TAG) {
-            let remark = "messages are not found by tag here: there is no index of tags, only of keys and unique ids";
-            return Err(Answer::refusal(response::INVALID_PARAMETER, remark));
-        }
         let count_max = self.settings.limits.query_messages;
         let asked = usize::try_from(header.max_num).unwrap_or(0);
         // Of a query by unique id the client's number is not looked at.
         let count = if header.unique_key { self.settings.limits.unique_messages } else { asked }.min(count_max);
-        let key = key_hash(header.topic, header.key);
+        // What is found by its unique id is found by that alone, whatever stands beside it.
+        let is_tag = !header.unique_key && header.index_type == Some(names::index_type::TAG);
+        let key = if is_tag { tag_key_hash } else { key_hash }(header.topic, header.key);
         let begin_ms = header.begin_timestamp.max(0).cast_unsigned();
         let end_ms = header.end_timestamp.max(0).cast_unsigned();
         Ok(Outcome::Gather(Goal::Messages { count }, Question::Messages { key, begin_ms, end_ms, count }))

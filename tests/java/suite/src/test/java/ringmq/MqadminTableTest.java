@@ -281,7 +281,10 @@ class MqadminTableTest {
                 .mapToInt(count -> Integer.parseInt(count.group(1))).sum(), all);
         });
         works("queryMsgById", () -> has(run("queryMsgById", "-t", topic, "-i", sent.getOffsetMsgId(), "-f", "UTF-8"), topic, "[key-9]", "body-9"));
-        works("queryMsgByKey", () -> has(run("queryMsgByKey", "-t", topic, "-k", "key-9"), sent.getMsgId()));
+        works("queryMsgByKey", () -> {
+            has(run("queryMsgByKey", "-t", topic, "-k", "key-9"), sent.getMsgId());
+            has(run("queryMsgByKey", "-t", topic, "-p", "T", "-k", "tag-0"), sent.getMsgId());
+        });
         works("queryMsgByOffset", () -> has(run("queryMsgByOffset", "-t", topic, "-b", BROKER, "-i", "" + sent.getMessageQueue().getQueueId(),
             "-o", "" + sent.getQueueOffset(), "-f", "UTF-8"), topic, "[key-9]", "body-9", sent.getMsgId()));
         works("queryMsgByUniqueKey", () -> has(run("queryMsgByUniqueKey", "-t", topic, "-i", sent.getMsgId()), topic, "[key-9]", node.broker(),

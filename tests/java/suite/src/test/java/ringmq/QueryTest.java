@@ -6,18 +6,20 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.util.ArrayList;
 import java.util.List;
+import java.util.stream.IntStream;
 import org.apache.rocketmq.client.QueryResult;
 import org.apache.rocketmq.client.exception.MQBrokerException;
 import org.apache.rocketmq.client.exception.MQClientException;
 import org.apache.rocketmq.client.producer.DefaultMQProducer;
 import org.apache.rocketmq.client.producer.SendResult;
 import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageConst;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
 import org.junit.jupiter.api.Test;
 import ringmq.rig.Until;
 
-/** Finding messages: by key, by unique key, by id, by time; and the ends of a queue. */
+/** Finding messages: by key, by tag, by unique key, by id, by time; and the ends of a queue. */
 class QueryTest extends SharedServer {
     @Test
     void byKey() throws Exception {
@@ -35,6 +37,28 @@ class QueryTest extends SharedServer {
         assertThrows(MQClientException.class, () -> clients.admin().queryMessage(topic, "no-such-key", 32, 0, Long.MAX_VALUE));
         long before = clients.read(topic).stream().mapToLong(MessageExt::getStoreTimestamp).min().orElseThrow() - 60_000;
         assertThrows(MQClientException.class, () -> clients.admin().queryMessage(topic, "shared", 32, 0, before), "nothing is that old");
+    }
+
+    @Test
+    void byTag() throws Exception {
+        String topic = clients.topic(4);
+        String elsewhere = clients.topic(1);
+        DefaultMQProducer producer = clients.producer();
+        for (int i = 0; i < 12; i++) {
+            // A tag is no key, and a key no tag.
+            producer.send(new Message(topic, List.of("red", "two words", "蓝").get(i % 3), "red-key", Clients.bytes("t-" + i)));
+            producer.send(new Message(elsewhere, "red", Clients.bytes("elsewhere-" + i)));
+        }
+        producer.send(new Message(topic, "other", "red", Clients.bytes("key")));
+        for (String tag : List.of("red", "two words", "蓝")) {
+            int first = List.of("red", "two words", "蓝").indexOf(tag);
+            List<String> wanted = IntStream.range(0, 4).mapToObj(i -> "t-" + (first + 3 * i)).sorted().toList();
+            assertEquals(wanted, query(topic, tag, MessageConst.INDEX_TAG_TYPE, 32, 4));
+        }
+        assertEquals(2, query(topic, "red", MessageConst.INDEX_TAG_TYPE, 2, 2).size(), "no more than asked for");
+        assertEquals(List.of("key"), query(topic, "red", 32, 1));
+        assertThrows(MQClientException.class, () -> clients.admin().queryMessage(null, topic, "red-key", 32, 0, Long.MAX_VALUE,
+            MessageConst.INDEX_TAG_TYPE, null));
     }
 
     @Test
@@ -103,9 +127,14 @@ class QueryTest extends SharedServer {
 
     /** The bodies found by the key; waits until there are {@code expected}, for the Java broker indexes a little later. */
     private List<String> query(String topic, String key, int max, int expected) {
+        return query(topic, key, null, max, expected);
+    }
+
+    private List<String> query(String topic, String key, String kind, int max, int expected) {
         List<String> found = new ArrayList<>();
         Until.holds(Clients.SOON, () -> expected + " messages with key " + key + ": " + found, () -> {
-            QueryResult result = clients.admin().queryMessage(topic, key, max, 0, Long.MAX_VALUE);
+            QueryResult result = kind == null ? clients.admin().queryMessage(topic, key, max, 0, Long.MAX_VALUE)
+                : clients.admin().queryMessage(null, topic, key, max, 0, Long.MAX_VALUE, kind, null);
             found.clear();
             found.addAll(Clients.texts(result.getMessageList()).stream().sorted().toList());
             return found.size() == expected;
