@@ -100,8 +100,11 @@ pub enum Make {
     PopRetry {
         /// The group.
         group: String,
-        /// The topic that it popped from.
+        /// The topic that it popped from, as consumers know it.
         topic: String,
+        /// What its messages were lent from: that topic or this one, and its id. Of one that was deleted nothing comes
+        /// again, whatever has its name now.
+        lent: (String, u32),
         /// So many queues at least. One that has fewer gets more.
         queues: i32,
     },

@@ -518,18 +518,32 @@ pub(super) mod tests {
             offset: 0,
             news: None,
         };
-        let how = Make::PopRetry { group: "g".to_owned(), topic: "T".to_owned(), queues: 1 };
-        let revival = Revival {
-            receipt,
-            topic: "%RETRY%g_T".to_owned(),
-            queue: 0,
-            how,
-            is_fresh: true,
-            record: Office::record(b"again"),
+        let revival = |id: u32| {
+            Box::new(Revival {
+                receipt: receipt.clone(),
+                topic: "%RETRY%g_T".to_owned(),
+                queue: 0,
+                how: Make::PopRetry {
+                    group: "g".to_owned(),
+                    topic: "T".to_owned(),
+                    lent: ("T".to_owned(), id),
+                    queues: 1,
+                },
+                is_fresh: true,
+                record: Office::record(b"again"),
+            })
         };
+        let told = || -> Vec<Mail> { std::iter::from_fn(|| mailboxes.pop(0)).collect() };
+        // What was lent from an older topic of that name is of nobody any more.
+        office.desk.put_revival(revival(0), 0);
+        office.drive();
+        let gone = told();
+        assert!(matches!(&gone[..], [Mail::Revived { ok: true, .. }]), "{gone:?}");
+        let key = QueueKey { topic: 2, queue: 0 };
+        assert_eq!(office.desk.partitions[0].span(key).max, 0, "it is not written");
         office.desk.partitions[0].shut();
-        office.desk.put_revival(Box::new(revival), 0);
-        let told: Vec<Mail> = std::iter::from_fn(|| mailboxes.pop(0)).collect();
+        office.desk.put_revival(revival(1), 0);
+        let told = told();
         assert!(matches!(&told[..], [Mail::Fresh { topic: 1, .. }, Mail::Revived { ok: false, .. }]), "{told:?}");
     }
 

@@ -189,6 +189,12 @@ impl Desk {
     /// Writes a message to its retry topic, wherever that is.
     pub(crate) fn put_revival(&mut self, mut revival: Box<Revival>, now_ms: u64) {
         let queue = revival.queue;
+        if let Make::PopRetry { lent: (name, id), .. } = &revival.how
+            && self.catalog.topic(name).is_some_and(|topic| topic.id > *id)
+        {
+            // It was deleted, and made again; the core that lent it does not know yet.
+            return self.tell_revived(revival.receipt, true);
+        }
         let found = self.catalog.topic(&revival.topic).cloned();
         let Some(topic) = found.filter(|topic| queue == 0 || queue < topic.read_queues().min(topic.write_queues()))
         else {
@@ -298,7 +304,8 @@ impl Lent {
         let (topic, asked) = self.retry_topic(settings.pop_retry_v2);
         let has_queue = settings.separate_retry_queue && self.queue < self.topic.write_queues();
         let (queue, queues) = if has_queue { (self.queue, self.topic.config.write_queue_nums) } else { (0, 1) };
-        let how = Make::PopRetry { group: self.group.to_string(), topic: asked.to_owned(), queues };
+        let lent = (self.topic.name.to_string(), self.topic.id);
+        let how = Make::PopRetry { group: self.group.to_string(), topic: asked.to_owned(), lent, queues };
         let mut text = original.properties.to_owned();
         if original.reconsume_times == 0 || original.property(name::FIRST_POP_TIME).is_none() {
             properties::set(&mut text, name::FIRST_POP_TIME, &loan.pop_ms.to_string());

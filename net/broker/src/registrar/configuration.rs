@@ -179,7 +179,10 @@ impl Registrar {
             }
             Make::Dead { group } => Some(topics::dead(group)),
             // Of a topic that was deleted meanwhile nothing comes again.
-            Make::PopRetry { topic, queues, .. } => catalog.topic(topic).map(|_| topics::pop_retry(name, *queues)),
+            Make::PopRetry { lent: (lent, id), queues, .. } => {
+                let is_left = catalog.topic(lent).is_some_and(|topic| topic.id == *id);
+                is_left.then(|| topics::pop_retry(name, *queues))
+            }
             Make::Light => topics::light(&self.settings, name, catalog.light_queues_count()),
             Make::Group { group } => {
                 // One that cannot be made is no error here either.

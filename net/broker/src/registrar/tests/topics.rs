@@ -346,11 +346,15 @@ fn attributes_are_taken_as_a_whole_or_not_at_all() {
 
 #[test]
 fn what_was_popped_of_a_topic_in_vain_goes_with_it() {
-    let popped = |world: &mut World, group: &str, topic: &str, retry: &str| {
-        let how = Make::PopRetry { group: group.to_owned(), topic: topic.to_owned(), queues: 1 };
+    let popped_of = |world: &mut World, id: u32, group: &str, topic: &str, retry: &str| {
+        let lent = (topic.to_owned(), id);
+        let how = Make::PopRetry { group: group.to_owned(), topic: topic.to_owned(), lent, queues: 1 };
         let ensure = Ensure { topic: retry.to_owned(), how, then: mail(1), back: 0 };
         world.act(|registrar, now_ms, wanted| registrar.on_ensure(ensure, now_ms, wanted));
         world.run();
+    };
+    let popped = |world: &mut World, group: &str, topic: &str, retry: &str| {
+        popped_of(world, world.topic(topic).map_or(0, |topic| topic.id), group, topic, retry);
     };
     let delete = |world: &mut World, topic: &str| world.ask(0, 215, &[("topic", topic)], Vec::new()).code;
     for clears in [true, false] {
@@ -393,6 +397,14 @@ fn what_was_popped_of_a_topic_in_vain_goes_with_it() {
         // A message that was on its way there is of no topic any more.
         popped(&mut world, "g", "T", "%RETRY%g_T");
         assert_eq!(world.topic("%RETRY%g_T").is_some(), !clears);
+        // Nor of another topic that has its name.
+        let old = world.topic("U").expect("it is there").id;
+        assert_eq!(delete(&mut world, "U"), 0);
+        world.create("U", "4");
+        popped_of(&mut world, old, "g", "U", "%RETRY%g_U");
+        assert_eq!(world.topic("%RETRY%g_U").is_some(), !clears);
+        popped(&mut world, "g", "U", "%RETRY%g_U");
+        assert!(world.topic("%RETRY%g_U").is_some());
         let again = World::recovered(settings(), world.facts.clone());
         assert_eq!(kept(again.registrar.catalog()), kept(world.registrar.catalog()));
     }
