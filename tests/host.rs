@@ -370,7 +370,12 @@ fn a_user_without_privileges_and_locked_memory_is_served() {
         let mut command = Command::new("setpriv");
         command.args(user).arg("prlimit").arg(format!("--memlock={locked_bytes}")).arg("--").arg(&copy);
         command.arg("dev").arg("--data").arg(&data).args(["--namesrv-port", "0", "--broker-port", "0"]);
-        for set in ["log.segment_bytes=16MiB", "log.prepare_bytes=16MiB", "log.disk_free_percent_min=0"] {
+        for set in [
+            "log.segment_bytes=16MiB",
+            "log.prepare_bytes=16MiB",
+            "log.disk_free_percent_min=0",
+            "log.disk_free_bytes_min=64MiB",
+        ] {
             command.args(["--set", set]);
         }
         command.env_remove("RUST_LOG");

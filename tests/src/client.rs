@@ -131,16 +131,22 @@ impl Client {
         asked.into_iter().map(|opaque| self.answer(opaque)).collect()
     }
 
-    /// As `expect` of success; what a log refuses because it waits for its next segment is sent again.
-    pub fn insist(&mut self, command: Command) -> Command {
+    /// As `ask`; what a log refuses because it waits for its next segment is sent again.
+    pub fn ask_again(&mut self, command: Command) -> Command {
         let give_up = Instant::now() + PATIENCE;
         loop {
             let answer = self.ask(command.clone());
             if answer.header.code != response::SYSTEM_BUSY || Instant::now() >= give_up {
-                assert_eq!(answer.header.code, response::SUCCESS, "{answer:?}");
                 return answer;
             }
         }
+    }
+
+    /// As `ask_again`; it must succeed.
+    pub fn insist(&mut self, command: Command) -> Command {
+        let answer = self.ask_again(command);
+        assert_eq!(answer.header.code, response::SUCCESS, "{answer:?}");
+        answer
     }
 
     /// Waits until the server closes; what it says before is dropped.

@@ -15,16 +15,22 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::PATIENCE;
 use crate::client::Client;
 
-/// How long a stop may take by default.
-pub const STOP_MAX: Duration = Duration::from_secs(5);
 /// The most that one look at a process that stops counts for.
 const STEP_MAX: Duration = Duration::from_millis(100);
 /// A stop of its own accord is not what most tests are about: a slow machine gets longer.
 const UNHURRIED: [&str; 2] = ["--set", "process.stop_timeout_ms=50000"];
 
 /// Small files, so that tests roll them and a start does not write many zeros.
-const SMALL: [&str; 6] =
-    ["--set", "log.segment_bytes=16MiB", "--set", "log.prepare_bytes=16MiB", "--set", "log.disk_free_percent_min=0"];
+const SMALL: [&str; 8] = [
+    "--set",
+    "log.segment_bytes=16MiB",
+    "--set",
+    "log.prepare_bytes=16MiB",
+    "--set",
+    "log.disk_free_percent_min=0",
+    "--set",
+    "log.disk_free_bytes_min=64MiB",
+];
 
 /// Where `ringmq` is: `RINGMQ_BIN`, or built beside this test, in its profile.
 pub fn binary() -> &'static Path {
@@ -186,20 +192,27 @@ impl Server {
     }
 
     /// Sends SIGTERM: it must end with 0 in this time.
-    pub fn stop_within(mut self, limit: Duration) {
+    pub fn stop_within(self, limit: Duration) {
+        self.try_stop_within(limit).unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// Sends SIGTERM. `Err`: it did not end with 0 in this time.
+    pub fn try_stop_within(mut self, limit: Duration) -> Result<(), String> {
         self.signal(Signal::TERM);
         let mut took = Duration::ZERO;
         let status = loop {
             if let Some(status) = self.ended() {
                 break status;
             }
-            assert!(took < limit, "it has not stopped after {took:?}: {}", self.log());
+            if took >= limit {
+                return Err(format!("it has not stopped after {took:?}: {}", self.log()));
+            }
             // There is no event for the end of a child. A machine that stands still counts as one step.
             let before = Instant::now();
             std::thread::sleep(Duration::from_millis(2));
             took += before.elapsed().min(STEP_MAX);
         };
-        assert!(status.success(), "{status} after {took:?}: {}", self.log());
+        if status.success() { Ok(()) } else { Err(format!("{status} after {took:?}: {}", self.log())) }
     }
 
     /// How it ended, if it has.
