@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes: reaching it is the failure.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn ring(config: RingConfig) -> Option<Ring> {
     match Ring::new(config) {
@@ -210,7 +210,11 @@ fn a_send_to_a_peer_that_left_fails_without_a_signal() {
     assert!(matches!(&done[0].outcome, Ok(Outcome::Received(end)) if end.is_empty()), "{done:?}");
     let pieces = vec![Bytes::from(vec![1; 100_000])];
     let send = || Op::Send { socket, pieces: pieces.clone().into() };
-    let failed = (0..10).find_map(|_| once(&mut ring, send()).err());
+    // Some fit into the socket before it hears that nobody reads.
+    let (mut failed, start) = (None, Instant::now());
+    while failed.is_none() && start.elapsed() < PATIENCE {
+        failed = once(&mut ring, send()).err();
+    }
     assert!(matches!(failed, Some(Fault(libc::EPIPE | libc::ECONNRESET))), "{failed:?}");
 }
 
@@ -502,18 +506,29 @@ fn no_wake_up_is_lost() {
     }
 }
 
+/// A signal may end any wait early: so often one is tried again.
+const INTERRUPTIONS_MAX: u32 = 20;
+
+/// Whether a ring without anything to do waits as long as it is told.
+fn waits(ring: &mut Ring, done: &mut Vec<Done>) -> bool {
+    let (start, wait) = (Instant::now(), Duration::from_millis(5));
+    ring.drive(Some(wait), done);
+    start.elapsed() >= wait
+}
+
 #[test]
 fn a_wake_up_of_an_awake_loop_is_kept_for_its_next_turn() {
     let Some(mut ring) = ring(RingConfig::default()) else { return };
-    let (mut done, start) = (Vec::new(), Instant::now());
-    ring.wake(0);
-    ring.drive(None, &mut done);
-    ring.waker().wake();
-    ring.drive(Some(PATIENCE), &mut done);
-    assert!(start.elapsed() < PATIENCE / 2 && done.is_empty());
-    let start = Instant::now();
-    ring.drive(Some(Duration::from_millis(5)), &mut done);
-    assert!(start.elapsed() >= Duration::from_millis(5), "no wake-up was left");
+    let is_as_told = (0..INTERRUPTIONS_MAX).any(|_| {
+        let (mut done, start) = (Vec::new(), Instant::now());
+        ring.wake(0);
+        ring.drive(None, &mut done);
+        ring.waker().wake();
+        ring.drive(Some(PATIENCE), &mut done);
+        assert!(start.elapsed() < PATIENCE / 2 && done.is_empty());
+        waits(&mut ring, &mut done)
+    });
+    assert!(is_as_told, "no wake-up is left");
 }
 
 #[test]
@@ -521,8 +536,8 @@ fn a_ring_that_looks_finds_completions_without_a_system_call_for_waiting() {
     let config = RingConfig { busy_poll: PATIENCE, ..RingConfig::default() };
     let Some(mut ring) = ring(config) else { return };
     let (mut done, start) = (Vec::new(), Instant::now());
-    ring.drive(Some(Duration::from_millis(5)), &mut done);
-    assert!(start.elapsed() >= Duration::from_millis(5) && done.is_empty(), "it waits as long as it is told");
+    assert!((0..INTERRUPTIONS_MAX).any(|_| waits(&mut ring, &mut done)), "it waits as long as it is told");
+    assert!(done.is_empty());
     let waker = ring.waker();
     thread::spawn(move || waker.wake());
     ring.drive(None, &mut done);
@@ -530,7 +545,9 @@ fn a_ring_that_looks_finds_completions_without_a_system_call_for_waiting() {
     let socket = ring.adopt(OwnedFd::from(ours.try_clone().unwrap()));
     ring.submit(Tag(1), Op::Receive { socket }).unwrap();
     thread::spawn(move || peer.write_all(b"hello").unwrap());
-    ring.drive(None, &mut done);
+    while done.is_empty() {
+        ring.drive(None, &mut done);
+    }
     assert!(matches!(&done[0].outcome, Ok(Outcome::Received(bytes)) if bytes == &b"hello"[..]), "{done:?}");
     ours.flush().unwrap();
     assert!(start.elapsed() < PATIENCE / 2);
