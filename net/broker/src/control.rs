@@ -378,7 +378,7 @@ mod tests {
         Arc::new(catalog)
     }
 
-    const PACE: Pace = Pace { interval: Duration::from_secs(3600), timeout: Duration::from_secs(10) };
+    const PACE: Pace = Pace { interval: Duration::from_secs(3600), timeout: Duration::from_secs(60) };
 
     #[test]
     fn registers_at_start_at_changes_and_after_a_restart_and_unregisters() {

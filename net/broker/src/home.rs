@@ -287,12 +287,22 @@ fn write_store(dir: &Path, store: &Store) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
     use super::*;
 
     const NOW: Duration = Duration::ZERO;
 
+    /// Lets one test at a time go on: a process that another one starts has a copy of each open file, locks too, until
+    /// it runs its own program.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     #[test]
     fn one_at_a_time_and_the_other_is_named() {
+        let _alone = alone();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b");
         let home = Home::open(&path, 2, NOW).unwrap();
@@ -309,6 +319,7 @@ mod tests {
 
     #[test]
     fn a_lock_that_is_let_go_late_is_waited_for() {
+        let _alone = alone();
         let dir = tempfile::tempdir().unwrap();
         let home = Home::open(dir.path(), 1, NOW).unwrap();
         let (about_to_open, wait) = std::sync::mpsc::channel();
@@ -324,6 +335,7 @@ mod tests {
 
     #[test]
     fn the_lock_of_a_dead_process_is_waited_for_longer() {
+        let _alone = alone();
         let is_dead = |pid: u32| Holder { pid, started: None }.is_dead();
         let (pid, started) = (std::process::id(), state_of(std::process::id()).unwrap().unwrap().1);
         assert!(!is_dead(pid) && !Holder { pid, started: Some(started) }.is_dead());
@@ -351,6 +363,7 @@ mod tests {
 
     #[test]
     fn the_number_of_partitions_stays() {
+        let _alone = alone();
         let dir = tempfile::tempdir().unwrap();
         drop(Home::open(dir.path(), 2, NOW).unwrap());
         Home::open(dir.path(), 3, NOW).unwrap().keep().unwrap();

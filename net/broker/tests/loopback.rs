@@ -28,7 +28,9 @@ use protocol::message::{BatchEntry, records};
 use protocol::names::{pull_flag, sys_flag};
 use protocol::{Command, Frames, Serialize, StoredMessage, properties};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a pull waits for what should come at once: less than its client.
+const LONG_MS: i64 = 50_000;
 /// Physical memory that the cores believe in: of 4 MiB of log a stock broker would say that it is there.
 const MEMORY_BYTES: u64 = 10 << 20;
 
@@ -390,9 +392,9 @@ fn a_parked_pull_wakes_with_the_message_or_with_time() {
         let answer = consumer.ask(pull("T", 2, 1, 300));
         let waited = started.elapsed();
         assert_eq!((answer.header.code, field(&answer, "nextBeginOffset")), (response::PULL_NOT_FOUND, "1"));
-        assert!((290..15_000).contains(&waited.as_millis()), "{waited:?}");
+        assert!((290..LONG_MS as u128).contains(&waited.as_millis()), "{waited:?}");
         for offset in 1..20 {
-            let opaque = consumer.write(pull("T", 2, offset, 15_000));
+            let opaque = consumer.write(pull("T", 2, offset, LONG_MS));
             if offset % 2 == 0 {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -402,7 +404,7 @@ fn a_parked_pull_wakes_with_the_message_or_with_time() {
             assert_eq!(messages(&answer)[0].queue_offset, offset);
         }
         // One with a tag sleeps through the others.
-        consumer.write(pull_with("T", 2, 20, 15_000, "B"));
+        consumer.write(pull_with("T", 2, 20, LONG_MS, "B"));
         assert_eq!(producer.send("T", 2, b"x").header.code, 0);
         assert_eq!(producer.ask(send("T", 2, "TAGS\u{1}B\u{2}", b"b")).header.code, 0);
         let answer = consumer.read().unwrap();
@@ -410,7 +412,7 @@ fn a_parked_pull_wakes_with_the_message_or_with_time() {
         assert_eq!(messages(&answer)[0].queue_offset, 21);
         // A connection that goes takes its pulls along; nothing else notices.
         let mut gone = rig.client();
-        gone.write(pull("T", 2, 22, 15_000));
+        gone.write(pull("T", 2, 22, LONG_MS));
         drop(gone);
         assert_eq!(producer.send("T", 2, b"x").header.code, 0);
     });
@@ -488,7 +490,7 @@ fn offsets_are_kept() {
         assert_eq!(field(&client.ask(offsets(30, &queue)), "offset"), "1");
         assert_eq!(field(&client.ask(offsets(31, &queue)), "offset"), "0");
         let earliest: u64 = field(&client.ask(offsets(32, &queue)), "timestamp").parse().unwrap();
-        assert!(earliest.abs_diff(now_ms()) < 20_000);
+        assert!(earliest.abs_diff(now_ms()) < 60_000);
         for (time, wanted) in [(0, "0"), (earliest, "0"), (earliest + 1, "1")] {
             let time = time.to_string();
             let fields = [queue.as_slice(), &[("timestamp", &*time)]].concat();
@@ -538,7 +540,7 @@ fn a_message_sent_back_comes_again_and_then_is_dead() {
             let started = Instant::now();
             let done = client.ask(back);
             assert_eq!(done.header.code, 0, "{}", done.header.remark);
-            answer = client.ask(pull("%RETRY%g", 0, i64::from(times - 1), 15_000));
+            answer = client.ask(pull("%RETRY%g", 0, i64::from(times - 1), LONG_MS));
             assert!(started.elapsed() > Duration::from_millis(900), "level 3 and up are 1 s here");
             let message = messages(&answer)[0];
             assert_eq!((message.body, message.reconsume_times), (&b"try"[..], times));
@@ -572,7 +574,9 @@ fn a_message_sent_back_comes_again_and_then_is_dead() {
 
 #[test]
 fn a_retry_of_a_group_that_holds_locks_is_dead() {
-    with_cores(|directory, cores| {
+    /// `false`: the lock was over before the retry was sent.
+    fn run(directory: &Path, cores: usize) -> bool {
+        let lock_timeout = Duration::from_secs(3);
         let rig = Rig::start(directory, cores, &[("limits.lock_timeout_ms", "3000")]);
         let mut client = rig.client();
         client.heartbeat("g", &["T", "%RETRY%g"]);
@@ -592,19 +596,28 @@ fn a_retry_of_a_group_that_holds_locks_is_dead() {
             let sent = client.ask(send("%RETRY%g", 0, "DELAY\u{1}1\u{2}", body));
             assert_eq!(sent.header.code, 0, "{}", sent.header.remark);
         };
+        let began = Instant::now();
         change_lock(&mut client, request::LOCK_BATCH_MQ);
         retry(&mut client, b"dead");
+        if began.elapsed() >= lock_timeout {
+            return false;
+        }
         let answer = client.pull("%DLQ%g", 0, 0);
         assert_eq!((messages(&answer)[0].body, messages(&answer)[0].property("DELAY")), (&b"dead"[..], Some("-1")));
         change_lock(&mut client, request::UNLOCK_BATCH_MQ);
         retry(&mut client, b"unlocked");
-        assert_eq!(messages(&client.ask(pull("%RETRY%g", 0, 0, 15_000)))[0].body, b"unlocked");
+        assert_eq!(messages(&client.ask(pull("%RETRY%g", 0, 0, LONG_MS)))[0].body, b"unlocked");
         change_lock(&mut client, request::LOCK_BATCH_MQ);
         // What is tested is that time passes; there is no event for it.
-        std::thread::sleep(Duration::from_millis(3_100));
+        std::thread::sleep(lock_timeout + Duration::from_millis(100));
         retry(&mut client, b"expired");
-        assert_eq!(messages(&client.ask(pull("%RETRY%g", 0, 1, 15_000)))[0].body, b"expired");
+        assert_eq!(messages(&client.ask(pull("%RETRY%g", 0, 1, LONG_MS)))[0].body, b"expired");
         assert_eq!(client.pull("%DLQ%g", 0, 1).header.code, response::PULL_NOT_FOUND);
+        true
+    }
+    with_cores(|directory, cores| {
+        let is_run = (0..5).any(|round| run(&directory.join(round.to_string()), cores));
+        assert!(is_run, "a lock and a retry take too long here");
     });
 }
 
@@ -618,7 +631,7 @@ fn a_delayed_message_is_due_later() {
         let early = client.ask(pull("T", 1, 0, 0));
         let is_due = started.elapsed() > Duration::from_millis(900);
         assert!(early.header.code == response::PULL_NOT_FOUND || is_due, "{early:?}");
-        let answer = client.ask(pull("T", 1, 0, 15_000));
+        let answer = client.ask(pull("T", 1, 0, LONG_MS));
         assert!(started.elapsed() > Duration::from_millis(900));
         let message = messages(&answer)[0];
         assert_eq!((message.body, message.queue_offset, message.queue_id), (&b"later"[..], 0, 1));
@@ -649,11 +662,11 @@ fn strangers_and_sleepers_are_closed() {
         // Each is counted by its reason.
         let answer = rig.client().ask(Command::request(request::GET_BROKER_RUNTIME_INFO));
         let table = bodies::decode::<KvTable>(&answer.body).unwrap().table;
-        let counts = [("garbage", 3), ("slow_frame", 1), ("idle", 1), ("slow_reader", 0)];
-        for (reason, count) in counts {
-            let key = format!("ringmq_connections_closed_{reason}");
-            assert_eq!(table[&key], count.to_string(), "{reason}");
-        }
+        let count = |reason: &str| table[&format!("ringmq_connections_closed_{reason}")].parse::<u64>().unwrap();
+        assert_eq!((count("garbage"), count("slow_reader")), (3, 0));
+        // Where the machine stands still before it has sent its bytes, one is idle that is slow otherwise.
+        let (slow, idle) = (count("slow_frame"), count("idle"));
+        assert!(slow <= 1 && idle >= 1 && slow + idle >= 2, "{slow} slow, {idle} idle");
         assert!(table["ringmq_log_records"].parse::<u64>().unwrap() > 0, "the topics are in the log");
     });
 }
