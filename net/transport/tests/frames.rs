@@ -18,7 +18,7 @@ use transport::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 /// Echo, with codes that misbehave on purpose.
 struct Echo {
@@ -282,27 +282,36 @@ fn bytes_that_are_no_frames_close_and_are_counted() {
 
 #[test]
 fn silence_and_dripping_are_closed() {
-    // Long enough that who talks is not taken for silent where the machine stands still for a moment.
     let idle_timeout = Duration::from_secs(3);
-    let rig = Rig::start(ServerLimits { idle_timeout, ..ServerLimits::default() });
-    let mut silent = TcpStream::connect(rig.address).unwrap();
-    let mut dripping = TcpStream::connect(rig.address).unwrap();
-    let talking = TcpStream::connect(rig.address).unwrap();
     let frame = with_body(vec![0; 1000]).encode();
-    let start = Instant::now();
-    for byte in &frame {
-        // One byte at a time makes no whole frame; whole frames keep a connection.
-        if dripping.write_all(&[*byte]).is_err() {
-            break;
+    let give_up = Instant::now() + LONG;
+    loop {
+        let rig = Rig::start(ServerLimits { idle_timeout, ..ServerLimits::default() });
+        let mut silent = TcpStream::connect(rig.address).unwrap();
+        let mut dripping = TcpStream::connect(rig.address).unwrap();
+        let mut talking = TcpStream::connect(rig.address).unwrap();
+        let (mut talked, mut pause, mut is_open) = (Instant::now(), Duration::ZERO, true);
+        for byte in &frame {
+            // One byte at a time makes no whole frame; whole frames keep a connection.
+            if dripping.write_all(&[*byte]).is_err() {
+                break;
+            }
+            is_open &= talking.write_all(&frame).and_then(|()| talking.read_exact(&mut [0; 100])).is_ok();
+            pause = pause.max(talked.elapsed());
+            talked = Instant::now();
+            std::thread::sleep(Duration::from_millis(20));
         }
-        (&talking).write_all(&frame).unwrap();
-        (&talking).read_exact(&mut [0; 100]).unwrap();
-        std::thread::sleep(Duration::from_millis(20));
+        await_that("two are closed", || rig.counters.closed(CloseReason::Idle) >= 2);
+        let (closed, open) = (rig.counters.closed(CloseReason::Idle), rig.counters.open());
+        // Where the machine stands still, who talks is silent, too: that tells nothing.
+        if pause.max(talked.elapsed()) >= idle_timeout / 2 {
+            assert!(Instant::now() < give_up, "this machine stands still too often");
+            continue;
+        }
+        assert!(is_open && (closed, open) == (2, 1), "who talks stays: {is_open}, {closed} closed, {open} open");
+        assert!(matches!(silent.read(&mut [0]), Ok(0) | Err(_)));
+        break;
     }
-    assert!(start.elapsed() < LONG);
-    rig.await_closed(CloseReason::Idle, 2);
-    assert!(matches!(silent.read(&mut [0]), Ok(0) | Err(_)));
-    assert_eq!(rig.counters.open(), 1, "who talks stays");
 }
 
 #[test]
@@ -321,10 +330,18 @@ fn a_peer_that_never_reads_holds_one_answer_and_goes() {
     assert!(rig.counters.requests() < 10, "stopped reading what it cannot answer");
 
     // Of these it takes no more than the first: whoever counts after they were sent may wait for ever.
-    let asked = rig.counters.requests();
-    let mut greedy = TcpStream::connect(rig.address).unwrap();
-    greedy.write_all(&request.repeat(5)).unwrap();
-    await_that("asked", || rig.counters.requests() > asked);
+    let (asked, mut closed) = (rig.counters.requests(), 1);
+    let _greedy = loop {
+        let mut greedy = TcpStream::connect(rig.address).unwrap();
+        // It may be closed before it has asked, where this thread stands still.
+        let _ = greedy.write_all(&request.repeat(5));
+        let is_asked = || rig.counters.requests() > asked;
+        await_that("asked", || is_asked() || rig.counters.closed(CloseReason::Idle) > closed);
+        if is_asked() {
+            break greedy;
+        }
+        closed = rig.counters.closed(CloseReason::Idle);
+    };
     assert!(rig.stop() < LONG, "an unread answer does not hold the server");
 }
 
@@ -377,7 +394,7 @@ fn thousands_of_idle_connections_cost_nothing_to_others() {
     }
     assert_eq!(rig.counters.open(), count as u64);
     let took = rig.stop();
-    assert!(took < SECOND * 5, "stopping took {took:?}");
+    assert!(took < LONG, "stopping took {took:?}");
     assert_eq!(rig.counters.closed(CloseReason::Stopped), count as u64);
 }
 
