@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::time::Instant;
 
 use protocol::Command;
 use protocol::bodies::{
@@ -15,11 +16,11 @@ use protocol::message::records;
 use protocol::names::pull_flag;
 use tests::client::Client;
 use tests::server::Server;
-use tests::with_cores;
 use tests::words::{
     asking, commit, committed, create_topic, edge, field, heartbeat, message_queue, messages, now_ms, number,
     properties, pull, pull_header, pull_with, send, send_as, subscribing, tagged, telling,
 };
+use tests::{PATIENCE, with_cores};
 
 const REPLIES: &str = "DefaultCluster_REPLY_TOPIC";
 
@@ -596,12 +597,21 @@ fn who_waits_sees_what_there_is_now() {
     with_cores(|home, cores| {
         let server = Server::with_cores(home, cores, &[]);
         let mut client = server.client();
-        client.expect(response::SUCCESS, create_topic("T", 1));
-        // Queues that came meanwhile.
-        let pop = client.write(pop_waiting());
-        client.expect(response::SUCCESS, create_topic("T", 4));
-        client.expect(response::SUCCESS, send("T", 3, b"new"));
-        assert_eq!(messages(&client.answer(pop))[0].queue_id, 3);
+        // Queues that came meanwhile, wherever they lie.
+        for queue in 1..4 {
+            client.expect(response::SUCCESS, create_topic("T", queue));
+            let pop = client.write(pop_waiting());
+            let asked = [("consumerGroup", "g"), ("topic", "T"), ("queueId", "-1")];
+            let give_up = Instant::now() + PATIENCE;
+            while number(&client.expect(response::SUCCESS, asking(request::POLLING_INFO, &asked)), "pollingNum") != 1 {
+                assert!(Instant::now() < give_up, "it waits");
+            }
+            client.expect(response::SUCCESS, create_topic("T", queue + 1));
+            client.expect(response::SUCCESS, send("T", queue as i32, b"new"));
+            let popped = client.answer(pop);
+            assert_eq!(popped.header.code, response::SUCCESS, "nobody told it of queue {queue}: {popped:?}");
+            assert_eq!(messages(&popped)[0].queue_id, queue as i32);
+        }
         // Another subscription.
         let subscribed = |tags: &str, version: i64| subscribing("g", tagged("T", tags, version));
         client.expect(response::SUCCESS, subscribed("a", 1));

@@ -92,6 +92,15 @@ impl Catalog {
         old.topics.changed_since(&self.topics).filter(is_gone).map(|topic| topic.id).collect()
     }
 
+    /// The ids of the topics that have more queues to read here than in `old`. Cost: as of
+    /// [`topics_gone_since`](Catalog::topics_gone_since).
+    pub fn topics_grown_since(&self, old: &Catalog) -> Vec<u32> {
+        let has_grown = |was: &&Arc<Topic>| {
+            self.topic(&was.name).is_some_and(|now| now.id == was.id && now.read_queues() > was.read_queues())
+        };
+        old.topics.changed_since(&self.topics).filter(has_grown).map(|topic| topic.id).collect()
+    }
+
     /// The names of the groups that `old` has and this one has not. Cost: as of
     /// [`topics_gone_since`](Catalog::topics_gone_since).
     pub fn groups_gone_since(&self, old: &Catalog) -> BTreeSet<Arc<str>> {

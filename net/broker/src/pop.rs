@@ -310,6 +310,12 @@ impl Desk {
         if home != self.index {
             return self.send_pop(home, pop);
         }
+        // Where it was last, a topic may have had fewer queues: this core is told when it gets more.
+        for topic in std::iter::once(&mut pop.topic).chain(pop.way.retries.iter_mut().flatten()) {
+            if let Some(now) = self.catalog.topic(&topic.name).filter(|now| now.id == topic.id) {
+                *topic = now.clone();
+            }
+        }
         let before = pop.way.home.replace(home);
         let others = cores_of(&self.settings, &pop.topics(), pop.queue) & !(1 << home);
         let watch = (others != 0).then(|| pop.watch(home, pop.way.looks < LOOKS_MAX));

@@ -34,6 +34,15 @@ fn a_clone_keeps_what_it_had() {
     assert!(before.topics_gone_since(&before).is_empty());
     assert!(catalog.topics_gone_since(&Catalog::new(8)).is_empty(), "another table, with other shards");
     assert_eq!(Catalog::new(8).topics_gone_since(&before).len(), 1_000);
+    // Those with more queues, but not others of the same name.
+    let with_queues = |id: u32, queues: i32| {
+        let was = topic(&format!("T{id}"), id);
+        Arc::new(Topic { config: TopicConfig { read_queue_nums: queues, ..was.config.clone() }, ..Topic::clone(&was) })
+    };
+    let mut grown = before.clone();
+    [with_queues(7, 99), with_queues(8, 0), topic("T9", 9_000)].into_iter().for_each(|topic| grown.set_topic(topic));
+    assert_eq!(grown.topics_grown_since(&before), [7]);
+    assert_eq!(before.topics_grown_since(&grown), [8]);
 }
 
 #[test]

@@ -249,6 +249,10 @@ impl Desk {
         if old.topics_count() == 0 {
             return (0..self.partitions.len()).for_each(|local| self.know_topics(local, now_ms));
         }
+        // Of messages in queues that are new nobody would tell those who wait: they come again.
+        for id in self.catalog.topics_grown_since(&old) {
+            self.pops.waiting.wake_topic(id, &mut self.pops.stirred);
+        }
         let gone = self.catalog.topics_gone_since(&old);
         if gone.is_empty() {
             return;

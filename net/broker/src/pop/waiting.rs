@@ -191,7 +191,7 @@ impl Waiting {
         lines.filter(|line| line.topic == topic && *line.group == *group).cloned().collect()
     }
 
-    /// Takes all out that wait for this topic: it is gone.
+    /// Takes all out that wait for this topic: it is gone, or has more queues.
     pub fn wake_topic(&mut self, topic: u32, woken: &mut VecDeque<Box<Pop>>) {
         let lines: Vec<LineKey> = self.by_topic.get(&topic).into_iter().flatten().cloned().collect();
         for line in lines {
