@@ -14,8 +14,11 @@ use std::os::unix::fs::FileExt;
 const SEGMENT: u64 = 64 << 10;
 const QUEUE: QueueKey = QueueKey { topic: 3, queue: 1 };
 
-/// A log written by hand: segments of 64 KiB, each batch where the log would put it.
+/// A log written by hand, each batch where the log would put it.
 struct Maker {
+    /// How long its segments are.
+    segment: u64,
+    /// What they begin with; zeros behind.
     files: Vec<Vec<u8>>,
     head: u64,
     chain: u32,
@@ -27,16 +30,20 @@ struct Maker {
 
 impl Maker {
     fn new() -> Maker {
+        Maker::of(SEGMENT)
+    }
+
+    fn of(segment: u64) -> Maker {
         let (files, batches) = (Vec::new(), Vec::new());
-        let mut maker = Maker { files, head: 0, chain: 0, durable: 0, next: 0, batches };
+        let mut maker = Maker { segment, files, head: 0, chain: 0, durable: 0, next: 0, batches };
         maker.segment();
         maker
     }
 
     fn segment(&mut self) {
-        let base = self.files.len() as u64 * SEGMENT;
+        let base = self.files.len() as u64 * self.segment;
         let mut file = vec![0; SEGMENT as usize];
-        let header = SegmentHeader { partition: 2, base, bytes: SEGMENT }.encode();
+        let header = SegmentHeader { partition: 2, base, bytes: self.segment }.encode();
         file[..header.len()].copy_from_slice(&header);
         self.files.push(file);
         self.head = base + SEGMENT_HEADER_BYTES;
@@ -57,7 +64,7 @@ impl Maker {
             out.extend_from_slice(&payload);
             self.next += 1;
         }
-        if self.head % SEGMENT + out.len() as u64 > SEGMENT {
+        if self.head % self.segment + out.len() as u64 > self.segment {
             self.segment();
         }
         let header = BatchHeader {
@@ -71,7 +78,7 @@ impl Maker {
             previous: self.chain,
         };
         self.chain = header.encode(&mut out, crc);
-        let (file, at) = ((self.head / SEGMENT) as usize, (self.head % SEGMENT) as usize);
+        let (file, at) = ((self.head / self.segment) as usize, (self.head % self.segment) as usize);
         self.files[file][at..at + out.len()].copy_from_slice(&out);
         self.batches.push((self.head, out.len() as u64));
         self.durable = self.head;
@@ -96,7 +103,9 @@ impl Maker {
     fn write(&self) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         for (index, file) in self.files.iter().enumerate() {
-            std::fs::write(dir.path().join(name(index as u64 * SEGMENT)), file).unwrap();
+            let path = dir.path().join(name(index as u64 * self.segment));
+            std::fs::write(&path, file).unwrap();
+            OpenOptions::new().write(true).open(path).unwrap().set_len(self.segment).unwrap();
         }
         dir
     }
@@ -384,6 +393,42 @@ fn what_is_retired_on_the_way_is_not_called_missing() {
     });
     let ending = ending.expect("nobody broke off");
     assert!(damages.is_empty() && ending.moved && ending.head == maker.head, "{damages:#?} {ending:?}");
+}
+
+#[test]
+fn what_lies_far_behind_a_segment_that_is_retired_on_the_way_is_read_all_the_same() {
+    // Nothing of the next segment is seen from the end that the first one seems to have.
+    let far = 512 << 20;
+    let mut maker = Maker::of(far);
+    maker.batch(&[10]);
+    maker.batch(&[10]);
+    maker.segment();
+    for _ in 0..4 {
+        maker.batch(&[1500]);
+    }
+    let harmed = maker.batches[3].0 + 200;
+    maker.files[1][(harmed - far) as usize] ^= 1;
+    let dir = maker.write();
+    write_checkpoint(dir.path(), maker.head);
+    let mut inspector = Inspector::open(dir.path(), None).unwrap();
+    // It becomes a spare, and loses what it had.
+    let path = dir.path().join(name(0));
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[0; 4096], maker.batches[1].0).unwrap();
+    fs::rename(path, dir.path().join("spare-0")).unwrap();
+    let (mut batches, mut damages) = (Vec::new(), Vec::new());
+    let ending = inspector.walk(0, &mut |sight| {
+        match sight {
+            Sight::Batch(batch, _) => batches.push(batch.header.base),
+            Sight::Damage(damage) => damages.push(damage.byte),
+            Sight::Read(_) => {}
+        }
+        ControlFlow::Continue(())
+    });
+    assert!(ending.as_ref().is_some_and(|ending| ending.moved && ending.head == maker.head), "{ending:?}");
+    let read = [0, 2, 4, 5].map(|index| maker.batches[index].0);
+    assert_eq!(batches, read);
+    assert_eq!(damages, [maker.batches[3].0 - far + 96], "at its payload");
 }
 
 #[test]

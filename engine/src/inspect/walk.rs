@@ -94,24 +94,27 @@ impl<'a> Walk<'a> {
                 Followed::Ended(head) => {
                     // A gap was named when the files were listed; behind it is more.
                     let end = segments.contiguous(at).last().map_or(head, Piece::end);
-                    let Some(beyond) = segments.pieces.iter().find(|piece| piece.base > end) else {
-                        // What was promised may have been retired on the way to it.
-                        self.moves += u32::from(head < self.promised && segments.forget_retired(head));
+                    if let Some(beyond) = segments.pieces.iter().find(|piece| piece.base > end) {
+                        at = beyond.base + SEGMENT_HEADER_BYTES;
+                        self.last = None;
+                        continue;
+                    }
+                    if head >= self.promised || !segments.forget_retired(head) {
                         return self.finish(segments, head);
-                    };
-                    at = beyond.base + SEGMENT_HEADER_BYTES;
-                    self.last = None;
+                    }
+                    match self.behind_retired(segments) {
+                        Some(next) => at = next,
+                        None => return self.finish(segments, head),
+                    }
                     continue;
                 }
             };
             // The log may be in use: look again before anything is called damaged.
             if segments.forget_retired(head) {
-                self.moves += 1;
-                self.last = None;
-                // What came between went unseen, and is not missing.
-                self.sequence = Sequence::default();
-                let Some(oldest) = segments.pieces.first() else { return self.finish(segments, head) };
-                at = oldest.base + SEGMENT_HEADER_BYTES;
+                match self.behind_retired(segments) {
+                    Some(next) => at = next,
+                    None => return self.finish(segments, head),
+                }
             } else if looked != Some(head) {
                 looked = Some(head);
                 self.suspect = Some(head);
@@ -127,6 +130,16 @@ impl<'a> Walk<'a> {
                 return self.finish(segments, head);
             }
         }
+    }
+
+    /// What it was at was retired: where it goes on, at the oldest segment that is left.
+    fn behind_retired(&mut self, segments: &Segments) -> Option<u64> {
+        self.moves += 1;
+        self.last = None;
+        // What came between went unseen, and is not missing.
+        self.sequence = Sequence::default();
+        let oldest = segments.pieces.first().filter(|_| self.moves <= MOVES_MAX)?;
+        Some(oldest.base + SEGMENT_HEADER_BYTES)
     }
 
     /// The walk is over at `head`.
