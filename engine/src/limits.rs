@@ -87,8 +87,9 @@ pub const STRETCH_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=128 << 20;
 /// Log that waits for its runs, in stretches, beyond which no message is taken. 16, a gigabyte by default: as
 /// long as the disk is merely busy, writing runs falls behind by some hundred megabytes.
 pub const STRETCHES_MAX: u64 = 16;
-/// Messages and keys in it, beyond which no message is taken: 4 Mi, 24 and 16 bytes each.
-pub const STRETCH_ITEMS_MAX: u64 = 4 << 20;
+/// Messages and keys in it, beyond which no message is taken: 6 Mi, 24 and 16 bytes each, so that two million messages with a
+/// unique key and a tag take 112 MiB.
+pub const STRETCH_ITEMS_MAX: u64 = 6 << 20;
 /// Stretches that become one run when runs fall behind. 4: what a run takes stays small enough to be removed.
 pub const STRETCHES_JOINED: u64 = 4;
 
