@@ -85,12 +85,14 @@ fn a_timer_is_due_to_the_millisecond() {
             }
             sent.push((handle, due_ms));
         }
+        let mut least_ms = u64::MAX;
         for (queue, (handle, due_ms)) in sent.into_iter().enumerate() {
             assert_eq!((&*handle.topic, &*handle.broker_name), ("T", "broker-a"));
             let answer = client.expect(response::SUCCESS, pull_waiting("T", queue as i32, 0, ahead_ms + LONG_MS));
             let message = messages(&answer)[0];
             let late_ms = message.store_timestamp.cast_unsigned().checked_sub(due_ms).expect("not before its time");
             assert!(late_ms < LATE_MS, "{late_ms} ms late");
+            least_ms = least_ms.min(late_ms);
             let text = |number: u64| number.to_string();
             assert_eq!(message.property("TIMER_OUT_MS"), Some(&*text(due_ms - 1)));
             assert_eq!(message.property("REAL_TOPIC"), Some("T"));
@@ -111,7 +113,8 @@ fn a_timer_is_due_to_the_millisecond() {
         let answer = client.expect(response::SUCCESS, pull_waiting("T", 2, 1, LONG_MS));
         assert_eq!(messages(&answer)[0].property("TIMER_DELAY_SEC"), None);
         server.stop();
-        true
+        // Whatever the machine does, one of the four is not late.
+        least_ms < 1_000
     });
 }
 

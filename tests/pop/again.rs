@@ -61,10 +61,10 @@ fn all_who_wait_hear_of_a_retry_topic_that_is_new() {
         };
         let began_ms = now_ms();
         let [first, second] = [wait(&mut one), wait(&mut two)];
-        while polling(&mut lender, "-1") < 2 {}
+        await_polling(&mut lender, 2);
         // The messages come again one after the other.
         give_back(&mut lender, &lent[0][0], "T", 1);
-        while polling(&mut lender, "-1") != 1 {}
+        await_polling(&mut lender, 1);
         give_back(&mut lender, &lent[1][0], "T", 2);
         let both = [got(&one.answer(first)), got(&two.answer(second))];
         assert!(now_ms() - began_ms < 30_000, "they were told, not asked again when their time was over");

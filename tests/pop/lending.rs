@@ -60,7 +60,7 @@ fn a_pop_waits_for_a_message_in_any_queue() {
         for queue in 0..4 {
             // Each of them gets one of two messages, wherever they are.
             let [first, second] = [waiting(&mut one, -1), waiting(&mut two, -1)];
-            while polling(&mut producer, "-1") < 2 {}
+            await_polling(&mut producer, 2);
             assert_eq!(polling(&mut producer, "1"), 0);
             producer.expect(response::SUCCESS, send("T", queue, b"a"));
             producer.expect(response::SUCCESS, send("T", (queue + 1) % 4, b"b"));

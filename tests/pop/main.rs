@@ -139,6 +139,14 @@ fn polling(client: &mut Client, queue: &str) -> i64 {
     number(&client.expect(response::SUCCESS, asked), "pollingNum")
 }
 
+/// Waits until so many do.
+fn await_polling(client: &mut Client, count: i64) {
+    let until_ms = now_ms() + 60_000;
+    while polling(client, "-1") != count {
+        assert!(now_ms() < until_ms, "{count} pops wait");
+    }
+}
+
 fn none(client: &mut Client, command: Command) {
     let answer = client.expect(response::POLLING_TIMEOUT, command);
     assert!(number(&answer, "popTime") > 0 && answer.body.is_empty(), "{answer:?}");

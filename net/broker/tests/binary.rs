@@ -126,7 +126,12 @@ fn dev_says_ready_serves_and_stops_with_zero() {
             }
             let port = running.address("broker").port();
             TcpStream::connect(("127.0.0.1", port - 2)).expect("the fast port");
-            running.stop_within(signal, STOP_MAX) == Some(0)
+            // With 1 it says that it had no time.
+            match running.stop_within(signal, STOP_MAX) {
+                Some(0) => true,
+                Some(1) => false,
+                other => panic!("it ended with {other:?}"),
+            }
         };
         assert_eq!((0..6).filter(stops_in_time).take(2).count(), 2, "{cores} cores, {flush}");
     }

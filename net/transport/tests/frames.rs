@@ -331,7 +331,9 @@ fn a_peer_that_never_reads_holds_one_answer_and_goes() {
 
     // Of these it takes no more than the first: whoever counts after they were sent may wait for ever.
     let (asked, mut closed) = (rig.counters.requests(), 1);
+    let give_up = Instant::now() + LONG;
     let _greedy = loop {
+        assert!(Instant::now() < give_up, "this machine stands still too often");
         let mut greedy = TcpStream::connect(rig.address).unwrap();
         // It may be closed before it has asked, where this thread stands still.
         let _ = greedy.write_all(&request.repeat(5));
