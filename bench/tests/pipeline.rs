@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-/// Where `ringmq-bench` is, and `ringmq`, which is built.
+/// Where `ringmq-bench` is, and `ringmq`, which is built if `RINGMQ_BIN` does not say that it is there.
 fn binaries() -> &'static Path {
     static BINARIES: OnceLock<PathBuf> = OnceLock::new();
     BINARIES.get_or_init(|| {
         // TARGET/PROFILE/ringmq-bench
         let profile = Path::new(env!("CARGO_BIN_EXE_ringmq-bench")).parent().expect("cargo's layout");
+        if std::env::var_os("RINGMQ_BIN").is_some_and(|path| Path::new(&path) == profile.join("ringmq")) {
+            return profile.to_owned();
+        }
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--package", "broker", "--bin", "ringmq", "--target-dir"]);
         build.arg(profile.parent().expect("cargo's layout")).current_dir(env!("CARGO_MANIFEST_DIR"));
