@@ -65,6 +65,8 @@ pub struct Ledger {
     underway: Option<Change>,
     /// Keys of facts that may be in the log otherwise than `newest` has them.
     doubt: BTreeSet<Vec<u8>>,
+    /// Those of which the log was asked since the last change began: no core knows what it said.
+    learned: BTreeSet<Vec<u8>>,
     /// What the next change is made of.
     facts: Facts,
     facts_bytes: usize,
@@ -82,6 +84,8 @@ struct Change {
     number: u64,
     catalog: Catalog,
     stage: Stage,
+    /// Keys of facts of which the log was asked before it began: its catalog has what that said.
+    learned: BTreeSet<Vec<u8>>,
     register: bool,
     then: Vec<Then>,
     notify: BTreeSet<Arc<str>>,
@@ -115,6 +119,7 @@ impl Ledger {
             changes: 0,
             underway: None,
             doubt: BTreeSet::new(),
+            learned: BTreeSet::new(),
             facts: Facts::new(),
             facts_bytes: 0,
             topics_changed: false,
@@ -294,6 +299,7 @@ impl Ledger {
             number: self.number(),
             catalog: self.newest.clone(),
             stage: Stage::Published,
+            learned: std::mem::take(&mut self.learned),
             register,
             then: std::mem::take(&mut self.then),
             notify: std::mem::take(&mut self.notify),
@@ -338,6 +344,9 @@ impl Ledger {
         });
         self.newest.doubt(topics);
         self.doubt.extend(facts.into_keys());
+        // What the log said is nowhere any more: it is asked again.
+        self.doubt.append(&mut change.learned);
+        self.doubt.append(&mut self.learned);
         (change.stage, change.register) = (Stage::Dropped, false);
         change.catalog = self.newest.clone();
         change.then.append(&mut self.then);
@@ -357,15 +366,20 @@ impl Ledger {
         self.doubt.iter().map(Vec::as_slice)
     }
 
-    /// The log was read again: what it says of all that is in doubt. It counts from now on. `Err`: one cannot be read, and
-    /// stays as it was.
+    /// The log was read again: what it says of all that is in doubt. It counts from now on, but for what was accepted since
+    /// and is to be written. `Err`: one cannot be read, and stays as it was.
     pub fn on_certain(&mut self, facts: &[(Vec<u8>, Option<Vec<u8>>)]) -> Result<(), FactError> {
-        self.doubt.clear();
+        self.learned.append(&mut self.doubt);
         self.newest.be_certain();
         self.topics_changed = true;
         self.groups_changed = true;
-        let adopted = facts.iter().map(|(key, value)| self.adopt(key, value.as_deref()));
-        adopted.fold(Ok(()), Result::and)
+        let mut adopted = Ok(());
+        for (key, value) in facts {
+            if !self.facts.contains_key(key) {
+                adopted = adopted.and(self.adopt(key, value.as_deref()));
+            }
+        }
+        adopted
     }
 
     /// Every core holds the catalog of this change.

@@ -229,6 +229,61 @@ fn what_the_log_says_of_a_change_that_failed_counts() {
     }
 }
 
+/// The log was read again after changes failed.
+fn log_was_read(world: &mut World) {
+    let keys: Vec<Vec<u8>> = world.registrar.doubt().map(<[u8]>::to_vec).collect();
+    let facts: Vec<_> = keys.into_iter().map(|key| (key.clone(), world.facts.get(&key).cloned())).collect();
+    world.act(|registrar, now_ms, wanted| registrar.on_certain(&facts, now_ms, wanted));
+}
+
+#[test]
+fn what_is_accepted_while_the_log_is_read_again_is_newer() {
+    for keeps in [false, true] {
+        for again in [215, 17] {
+            let mut world = World::new();
+            world.create("kept", "1");
+            (world.disk_ok, world.disk_keeps) = (false, keeps);
+            let first = world.send(0, 215, &[("topic", "kept")], Vec::new());
+            // It fails; what the cores hold instead is on its way when the next one comes.
+            assert!(world.step());
+            let fields = if again == 215 { vec![("topic", "kept")] } else { topic_fields("kept", "4").to_vec() };
+            let second = world.send(0, again, &fields, Vec::new());
+            world.disk_ok = true;
+            log_was_read(&mut world);
+            world.run();
+            let codes = [first, second].map(|opaque| world.answers[&opaque].code);
+            assert_eq!(codes, [response::SERVICE_NOT_AVAILABLE, 0], "{again}");
+            assert_eq!(world.topic("kept").is_some(), again == 17);
+            let recovered = World::recovered(settings(), world.facts.clone());
+            assert_eq!(recovered.topic("kept"), world.topic("kept"), "{again}: a start finds the same");
+        }
+    }
+}
+
+#[test]
+fn what_the_log_said_is_in_doubt_again_if_it_could_not_be_published() {
+    let mut world = World::new();
+    world.create("kept", "1");
+    let kept = world.topic("kept").unwrap().id;
+    (world.disk_ok, world.disk_keeps) = (false, true);
+    world.send(0, 215, &[("topic", "kept")], Vec::new());
+    assert!(world.step());
+    let new = world.send(0, 17, &topic_fields("new", "4"), Vec::new());
+    // The log has the deletion; and fails once more.
+    log_was_read(&mut world);
+    world.run();
+    assert_eq!(world.answers[&new].code, response::SERVICE_NOT_AVAILABLE);
+    assert!(world.registrar.catalog().is_doubtful(kept), "it takes nothing");
+    world.disk_ok = true;
+    log_was_read(&mut world);
+    world.run();
+    assert!(world.topic("kept").is_none() && world.registrar.doubt().count() == 0);
+    let recovered = World::recovered(settings(), world.facts.clone());
+    assert!(recovered.topic("kept").is_none());
+    assert_eq!(recovered.topic("new"), world.topic("new"));
+    assert_eq!(world.create("another", "1").code, 0);
+}
+
 #[test]
 fn missing_topics_are_made_by_their_rules() {
     let group = || "g".to_owned();
