@@ -464,7 +464,10 @@ impl Desk {
         };
         if let Some((group, offsets)) = inquiry.cloned() {
             // Else what it has would be written over that.
-            offsets.into_iter().for_each(|(queue, offset)| self.reset_account(queue, &group, offset));
+            for (queue, offset) in offsets {
+                self.reset_account(queue, &group, offset);
+                self.wake_pops(queue);
+            }
         }
         match outcome {
             Ok(mut part) => {
@@ -483,7 +486,7 @@ impl Desk {
     /// A group goes on somewhere else in queues of this core: its offsets are set, and its clients told when they
     /// pull next. Those that wait for a message are asked to come again. `Err`: there is no room for one of them; those
     /// before it are set.
-    fn reset(&mut self, reset: &Reset, offsets: &[(u32, u64)], now_ms: u64) -> Result<(), Refused> {
+    pub(crate) fn reset(&mut self, reset: &Reset, offsets: &[(u32, u64)], now_ms: u64) -> Result<(), Refused> {
         let Some(topic) = self.catalog.topic(&reset.topic).cloned() else { return Ok(()) };
         if !self.pulls.resets.has_room(offsets.len()) {
             return Err((response::SYSTEM_BUSY, RESETS_FULL.to_owned()));
@@ -499,6 +502,8 @@ impl Desk {
             let key = QueueKey { topic: topic.id, queue: *queue };
             self.pulls.resets.set(key, &reset.group, *offset);
             self.pulls.parked.wake(key, &mut waiting);
+            // Also where the group has no account: what it pops was put away.
+            self.wake_pops(key);
         }
         for pull in waiting {
             self.pull_again(Pull { until_ms: 0, ..pull }, now_ms);

@@ -165,7 +165,8 @@ impl Pop {
             Wish::Notice { tags } => (true, tags.clone()),
             Wish::Messages { .. } | Wish::Look { .. } => (false, None),
         };
-        LineKey { topic: self.topic.id, group: self.group.clone(), queue: self.queue, is_notice, tags }
+        let (group, is_orderly) = (self.group.clone(), self.is_orderly);
+        LineKey { topic: self.topic.id, group, queue: self.queue, is_notice, is_orderly, tags }
     }
 
     /// Its topic and its retry topics, as far as there are any.
@@ -176,8 +177,7 @@ impl Pop {
 
     /// What other cores are asked to watch while it waits on core `home`.
     fn watch(&self, home: usize, may_look: bool) -> Watch {
-        let (line, topics) = (self.line(), self.topics());
-        Watch { line, topics, is_orderly: self.is_orderly, home, until_ms: self.until_ms, may_look }
+        Watch { line: self.line(), topics: self.topics(), home, until_ms: self.until_ms, may_look }
     }
 
     /// In which order it wants them.
@@ -310,11 +310,10 @@ impl Desk {
         if home != self.index {
             return self.send_pop(home, pop);
         }
-        // Where it was last, a topic may have had fewer queues: this core is told when it gets more.
-        for topic in std::iter::once(&mut pop.topic).chain(pop.way.retries.iter_mut().flatten()) {
-            if let Some(now) = self.catalog.topic(&topic.name).filter(|now| now.id == topic.id) {
-                *topic = now.clone();
-            }
+        // When it set out, or where it was last, its topics may have had fewer queues: this core is told when they get more.
+        if self.look_up(&mut pop) && pop.way.looks == 0 {
+            pop.way.looks += 1;
+            return self.pop_again(pop, now_ms);
         }
         let before = pop.way.home.replace(home);
         let others = cores_of(&self.settings, &pop.topics(), pop.queue) & !(1 << home);
@@ -366,8 +365,8 @@ impl Desk {
 
     /// Another core has pops that wait.
     pub(crate) fn watch(&mut self, watch: Watch, now_ms: u64) {
-        let Watch { line, topics, is_orderly, home, may_look, .. } = &watch;
-        let order = is_orderly.then_some(None);
+        let Watch { line, topics, home, may_look, .. } = &watch;
+        let order = line.is_orderly.then_some(None);
         if *may_look && self.is_ready(topics, line, order, now_ms) {
             return self.outbox.send(*home, Mail::Stir { line: line.clone(), is_new: false, from: self.index });
         }
@@ -388,6 +387,17 @@ impl Desk {
     pub(crate) fn wake_pops(&mut self, queue: QueueKey) {
         let mut told = Vec::new();
         self.pops.waiting.wake(queue, &mut self.pops.stirred, &mut told);
+        self.tell_watchers(told);
+    }
+
+    /// There may be something for any pop that waits.
+    pub(crate) fn wake_all_pops(&mut self) {
+        let mut told = Vec::new();
+        self.pops.waiting.wake_all(&mut self.pops.stirred, &mut told);
+        self.tell_watchers(told);
+    }
+
+    fn tell_watchers(&mut self, told: Vec<Arc<Watch>>) {
         for watch in told {
             let line = watch.line.clone();
             self.outbox.send(watch.home, Mail::Stir { line, is_new: true, from: self.index });

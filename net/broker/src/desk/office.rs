@@ -55,6 +55,8 @@ const NOWHERE: u32 = u32::MAX;
 impl Desk {
     pub(super) fn opened(&mut self, local: usize, now_ms: u64) {
         self.know_topics(local, now_ms);
+        // Who looked meanwhile found nothing here.
+        self.wake_all_pops();
         if self.partition_at(local) != 0 {
             return;
         }
@@ -226,7 +228,11 @@ impl Desk {
     pub(super) fn install(&mut self, catalog: Arc<Catalog>, now_ms: u64) {
         let old = std::mem::replace(&mut self.catalog, catalog);
         if !Arc::ptr_eq(&old.changes, &self.catalog.changes) {
+            let unacked = self.settings.limits.pop_unacked;
             self.settings = self.catalog.settings(&self.settings);
+            if self.settings.limits.pop_unacked > unacked {
+                self.wake_all_pops();
+            }
             self.sends.configure(&self.settings);
             let (age_ms, bytes) = (self.settings.retention_ms(), self.settings.log_bytes());
             for partition in &mut self.partitions {

@@ -139,8 +139,9 @@ impl Desk {
         };
         let Some((topic, queue)) = self.topic_to_pop(call, asked.topic, asked.queue_id) else { return };
         let Some(group) = self.group_to_pop(call, asked.consumer_group) else { return };
-        let count =
-            self.pops.waiting.count_in(&LineKey { topic: topic.id, group, queue, is_notice: false, tags: None });
+        let plain = LineKey { topic: topic.id, group, queue, is_notice: false, is_orderly: false, tags: None };
+        let orderly = LineKey { is_orderly: true, ..plain.clone() };
+        let count = self.pops.waiting.count_in(&plain) + self.pops.waiting.count_in(&orderly);
         let header = self.replies.header(&call.reply, response::SUCCESS);
         PollingInfoAnswer { polling_num: i32::try_from(count).unwrap_or(i32::MAX) }.push(&mut header.fields);
         self.replies.send(&call.reply, Pieces::new());

@@ -246,6 +246,7 @@ pub(super) mod tests {
     use super::super::tests::pop;
     use super::super::waiting::LINE_POPS_MAX;
     use super::*;
+    use crate::admin::{Reset, ResetTo};
     use crate::catalog::{Catalog, Group, SubscriptionGroupConfig, Topic, TopicConfig, Wants};
     use crate::config::{Config, Found};
     use crate::mail::{Mail, Mailboxes, Make};
@@ -545,6 +546,41 @@ pub(super) mod tests {
         office.desk.put_revival(revival(1), 0);
         let told = told();
         assert!(matches!(&told[..], [Mail::Fresh { topic: 1, .. }, Mail::Revived { ok: false, .. }]), "{told:?}");
+    }
+
+    #[test]
+    fn a_retry_topic_that_is_made_while_a_pop_is_on_its_way_is_waited_for() {
+        let mailboxes = Mailboxes::new(3, 16);
+        let mut offices = offices(&mailboxes);
+        let topic = offices[0].desk.catalog.topic("T").cloned().expect("it is there");
+        let pop = Pop { wish: wish(), topic, ..pop(7, "g", None, u64::MAX) };
+        offices[0].desk.pop_again(Box::new(pop), 0);
+        for office in &mut offices {
+            Arc::make_mut(&mut office.desk.catalog).set_topic(retry_topic());
+        }
+        for core in [1, 2, 0].repeat(8) {
+            while let Some(mail) = mailboxes.pop(core) {
+                offices[core].desk.on_mail(mail, 0);
+            }
+        }
+        assert_eq!(offices[0].desk.pops.waiting.count(), 1);
+        offices[0].desk.wake_pops(QueueKey { topic: 2, queue: 0 });
+        assert_eq!(offices[0].desk.pops.stirred.len(), 1, "it hears of what comes again");
+    }
+
+    #[test]
+    fn who_waits_hears_of_a_reset_also_without_an_account() {
+        let mut offices = offices(&Mailboxes::new(3, 16));
+        let desk = &mut offices[0].desk;
+        let topic = desk.catalog.topic("T").cloned().expect("it is there");
+        let pop = Pop { wish: wish(), topic, ..pop(7, "g", Some(0), u64::MAX) };
+        desk.pop_again(Box::new(pop), 0);
+        desk.pops.accounts.forget(|_| true);
+        assert_eq!((desk.pops.waiting.count(), desk.pops.stirred.len()), (1, 0));
+        let (topic, group, to) = ("T".to_owned(), "g".to_owned(), ResetTo::Offset(0));
+        let reset = Reset { topic, group, queue: Some(0), to, is_kept: true, is_forced: true };
+        desk.reset(&reset, &[(0, 0)], 0).expect("there is room");
+        assert_eq!((desk.pops.waiting.count(), desk.pops.stirred.len()), (0, 1));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct LineKey {
     pub queue: Option<u32>,
     /// They only want to know of messages: what a pop takes does not concern them.
     pub is_notice: bool,
+    /// They keep the order, and so wait for no retry topic.
+    pub is_orderly: bool,
     /// They want to know only of messages with these tags.
     pub tags: Option<Arc<str>>,
 }
@@ -49,8 +51,6 @@ pub struct Watch {
     pub line: LineKey,
     /// Their topic and its retry topics.
     pub topics: Topics,
-    /// Whether they are to keep the order.
-    pub is_orderly: bool,
     /// The core that they wait on.
     pub home: usize,
     /// Nobody waits any more from then on, ms since 1970.
@@ -195,10 +195,24 @@ impl Waiting {
     pub fn wake_topic(&mut self, topic: u32, woken: &mut VecDeque<Box<Pop>>) {
         let lines: Vec<LineKey> = self.by_topic.get(&topic).into_iter().flatten().cloned().collect();
         for line in lines {
-            while let Some(pop) = self.next(&line) {
+            while let Some(mut pop) = self.next(&line) {
+                pop.way.looks = 0;
                 woken.push_back(pop);
             }
         }
+    }
+
+    /// Takes all out, and tells whoever watches: there may be something for any of them.
+    pub fn wake_all(&mut self, woken: &mut VecDeque<Box<Pop>>, told: &mut Vec<Arc<Watch>>) {
+        let lines: Vec<LineKey> = self.lines.keys().cloned().collect();
+        for line in lines {
+            while let Some(mut pop) = self.next(&line) {
+                pop.way.looks = 0;
+                woken.push_back(pop);
+            }
+        }
+        told.extend(self.watches.drain().flat_map(|(_, watches)| watches.into_values()));
+        self.watches_count = 0;
     }
 
     /// Takes out those whose time is over.
@@ -343,11 +357,42 @@ mod tests {
     }
 
     #[test]
+    fn who_keeps_the_order_waits_in_a_line_of_its_own() {
+        let mut waiting = Waiting::new(3, 7);
+        waiting.wait(Box::new(pop(1, "g", None, 1_000))).unwrap();
+        let mut orderly = pop(2, "g", None, 1_000);
+        (orderly.is_orderly, orderly.way.retries) = (true, [None, None]);
+        waiting.wait(Box::new(orderly)).unwrap();
+        assert_eq!(woken(&mut waiting, queue(2, 0)).0, [1], "it knows the retry topic");
+        assert_eq!(woken(&mut waiting, queue(1, 0)).0, [2]);
+    }
+
+    #[test]
+    fn all_are_woken_and_told() {
+        let mut waiting = Waiting::new(3, 7);
+        for (opaque, group) in [(1, "g"), (2, "g"), (3, "h")] {
+            waiting.wait(Box::new(pop(opaque, group, None, 1_000))).unwrap();
+        }
+        let pop = pop(0, "other", None, 0);
+        let watch = Watch {
+            line: pop.line(),
+            topics: [pop.topics()[0].clone(), None, None],
+            home: 3,
+            until_ms: 10,
+            may_look: true,
+        };
+        waiting.watch(watch, 0);
+        let (mut woken, mut told) = (VecDeque::new(), Vec::new());
+        waiting.wake_all(&mut woken, &mut told);
+        assert_eq!((woken.len(), told.len(), waiting.count(), waiting.watches_count), (3, 1, 0, 0));
+        assert!(waiting.lines.is_empty() && waiting.by_topic.is_empty() && waiting.watches.is_empty());
+    }
+
+    #[test]
     fn a_watch_is_told_once() {
         let mut waiting = Waiting::new(3, 7);
         let pop = pop(0, "g", Some(2), 0);
-        let watch =
-            Watch { line: pop.line(), topics: pop.topics(), is_orderly: false, home: 3, until_ms: 10, may_look: true };
+        let watch = Watch { line: pop.line(), topics: pop.topics(), home: 3, until_ms: 10, may_look: true };
         waiting.watch(watch.clone(), 0);
         waiting.watch(watch, 0);
         assert!(woken(&mut waiting, queue(1, 1)).1.is_empty());

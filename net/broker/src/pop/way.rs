@@ -81,23 +81,12 @@ impl Desk {
     /// Chooses a pop's way: all cores that have queues of its topic or of its retry topics, from this one on.
     pub(super) fn begin(&mut self, pop: &mut Pop) {
         let draw = self.random.draw();
-        // A retry topic has none of its own: clients could not tell their messages apart.
-        let has_retries = !pop.is_orderly && !pop.topic.name.starts_with(names::RETRY_PREFIX);
-        let retries = [false, true].map(|is_v2| {
-            // Whichever is written to now: what is in the other one was popped before that was changed.
-            if !has_retries {
-                return None;
-            }
-            let name = &mut self.pops.popped.scratch;
-            name.clear();
-            names::pop_retry_topic(name, &pop.group, &pop.topic.name, is_v2);
-            self.catalog.topic(name).cloned()
-        });
+        self.look_up(pop);
         let is_priority = !pop.is_orderly && self.is_priority(pop, draw);
         let settings = &self.settings;
         let percent = if is_priority { settings.pop_retry_percent_priority } else { settings.pop_retry_percent };
         pop.way = Way {
-            retries,
+            retries: std::mem::take(&mut pop.way.retries),
             start: (draw >> 32) as u32,
             step: is_priority.then_some(0),
             is_high_first: settings.priority_order_asc,
@@ -108,6 +97,30 @@ impl Desk {
         };
         let topics = pop.topics();
         pop.way.rest = cores_of(&self.settings, &topics, pop.queue);
+    }
+
+    /// Takes its topics as this core knows them now. Returns whether they have queues that it did not know of.
+    pub(super) fn look_up(&mut self, pop: &mut Pop) -> bool {
+        let mut has_more = false;
+        if let Some(now) = self.catalog.topic(&pop.topic.name).filter(|now| now.id == pop.topic.id) {
+            has_more = now.read_queues() > pop.topic.read_queues();
+            pop.topic = now.clone();
+        }
+        // A retry topic has none of its own: clients could not tell their messages apart.
+        if pop.is_orderly || pop.topic.name.starts_with(names::RETRY_PREFIX) {
+            return has_more;
+        }
+        // Whichever is written to now: what is in the other one was popped before that was changed.
+        for (is_v2, retry) in [false, true].into_iter().zip(&mut pop.way.retries) {
+            let name = &mut self.pops.popped.scratch;
+            name.clear();
+            names::pop_retry_topic(name, &pop.group, &pop.topic.name, is_v2);
+            let now = self.catalog.topic(name).cloned();
+            let queues = |topic: &Option<Arc<Topic>>| topic.as_ref().map_or(0, |topic| topic.read_queues());
+            has_more |= queues(&now) > queues(retry);
+            *retry = now;
+        }
+        has_more
     }
 
     fn is_priority(&self, pop: &Pop, draw: u64) -> bool {
