@@ -361,6 +361,21 @@ impl Ledger {
         true
     }
 
+    /// Whether the log may say something else of a topic than the newest catalog: then nothing of it is as it is asked to be.
+    pub fn doubts_topic(&self, name: &str) -> bool {
+        !self.doubt.is_empty() && self.doubt.contains(&Topic::key(name))
+    }
+
+    /// The same, of a group.
+    pub fn doubts_group(&self, name: &str) -> bool {
+        !self.doubt.is_empty() && self.doubt.contains(&Group::key(name))
+    }
+
+    /// The same, of the settings.
+    pub fn doubts_settings(&self) -> bool {
+        self.doubt.contains(KNOBS_KEY)
+    }
+
     /// The keys of facts that are in doubt.
     pub fn doubt(&self) -> impl Iterator<Item = &[u8]> {
         self.doubt.iter().map(Vec::as_slice)

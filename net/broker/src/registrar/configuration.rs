@@ -73,7 +73,7 @@ impl Registrar {
     fn put_topic(&mut self, config: TopicConfig) -> Result<(), String> {
         match self.ledger.newest().topic(&config.topic_name).cloned() {
             None => self.add_topic(config)?,
-            Some(old) if old.config == config => {}
+            Some(old) if old.config == config && !self.ledger.doubts_topic(&old.name) => {}
             Some(old) => self.ledger.set_topic(Topic { config, ..Topic::clone(&old) }),
         }
         Ok(())
@@ -85,7 +85,9 @@ impl Registrar {
         let is_there = self.ledger.newest().topic(name).is_some();
         let retries =
             if is_there && self.settings.clear_retry_topics { self.pop_retry_topics(name) } else { Vec::new() };
-        for gone in self.ledger.newest().topic(name).map(|topic| topic.name.clone()).into_iter().chain(retries) {
+        // One that is not there may be in the log.
+        let is_to_go = is_there || self.ledger.doubts_topic(name);
+        for gone in is_to_go.then(|| name.into()).into_iter().chain(retries) {
             self.ledger.remove_topic(&gone);
         }
         Ok(Outcome::Settled(Answer::ok()))
@@ -242,7 +244,7 @@ impl Registrar {
             ChangeError::Forbidden(remark) => Answer::refusal(response::NO_PERMISSION, remark),
             ChangeError::Invalid(remark) => Answer::refusal(response::INVALID_PARAMETER, remark),
         })?;
-        if changes != **old {
+        if changes != **old || self.ledger.doubts_settings() {
             let registers = changes.value(BROKER_PERMISSION) != old.value(BROKER_PERMISSION);
             self.ledger.set_changes(changes, registers);
         }
@@ -296,7 +298,7 @@ impl Registrar {
 
     fn put_group(&mut self, config: SubscriptionGroupConfig) -> Result<(), String> {
         match self.ledger.newest().group(&config.group_name) {
-            Some(old) if old.config == config => return Ok(()),
+            Some(old) if old.config == config && !self.ledger.doubts_group(&old.name) => return Ok(()),
             Some(_) => {}
             None if self.forgetting.contains(&config.group_name) => return Err(FORGETTING.to_owned()),
             None => self.check_groups_room()?,
@@ -311,7 +313,7 @@ impl Registrar {
         if header.clean_offset && !self.forgetting.insert(group.clone()) {
             return Err(Answer::refusal(response::SYSTEM_BUSY, FORGETTING));
         }
-        if self.ledger.newest().group(header.group).is_some() {
+        if self.ledger.newest().group(header.group).is_some() || self.ledger.doubts_group(header.group) {
             self.ledger.remove_group(header.group);
         }
         if header.clean_offset {

@@ -261,6 +261,28 @@ fn what_is_accepted_while_the_log_is_read_again_is_newer() {
 }
 
 #[test]
+fn what_is_as_it_is_asked_to_be_is_not_if_the_log_may_say_something_else() {
+    let mut world = World::new();
+    world.create("kept", "1");
+    (world.disk_ok, world.disk_keeps) = (false, true);
+    let failed = [(215, vec![("topic", "kept")]), (17, topic_fields("new", "1").to_vec())];
+    let group = || br#"{"groupName":"g"}"#.to_vec();
+    for (code, fields) in &failed {
+        assert_eq!(world.ask(0, *code, fields, Vec::new()).code, response::SERVICE_NOT_AVAILABLE);
+    }
+    assert_eq!(world.ask(0, 200, &[], group()).code, response::SERVICE_NOT_AVAILABLE);
+    let settings_of = |value: &str| format!("transactionCheckMax={value}").into_bytes();
+    assert_eq!(world.ask(0, 25, &[], settings_of("7")).code, response::SERVICE_NOT_AVAILABLE);
+    // None of these changes what there is; but the log has it otherwise.
+    let asked =
+        [(17, topic_fields("kept", "1").to_vec()), (215, vec![("topic", "new")]), (207, vec![("groupName", "g")])];
+    for (code, fields) in &asked {
+        assert_eq!(world.ask(0, *code, fields, Vec::new()).code, response::SERVICE_NOT_AVAILABLE, "{code}");
+    }
+    assert_eq!(world.ask(0, 25, &[], settings_of("15")).code, response::SERVICE_NOT_AVAILABLE);
+}
+
+#[test]
 fn what_the_log_said_is_in_doubt_again_if_it_could_not_be_published() {
     let mut world = World::new();
     world.create("kept", "1");
