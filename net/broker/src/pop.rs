@@ -311,7 +311,7 @@ impl Desk {
             return self.send_pop(home, pop);
         }
         // When it set out, or where it was last, its topics may have had fewer queues: this core is told when they get more.
-        if self.look_up(&mut pop) && pop.way.looks == 0 {
+        if self.look_up(&mut pop) && pop.way.looks < LOOKS_MAX {
             pop.way.looks += 1;
             return self.pop_again(pop, now_ms);
         }

@@ -211,7 +211,11 @@ impl Waiting {
                 woken.push_back(pop);
             }
         }
-        told.extend(self.watches.drain().flat_map(|(_, watches)| watches.into_values()));
+        // One stands by each of its topics, and is told once.
+        for (topic, watches) in self.watches.drain() {
+            let is_first = |watch: &Arc<Watch>| watch.topics.iter().flatten().next().is_some_and(|one| one.id == topic);
+            told.extend(watches.into_values().filter(is_first));
+        }
         self.watches_count = 0;
     }
 
@@ -374,13 +378,7 @@ mod tests {
             waiting.wait(Box::new(pop(opaque, group, None, 1_000))).unwrap();
         }
         let pop = pop(0, "other", None, 0);
-        let watch = Watch {
-            line: pop.line(),
-            topics: [pop.topics()[0].clone(), None, None],
-            home: 3,
-            until_ms: 10,
-            may_look: true,
-        };
+        let watch = Watch { line: pop.line(), topics: pop.topics(), home: 3, until_ms: 10, may_look: true };
         waiting.watch(watch, 0);
         let (mut woken, mut told) = (VecDeque::new(), Vec::new());
         waiting.wake_all(&mut woken, &mut told);
