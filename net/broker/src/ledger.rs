@@ -197,8 +197,17 @@ impl Ledger {
         self.facts.insert(key, value);
     }
 
-    /// Accepts a topic, new or changed.
+    /// Whether nothing is to be done for what is as it is asked to be: the log says the same.
+    fn is_settled(&self, is_same: bool, key: &[u8]) -> bool {
+        is_same && !self.doubt.contains(key)
+    }
+
+    /// Accepts a topic, new or changed. One that is the same already is no change.
     pub fn set_topic(&mut self, topic: Topic) {
+        let is_same = self.newest.topic(&topic.name).is_some_and(|now| **now == topic);
+        if self.is_settled(is_same, &Topic::key(&topic.name)) {
+            return;
+        }
         let (key, value) = topic.fact();
         self.change(key, Some(value));
         // Nobody is told of light queues, of which there may be very many.
@@ -208,24 +217,36 @@ impl Ledger {
         self.others_changed |= !is_told;
     }
 
-    /// Accepts that a topic is deleted.
+    /// Accepts that a topic is deleted. If there is none, that is no change.
     pub fn remove_topic(&mut self, name: &str) {
-        self.change(Topic::key(name), None);
+        let key = Topic::key(name);
+        if self.is_settled(self.newest.topic(name).is_none(), &key) {
+            return;
+        }
+        self.change(key, None);
         self.newest.remove_topic(name);
         self.topics_changed = true;
     }
 
-    /// Accepts a group's configuration, new or changed.
+    /// Accepts a group's configuration, new or changed. One that is the same already is no change.
     pub fn set_group(&mut self, group: Group) {
+        let is_same = self.newest.group(&group.name).is_some_and(|now| **now == group);
+        if self.is_settled(is_same, &Group::key(&group.name)) {
+            return;
+        }
         let (key, value) = group.fact();
         self.change(key, Some(value));
         self.newest.set_group(Arc::new(group));
         self.groups_changed = true;
     }
 
-    /// Accepts that a group's configuration is deleted.
+    /// Accepts that a group's configuration is deleted. If there is none, that is no change.
     pub fn remove_group(&mut self, name: &str) {
-        self.change(Group::key(name), None);
+        let key = Group::key(name);
+        if self.is_settled(self.newest.group(name).is_none(), &key) {
+            return;
+        }
+        self.change(key, None);
         self.newest.remove_group(name);
         self.groups_changed = true;
     }
@@ -250,8 +271,11 @@ impl Ledger {
         self.subscriptions_changed = true;
     }
 
-    /// Accepts other settings. `register`: NameServers are to know.
+    /// Accepts other settings; the same ones are no change. `register`: NameServers are to know.
     pub fn set_changes(&mut self, changes: Changes, register: bool) {
+        if self.is_settled(changes == *self.newest.changes, KNOBS_KEY) {
+            return;
+        }
         self.change(KNOBS_KEY.to_vec(), Some(changes.fact()));
         self.newest.changes = Arc::new(changes);
         self.others_changed = true;
@@ -359,21 +383,6 @@ impl Ledger {
         self.subscriptions_changed = false;
         self.others_changed = false;
         true
-    }
-
-    /// Whether the log may say something else of a topic than the newest catalog: then nothing of it is as it is asked to be.
-    pub fn doubts_topic(&self, name: &str) -> bool {
-        !self.doubt.is_empty() && self.doubt.contains(&Topic::key(name))
-    }
-
-    /// The same, of a group.
-    pub fn doubts_group(&self, name: &str) -> bool {
-        !self.doubt.is_empty() && self.doubt.contains(&Group::key(name))
-    }
-
-    /// The same, of the settings.
-    pub fn doubts_settings(&self) -> bool {
-        self.doubt.contains(KNOBS_KEY)
     }
 
     /// The keys of facts that are in doubt.

@@ -73,7 +73,6 @@ impl Registrar {
     fn put_topic(&mut self, config: TopicConfig) -> Result<(), String> {
         match self.ledger.newest().topic(&config.topic_name).cloned() {
             None => self.add_topic(config)?,
-            Some(old) if old.config == config && !self.ledger.doubts_topic(&old.name) => {}
             Some(old) => self.ledger.set_topic(Topic { config, ..Topic::clone(&old) }),
         }
         Ok(())
@@ -85,11 +84,8 @@ impl Registrar {
         let is_there = self.ledger.newest().topic(name).is_some();
         let retries =
             if is_there && self.settings.clear_retry_topics { self.pop_retry_topics(name) } else { Vec::new() };
-        // One that is not there may be in the log.
-        let is_to_go = is_there || self.ledger.doubts_topic(name);
-        for gone in is_to_go.then(|| name.into()).into_iter().chain(retries) {
-            self.ledger.remove_topic(&gone);
-        }
+        self.ledger.remove_topic(name);
+        retries.iter().for_each(|retry| self.ledger.remove_topic(retry));
         Ok(Outcome::Settled(Answer::ok()))
     }
 
@@ -244,10 +240,8 @@ impl Registrar {
             ChangeError::Forbidden(remark) => Answer::refusal(response::NO_PERMISSION, remark),
             ChangeError::Invalid(remark) => Answer::refusal(response::INVALID_PARAMETER, remark),
         })?;
-        if changes != **old || self.ledger.doubts_settings() {
-            let registers = changes.value(BROKER_PERMISSION) != old.value(BROKER_PERMISSION);
-            self.ledger.set_changes(changes, registers);
-        }
+        let registers = changes.value(BROKER_PERMISSION) != old.value(BROKER_PERMISSION);
+        self.ledger.set_changes(changes, registers);
         let mut answer = Answer::ok();
         answer.remark = remarks.join("; ");
         Ok(Outcome::Settled(answer))
@@ -298,7 +292,6 @@ impl Registrar {
 
     fn put_group(&mut self, config: SubscriptionGroupConfig) -> Result<(), String> {
         match self.ledger.newest().group(&config.group_name) {
-            Some(old) if old.config == config && !self.ledger.doubts_group(&old.name) => return Ok(()),
             Some(_) => {}
             None if self.forgetting.contains(&config.group_name) => return Err(FORGETTING.to_owned()),
             None => self.check_groups_room()?,
@@ -313,9 +306,7 @@ impl Registrar {
         if header.clean_offset && !self.forgetting.insert(group.clone()) {
             return Err(Answer::refusal(response::SYSTEM_BUSY, FORGETTING));
         }
-        if self.ledger.newest().group(header.group).is_some() || self.ledger.doubts_group(header.group) {
-            self.ledger.remove_group(header.group);
-        }
+        self.ledger.remove_group(header.group);
         if header.clean_offset {
             // Not before every core knows that it is gone: a consumer that goes on would leave new ones.
             let goal = Goal::Forget { group: group.clone() };

@@ -124,6 +124,12 @@ impl World {
         self.orders.extend(wanted);
     }
 
+    /// The log was read again after changes failed.
+    fn log_was_read(&mut self) {
+        let facts = self.registrar.doubt().map(|key| (key.to_vec(), self.facts.get(key).cloned())).collect::<Vec<_>>();
+        self.act(|registrar, now_ms, wanted| registrar.on_certain(&facts, now_ms, wanted));
+    }
+
     /// Carries one order out. `false`: there is none.
     fn step(&mut self) -> bool {
         let Some(order) = self.orders.pop_front() else { return false };

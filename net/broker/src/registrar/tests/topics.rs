@@ -210,10 +210,9 @@ fn what_the_log_says_of_a_change_that_failed_counts() {
         assert!(world.topic("new").is_none());
 
         world.disk_ok = true;
-        let keys: Vec<Vec<u8>> = world.registrar.doubt().map(<[u8]>::to_vec).collect();
-        assert!(keys.contains(&b"t/kept".to_vec()) && keys.contains(&b"n/".to_vec()), "{keys:?}");
-        let facts: Vec<_> = keys.into_iter().map(|key| (key.clone(), world.facts.get(&key).cloned())).collect();
-        world.act(|registrar, now_ms, wanted| registrar.on_certain(&facts, now_ms, wanted));
+        let keys: Vec<&[u8]> = world.registrar.doubt().collect();
+        assert!(keys.contains(&&b"t/kept"[..]) && keys.contains(&&b"n/"[..]), "{keys:?}");
+        world.log_was_read();
         world.run();
         assert_eq!(world.topic("kept").map(|topic| topic.id), (!keeps).then_some(kept));
         assert_eq!(world.topic("changed").unwrap().queues(), if keeps { 8 } else { 4 });
@@ -229,13 +228,6 @@ fn what_the_log_says_of_a_change_that_failed_counts() {
     }
 }
 
-/// The log was read again after changes failed.
-fn log_was_read(world: &mut World) {
-    let keys: Vec<Vec<u8>> = world.registrar.doubt().map(<[u8]>::to_vec).collect();
-    let facts: Vec<_> = keys.into_iter().map(|key| (key.clone(), world.facts.get(&key).cloned())).collect();
-    world.act(|registrar, now_ms, wanted| registrar.on_certain(&facts, now_ms, wanted));
-}
-
 #[test]
 fn what_is_accepted_while_the_log_is_read_again_is_newer() {
     for keeps in [false, true] {
@@ -249,7 +241,7 @@ fn what_is_accepted_while_the_log_is_read_again_is_newer() {
             let fields = if again == 215 { vec![("topic", "kept")] } else { topic_fields("kept", "4").to_vec() };
             let second = world.send(0, again, &fields, Vec::new());
             world.disk_ok = true;
-            log_was_read(&mut world);
+            world.log_was_read();
             world.run();
             let codes = [first, second].map(|opaque| world.answers[&opaque].code);
             assert_eq!(codes, [response::SERVICE_NOT_AVAILABLE, 0], "{again}");
@@ -292,12 +284,12 @@ fn what_the_log_said_is_in_doubt_again_if_it_could_not_be_published() {
     assert!(world.step());
     let new = world.send(0, 17, &topic_fields("new", "4"), Vec::new());
     // The log has the deletion; and fails once more.
-    log_was_read(&mut world);
+    world.log_was_read();
     world.run();
     assert_eq!(world.answers[&new].code, response::SERVICE_NOT_AVAILABLE);
     assert!(world.registrar.catalog().is_doubtful(kept), "it takes nothing");
     world.disk_ok = true;
-    log_was_read(&mut world);
+    world.log_was_read();
     world.run();
     assert!(world.topic("kept").is_none() && world.registrar.doubt().count() == 0);
     let recovered = World::recovered(settings(), world.facts.clone());
