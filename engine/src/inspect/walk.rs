@@ -90,7 +90,7 @@ impl<'a> Walk<'a> {
         loop {
             let (head, what) = match self.run(segments, at) {
                 Followed::Stopped => return None,
-                Followed::Broken(head, what) => (head, what),
+                Followed::Broken(head, what) => (head, Some(what)),
                 Followed::Ended(head) => {
                     // A gap was named when the files were listed; behind it is more.
                     let end = segments.contiguous(at).last().map_or(head, Piece::end);
@@ -99,47 +99,38 @@ impl<'a> Walk<'a> {
                         self.last = None;
                         continue;
                     }
-                    if head >= self.promised || !segments.forget_retired(head) {
+                    if head >= self.promised {
                         return self.finish(segments, head);
                     }
-                    match self.behind_retired(segments) {
-                        Some(next) => at = next,
-                        None => return self.finish(segments, head),
-                    }
-                    continue;
+                    (head, None)
                 }
             };
-            // The log may be in use: look again before anything is called damaged.
-            if segments.forget_retired(head) {
-                match self.behind_retired(segments) {
-                    Some(next) => at = next,
-                    None => return self.finish(segments, head),
+            match what {
+                // The log may be in use: look again before anything is called damaged, or missing at its end.
+                _ if segments.forget_retired(head) => {
+                    self.moves += 1;
+                    self.last = None;
+                    // What came between went unseen, and is not missing.
+                    self.sequence = Sequence::default();
+                    let Some(oldest) = segments.pieces.first() else { return self.finish(segments, head) };
+                    at = oldest.base + SEGMENT_HEADER_BYTES;
                 }
-            } else if looked != Some(head) {
-                looked = Some(head);
-                self.suspect = Some(head);
-                at = self.last.map_or(at, |last| last.base);
-            } else {
-                match self.pass(segments, head, &what) {
+                None => return self.finish(segments, head),
+                Some(_) if looked != Some(head) => {
+                    looked = Some(head);
+                    self.suspect = Some(head);
+                    at = self.last.map_or(at, |last| last.base);
+                }
+                Some(what) => match self.pass(segments, head, &what) {
                     ControlFlow::Break(()) => return None,
                     ControlFlow::Continue(Some(next)) => at = next,
                     ControlFlow::Continue(None) => return self.finish(segments, head),
-                }
+                },
             }
             if self.moves > MOVES_MAX {
                 return self.finish(segments, head);
             }
         }
-    }
-
-    /// What it was at was retired: where it goes on, at the oldest segment that is left.
-    fn behind_retired(&mut self, segments: &Segments) -> Option<u64> {
-        self.moves += 1;
-        self.last = None;
-        // What came between went unseen, and is not missing.
-        self.sequence = Sequence::default();
-        let oldest = segments.pieces.first().filter(|_| self.moves <= MOVES_MAX)?;
-        Some(oldest.base + SEGMENT_HEADER_BYTES)
     }
 
     /// The walk is over at `head`.
