@@ -343,7 +343,7 @@ fn key_value_settings_survive_a_restart() {
         assert_eq!(missing.header.remark, "No config item, Namespace: ORDER_TOPIC_CONFIG Key: T");
         assert_eq!(call(&client, namespace("n")).await.header.code, response::QUERY_NOT_FOUND);
         // Many at once: each is on disk when it is answered, none is lost to another.
-        let puts: Vec<_> = (0..10)
+        let puts: Vec<_> = (0..50)
             .map(|number| {
                 let client = Client::new(client.target(), ClientLimits::default());
                 tokio_uring::spawn(async move {
@@ -374,7 +374,7 @@ fn key_value_settings_survive_a_restart() {
         let answer = ok(&client, get("T")).await;
         assert_eq!(KvAnswer::parse(&answer.header.fields).unwrap().value, Some("später 🦀"));
         let all = ok(&client, namespace("ORDER_TOPIC_CONFIG")).await;
-        assert_eq!(body::<KvTable>(&all).table.len(), 10);
+        assert_eq!(body::<KvTable>(&all).table.len(), 50);
         // Brokers get them with their registration, clients with the route.
         let registered = ok(&client, registration(master("a"), &["T1", "U"], 1)).await;
         assert_eq!(registered.body, all.body);
