@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::time::Instant;
 
 use protocol::Command;
 use protocol::bodies::{
@@ -20,7 +19,7 @@ use tests::words::{
     asking, commit, committed, create_topic, edge, field, heartbeat, message_queue, messages, now_ms, number,
     properties, pull, pull_header, pull_with, send, send_as, subscribing, tagged, telling,
 };
-use tests::{PATIENCE, with_cores};
+use tests::{await_that, with_cores};
 
 const REPLIES: &str = "DefaultCluster_REPLY_TOPIC";
 
@@ -602,10 +601,8 @@ fn who_waits_sees_what_there_is_now() {
             client.expect(response::SUCCESS, create_topic("T", queue));
             let pop = client.write(pop_waiting());
             let asked = [("consumerGroup", "g"), ("topic", "T"), ("queueId", "-1")];
-            let give_up = Instant::now() + PATIENCE;
-            while number(&client.expect(response::SUCCESS, asking(request::POLLING_INFO, &asked)), "pollingNum") != 1 {
-                assert!(Instant::now() < give_up, "it waits");
-            }
+            let polling = || asking(request::POLLING_INFO, &asked);
+            await_that("it waits", || number(&client.expect(response::SUCCESS, polling()), "pollingNum") == 1);
             client.expect(response::SUCCESS, create_topic("T", queue + 1));
             client.expect(response::SUCCESS, send("T", queue as i32, b"new"));
             let popped = client.answer(pop);

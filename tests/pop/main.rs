@@ -17,7 +17,7 @@ use tests::words::{
     asking, commit, committed, create_topic, edge, field, handles, heartbeat, messages, now_ms, number, properties,
     pull, send, send_as, telling, wait_until_durable,
 };
-use tests::{in_time, with_cores};
+use tests::{await_that, in_time, with_cores};
 
 mod again;
 mod damage;
@@ -141,10 +141,7 @@ fn polling(client: &mut Client, queue: &str) -> i64 {
 
 /// Waits until so many do.
 fn await_polling(client: &mut Client, count: i64) {
-    let until_ms = now_ms() + 60_000;
-    while polling(client, "-1") != count {
-        assert!(now_ms() < until_ms, "{count} pops wait");
-    }
+    await_that(&format!("{count} pops wait"), || polling(client, "-1") == count);
 }
 
 fn none(client: &mut Client, command: Command) {
@@ -205,8 +202,6 @@ fn peek(group: &str, topic: &str, queue: i32, count: i32) -> Command {
 /// A message that was popped in vain is in its retry topic, which has so many by then.
 fn give_back(client: &mut Client, got: &Got, topic: &str, count: i64) {
     client.expect(response::SUCCESS, change(got, 0));
-    let until_ms = now_ms() + 60_000;
-    while edge(client, request::GET_MAX_OFFSET, &format!("%RETRY%{GROUP}_{topic}"), 0) < count {
-        assert!(now_ms() < until_ms, "it comes again");
-    }
+    let retry = format!("%RETRY%{GROUP}_{topic}");
+    await_that("it comes again", || edge(client, request::GET_MAX_OFFSET, &retry, 0) >= count);
 }

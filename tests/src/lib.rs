@@ -30,6 +30,14 @@ pub fn with_cores(test: impl Fn(&std::path::Path, &str)) {
     }
 }
 
+/// Asks again and again until something is so.
+pub fn await_that(what: &str, mut is_so: impl FnMut() -> bool) {
+    let asked = std::time::Instant::now();
+    while !is_so() {
+        assert!(asked.elapsed() < PATIENCE, "{what}");
+    }
+}
+
 /// Runs a test that has to be done with something before a time is over: with so many ms, and with more if it says that
 /// a slow machine was too late, each time in a directory of its own.
 pub fn in_time(home: &std::path::Path, times_ms: [i64; 3], test: impl Fn(&std::path::Path, i64) -> bool) {
